@@ -1,0 +1,3 @@
+"""vsn-train: train and evaluate efficient video-recognition networks (TSN, TSM)."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,194 @@
+"""The commands vsn-train, vsn-eval and vsn-predict: Hydra starts and ends here.
+
+torch and everything built on it is imported only after the config has been checked, so that `--help` and a misspelt
+key answer at once. Exit codes: 0 done, 2 wrong input (one message, no traceback), 1 a failure during the work.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vsn_train import config as schema
+from vsn_train.errors import InputError
+
+WRONG_INPUT = 2
+
+
+def train() -> None:
+    """Entry point of vsn-train."""
+
+    def work(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> None:
+        schema.check_train(config)
+        from vsn_train.launch import launch_train
+
+        launch_train(config, stored, run_folder)
+
+    _run_command("train", work)
+
+
+def evaluate() -> None:
+    """Entry point of vsn-eval."""
+
+    def work(config: schema.Eval, stored: dict[str, Any], run_folder: Path) -> None:
+        schema.check_eval(config)
+        from vsn_train.launch import launch_evaluate
+
+        launch_evaluate(config, run_folder)
+
+    _run_command("eval", work)
+
+
+def predict() -> None:
+    """Entry point of vsn-predict."""
+
+    def work(config: schema.Predict, stored: dict[str, Any], run_folder: Path) -> None:
+        schema.check_eval(config)
+        from vsn_train.run import predict
+
+        predict(config, run_folder)
+
+    _run_command("predict", work)
+
+
+def _run_command(name: str, work: Callable[[Any, dict[str, Any], Path], None]) -> None:
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print: the messages below are ours
+    OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
+    OmegaConf.register_new_resolver("checkpoint_folder", _checkpoint_folder, replace=True)
+
+    def job(config: DictConfig) -> None:
+        run_folder = Path(HydraConfig.get().runtime.output_dir)
+        try:
+            stored = OmegaConf.to_container(config, resolve=False)
+            assert isinstance(stored, dict)
+            work(OmegaConf.to_object(config), {str(key): value for key, value in stored.items()}, run_folder)
+        except (InputError, OmegaConfBaseException) as error:
+            _remove_if_empty(run_folder)
+            sys.exit(_explain(name, error))
+
+    try:
+        schema.register_schemas()
+        _refuse_new_keys()
+        if name != "train":
+            _start_from_checkpoint(name)
+        hydra.main(version_base="1.3", config_path=str(schema.config_folder()), config_name=name)(job)()
+    except (InputError, HydraException, OmegaConfBaseException) as error:
+        sys.exit(_explain(name, error))
+    except KeyboardInterrupt:
+        sys.exit(f"vsn-{name}: interrupted")
+
+
+def _refuse_new_keys() -> None:
+    """Hydra's +key=value adds a key; nothing would read it."""
+    for argument in sys.argv[1:]:
+        if argument.startswith("+"):
+            key = argument.lstrip("+").partition("=")[0]
+            raise InputError(f"unknown key {argument!r}: keys cannot be added; to change one write {key}=…")
+
+
+def _start_from_checkpoint(name: str) -> None:
+    """Let Hydra compose on top of the checkpoint's own config, which has to be read first."""
+    schema.register_checkpoint(None)
+    flags = [argument for argument in sys.argv[1:] if argument.startswith("-") or "=" not in argument]
+    overrides = [argument for argument in sys.argv[1:] if argument not in flags]
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    path = next((str(each.value()) for each in parsed if each.key_or_group == "checkpoint"), None)
+    if path is None or flags:
+        return  # --help, --cfg job, --multirun and the like show or sweep; a missing checkpoint is reported by the job
+    _compose(name, overrides)  # a misspelt key is told before torch is imported
+    from vsn_train.engine.checkpoint import load_checkpoint
+
+    schema.register_checkpoint(load_checkpoint(Path(path))["config"])
+
+
+def _compose(name: str, overrides: list[str]) -> DictConfig:
+    with hydra.initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
+        return hydra.compose(name, overrides)
+
+
+def _run_folder(name: str, resume: bool) -> str:
+    """A new folder for a new run; with resume=true the newest one of that name that holds a checkpoint."""
+    if not resume:
+        return f"runs/{name}/{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    found = sorted(Path("runs", name).glob("*/checkpoints/last.pt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise InputError(
+            f"resume=true, but no run under runs/{name} holds a checkpoint; name the run with "
+            "hydra.run.dir=FOLDER, or start it without resume=true"
+        )
+    return str(found[-1].parent.parent)
+
+
+def _checkpoint_folder(checkpoint: str) -> str:
+    """The run folder that a checkpoint lies in; a stray file gets a folder of its own."""
+    path = Path(checkpoint)
+    return str(path.parent.parent) if path.parent.name == "checkpoints" else f"runs/eval/{path.stem}"
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Wrong input leaves no half-made run folder. rmdir refuses where anything lies inside."""
+    for each in (folder, folder.parent):
+        try:
+            each.rmdir()
+        except OSError:
+            return
+
+
+def _explain(command: str, error: Exception) -> int:
+    """Print one message (found, expected, what to do); return the exit code."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    key = cause.full_key if isinstance(cause, OmegaConfBaseException) and cause.full_key else ""
+    text = str(cause).splitlines()[0] if key else str(error)
+    if match := re.search(r"Could not override '([^']+)'|Key '[^']+' (?:is )?not in", text):
+        unknown = match[1] or key
+        text = f"unknown key {unknown!r}{_near(command, unknown)}; vsn-{command} --help lists all keys"
+    elif match := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text):
+        expected = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}.get(
+            match[2], match[2]
+        )
+        text = f"{key}={match[1]}: expected {expected}"
+    elif match := re.search(r"Missing mandatory value: (\S+)", text):
+        text = f"{match[1]} is not given; add {match[1]}=… to the command line"
+    elif match := re.search(r"Could not find '([^']+)'.*?Available options in '[^']*':\n(.*?)\nConfig", text, re.S):
+        options = [option for option in match[2].split() if not option.endswith(("_schema", "from_checkpoint"))]
+        group, _, choice = match[1].rpartition("/")
+        text = f"{group}={choice}: no such choice; expected one of {', '.join(options)}"
+    # Hydra's resolvers wrap our own messages.
+    text = re.sub(r"^InputError raised while resolving interpolation: ", "", text)
+    print(f"vsn-{command}: {text}", file=sys.stderr)
+    return WRONG_INPUT
+
+
+def _near(command: str, key: str) -> str:
+    """', did you mean …' with the known keys that look like `key`."""
+    known: list[str] = []
+
+    def walk(node: Any, prefix: str) -> None:
+        for name, value in node.items():
+            known.append(prefix + str(name))
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{name}.")
+
+    groups = [each for each in sys.argv[1:] if re.fullmatch(r"\w+=\w+", each) and f"{key}=" not in each]
+    try:
+        walk(OmegaConf.to_container(_compose(command, groups)), "")
+    except (HydraException, OmegaConfBaseException):
+        return ""
+    # A key is misspelt in its last part far more often than in its group, so the same last part elsewhere counts too.
+    last = key.rsplit(".", 1)[-1]
+    close = difflib.get_close_matches(key, known, n=3, cutoff=0.75)
+    close += [each for each in known if each.rsplit(".", 1)[-1] == last and each not in close]
+    return f", did you mean {' or '.join(close[:3])}?" if close else ""

@@ -1,0 +1,309 @@
+"""What a user may write in configs/ and on the command line: every key, its type and its unit.
+
+Hydra fills these dataclasses, so a misspelt key or a wrong type fails before anything heavy is imported. `check_*`
+holds what a type cannot say. Below run.py nobody sees a config.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from vsn_train.errors import InputError
+
+
+@dataclass
+class Dataset:
+    name: str = MISSING
+    root: str = MISSING  # folder of the videos
+
+
+@dataclass
+class Motion(Dataset):
+    """Embedded data set, generated into `root` on first use."""
+
+    variant: str = "direction"  # "direction": the order of the frames is the class; "appearance": the texture is
+    train_videos: int = MISSING
+    val_videos: int = MISSING
+    size: int = MISSING  # pixels, height = width
+    num_frames: int = MISSING  # frames of each video
+    seed: int = 0  # of the generator; another seed gives other videos
+
+
+@dataclass
+class Ucf101(Dataset):
+    split: int = 1  # official split: 1, 2 or 3
+    annotations: str | None = None  # folder of the official lists; null: ucfTrainTestlist in or beside `root`
+
+
+@dataclass
+class Backbone:
+    operator: str = MISSING
+    arch: str = "resnet50"
+    num_frames: int = 8  # frames of a clip (T)
+    dropout: float = 0.5  # before the classifier
+
+
+@dataclass
+class Tsm(Backbone):
+    fold_div: int = 8  # 1/fold_div of the channels move one frame back, as many one frame on
+
+
+@dataclass
+class Protocol:
+    """Which views of a video are averaged at test time."""
+
+    clips: int = MISSING  # clips per video
+    placement: str = MISSING  # "uniform": T segments of the whole video; "dense": windows of 64 frames
+    crops: int = MISSING  # 1 centre; 10 corners and centre, each also mirrored
+    average: str = "logits"  # "logits" or "probabilities"
+    short_side: int = MISSING  # pixels, after resizing
+    crop_size: int = MISSING  # pixels
+
+
+@dataclass
+class Data:
+    batch_size: int = 8  # videos per process and step
+    workers: int = 2  # loader processes per training process
+    decoder: str = "auto"  # "auto", "decord" or "pyav"
+    sampling: str = "uniform"  # frames of a training clip: "uniform" segments, or a "dense" window of 64 frames
+    short_side: int = 256  # pixels: the test's resize
+    crop_size: int = 224  # pixels: what the network sees
+    max_bad_share: float = 0.01  # of an epoch's videos; more undecodable ones end the training
+
+
+@dataclass
+class Augment:
+    scales: list[float] = field(default_factory=lambda: [1.0, 0.875, 0.75, 0.66])  # crop side / short side of the frame
+    flip: bool = True  # mirror every second clip; the label follows the data set's flip pairs
+
+
+@dataclass
+class Optimizer:
+    """SGD with the parameter groups of TSM."""
+
+    lr: float = 0.01  # at data.batch_size × processes as configured; not scaled
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    clip_norm: float = 20.0  # largest gradient norm; 0: no clipping
+    head_lr_factor: float = 5.0  # learning rate of the classifier / lr (its bias: twice that)
+
+
+@dataclass
+class Schedule:
+    shape: str = MISSING  # "step" or "cosine"
+    epochs: int = 50
+    warmup_epochs: float = 0.0  # linear from 0, counted per step
+
+
+@dataclass
+class Step(Schedule):
+    milestones: list[float] = field(default_factory=lambda: [0.4, 0.8])  # shares of `epochs`
+    factor: float = 0.1
+
+
+@dataclass
+class Runtime:
+    device: str = "auto"  # "auto", "cpu" or "cuda"
+    devices: int = 1  # local processes; under torchrun its number of processes counts
+    precision: str = "auto"  # "auto": bf16 where the device computes in it, else fp32; "fp32", "bf16"
+    channels_last: bool | None = None  # null: on CUDA only
+    compile: bool = False  # torch.compile the network
+    threads: int = 0  # CPU threads per process; 0: cores / processes
+    views_per_batch: int = 16  # views that go through the network together at test time
+    log_every: int = 10  # optimizer steps
+
+
+@dataclass
+class Train:
+    name: str = "${dataset.name}_${backbone.operator}_${backbone.arch}"
+    seed: int = 0
+    resume: bool = False  # go on from the newest checkpoint of the run folder
+    weights: str | None = None  # file to start from: torchvision ImageNet or a vsn-train checkpoint
+    dataset: Dataset = MISSING
+    backbone: Backbone = MISSING
+    protocol: Protocol = MISSING
+    validation: Protocol = field(
+        # Validation follows the protocol key by key, so that one view can be chosen where the test takes a hundred.
+        default_factory=lambda: Protocol(**{key: f"${{protocol.{key}}}" for key in Protocol.__dataclass_fields__})
+    )
+    data: Data = MISSING
+    augment: Augment = MISSING
+    optimizer: Optimizer = MISSING
+    schedule: Schedule = MISSING
+    runtime: Runtime = MISSING
+
+
+@dataclass
+class Eval:
+    checkpoint: str = MISSING
+    dataset: Any = MISSING
+    backbone: Any = MISSING
+    protocol: Protocol = MISSING
+    data: Data = MISSING
+    runtime: Runtime = MISSING
+
+
+@dataclass
+class Predict:
+    checkpoint: str = MISSING
+    video: str = MISSING
+    top_k: int = 5
+    backbone: Any = MISSING
+    protocol: Protocol = MISSING
+    data: Data = MISSING
+    runtime: Runtime = MISSING
+
+
+# What a checkpoint's "dataset", "backbone" and "schedule" entries are, by the name that they carry.
+DATASETS: dict[str, type[Dataset]] = {"motion": Motion, "motion_static": Motion, "ucf101": Ucf101}
+BACKBONES: dict[str, type[Backbone]] = {"tsn": Backbone, "tsm": Tsm}
+
+
+def config_folder() -> Path:
+    """The YAML files: inside the installed package, or at the top of the source tree."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if folder.is_dir():
+            return folder
+    raise InputError(f"found no configs folder in or beside {package}; install vsn-train again")
+
+
+def register_schemas() -> None:
+    """Make every dataclass known to Hydra under the name by which the YAML files extend it."""
+    store = ConfigStore.instance()
+    for name, node in {"train": Train, "eval": Eval, "predict": Predict}.items():
+        store.store(name=f"{name}_schema", node=node)
+    groups: dict[str, dict[str, Any]] = {
+        "dataset": {"motion": Motion, "ucf101": Ucf101},
+        "backbone": BACKBONES,
+        "protocol": {"protocol": Protocol},
+        "data": {"data": Data},
+        "augment": {"augment": Augment},
+        "optimizer": {"sgd": Optimizer},
+        "schedule": {"step": Step, "cosine": Schedule},
+        "runtime": {"runtime": Runtime},
+    }
+    for group, nodes in groups.items():
+        for name, node in nodes.items():
+            store.store(group=group, name=f"{name}_schema", node=node)
+
+
+def register_checkpoint(config: dict[str, Any] | None) -> None:
+    """Make a checkpoint's own config what vsn-eval and vsn-predict start from.
+
+    None stands for "no checkpoint read yet": keys can then be checked before torch is imported, every data set's and
+    every backbone's keys being accepted until it is known which one it is.
+    """
+    if config is None:
+        nodes: dict[str, Any] = {
+            "dataset": dict.fromkeys(_keys(DATASETS), MISSING),
+            "backbone": dict.fromkeys(_keys(BACKBONES), MISSING),
+            "protocol": Protocol,
+            "data": Data,
+            "runtime": Runtime,
+        }
+    else:
+        nodes = {
+            "dataset": _type_of(config, "dataset", "name", DATASETS)(**config["dataset"]),
+            "backbone": _type_of(config, "backbone", "operator", BACKBONES)(**config["backbone"]),
+            "protocol": Protocol(**config["protocol"]),
+            "data": Data(**config["data"]),
+            "runtime": Runtime(**config["runtime"]),
+        }
+    for group, node in nodes.items():
+        ConfigStore.instance().store(group=group, name="from_checkpoint", node=node)
+
+
+def _keys(types: dict[str, Any]) -> list[str]:
+    return [key for each in types.values() for key in each.__dataclass_fields__]
+
+
+def _type_of(config: dict[str, Any], group: str, key: str, types: dict[str, Any]) -> Any:
+    name = config[group][key]
+    if name not in types:
+        raise InputError(
+            f"the checkpoint's {group} is {name!r}, but this version of vsn-train knows {', '.join(types)}; "
+            "use the version that wrote it"
+        )
+    return types[name]
+
+
+def check_train(config: Train) -> None:
+    """Raise InputError for values that the types allow and the work does not."""
+    _check_common(config.data, config.runtime)
+    _check_protocol("protocol", config.protocol)
+    _check_protocol("validation", config.validation)
+    _positive("backbone.num_frames", config.backbone.num_frames)
+    _between("backbone.dropout", config.backbone.dropout, 0, 1, "below 1")
+    _choice("data.sampling", config.data.sampling, ("uniform", "dense"))
+    _between("data.max_bad_share", config.data.max_bad_share, 0, 1, "at most 1")
+    _choice("schedule.shape", config.schedule.shape, ("step", "cosine"))
+    for key, value in {
+        "data.batch_size": config.data.batch_size,
+        "optimizer.lr": config.optimizer.lr,
+        "optimizer.head_lr_factor": config.optimizer.head_lr_factor,
+        "schedule.epochs": config.schedule.epochs,
+        "runtime.log_every": config.runtime.log_every,
+    }.items():
+        _positive(key, value)
+    for key, value in {
+        "optimizer.momentum": config.optimizer.momentum,
+        "optimizer.weight_decay": config.optimizer.weight_decay,
+        "optimizer.clip_norm": config.optimizer.clip_norm,
+        "schedule.warmup_epochs": config.schedule.warmup_epochs,
+    }.items():
+        if value < 0:
+            raise InputError(f"{key}={value}: expected zero or more")
+    if not config.augment.scales or not all(0 < scale <= 1 for scale in config.augment.scales):
+        raise InputError(f"augment.scales={config.augment.scales}: expected one or more numbers above 0 and at most 1")
+
+
+def check_eval(config: Eval | Predict) -> None:
+    _check_common(config.data, config.runtime)
+    _check_protocol("protocol", config.protocol)
+
+
+def _check_common(data: Data, runtime: Runtime) -> None:
+    _choice("data.decoder", data.decoder, ("auto", "decord", "pyav"))
+    _choice("runtime.device", runtime.device, ("auto", "cpu", "cuda"))
+    _choice("runtime.precision", runtime.precision, ("auto", "fp32", "bf16"))
+    _positive("runtime.devices", runtime.devices)
+    _positive("runtime.views_per_batch", runtime.views_per_batch)
+    _positive("data.short_side", data.short_side)
+    _positive("data.crop_size", data.crop_size)
+    for key, value in {"data.workers": data.workers, "runtime.threads": runtime.threads}.items():
+        if value < 0:
+            raise InputError(f"{key}={value}: expected zero or more")
+
+
+def _check_protocol(name: str, protocol: Protocol) -> None:
+    _positive(f"{name}.clips", protocol.clips)
+    _choice(f"{name}.placement", protocol.placement, ("uniform", "dense"))
+    _choice(f"{name}.crops", protocol.crops, (1, 10))
+    _choice(f"{name}.average", protocol.average, ("logits", "probabilities"))
+    _positive(f"{name}.crop_size", protocol.crop_size)
+    if protocol.short_side < protocol.crop_size:
+        raise InputError(
+            f"{name}.short_side={protocol.short_side} is smaller than {name}.crop_size={protocol.crop_size}: the crop "
+            "would not fit into the resized frame; raise the one or lower the other"
+        )
+
+
+def _choice(key: str, value: Any, choices: tuple[Any, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{key}={value}: expected one of {', '.join(map(str, choices))}")
+
+
+def _positive(key: str, value: float) -> None:
+    if not value > 0:
+        raise InputError(f"{key}={value}: expected a number above 0")
+
+
+def _between(key: str, value: float, low: float, high: float, words: str) -> None:
+    if not (low <= value < high or (words.startswith("at most") and value == high)):
+        raise InputError(f"{key}={value}: expected a number of at least {low} and {words}")

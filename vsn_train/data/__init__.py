@@ -1,0 +1,1 @@
+"""From files on disk to batches of uint8 clips."""

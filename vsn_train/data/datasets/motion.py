@@ -1,0 +1,212 @@
+"""The embedded data set: short clips whose class is the direction of time, drawn here and stored as H.264 MP4 files.
+
+`direction` (data set "motion"): six pairs of classes. Both classes of a pair are drawn by the same random process; for
+the second one the frames are reversed before they are encoded. Every frame is coded on its own at one fixed quality, so
+encoding commutes with the reversal: nothing but the order of the frames tells the two classes apart.
+
+`appearance` (data set "motion_static"): the same clips labelled by the texture of the moving shape; the motion is random.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import av
+import numpy as np
+
+GENERATOR_VERSION = 1  # part of the cache's name: raise it whenever any pixel of any clip changes
+FRAMES_PER_SECOND = 12
+# (motion as drawn, the same motion with time reversed)
+PAIRS = (
+    ("left", "right"),
+    ("up", "down"),
+    ("approach", "recede"),
+    ("clockwise", "counterclockwise"),
+    ("appear", "vanish"),
+    ("open", "close"),
+)
+TEXTURES = ("stripes", "checker", "rings", "dots", "noise", "plain")
+SHAPES = ("square", "disc", "triangle", "cross", "bar", "frame")
+CLASS_NAMES = {"direction": tuple(name for pair in PAIRS for name in pair), "appearance": TEXTURES}
+FLIP_PAIRS: dict[str, tuple[tuple[int, int], ...]] = {"direction": ((0, 1), (6, 7)), "appearance": ()}
+DATASET_NAMES = {"direction": "motion", "appearance": "motion_static"}
+TEXTURE_SIDE = 128  # pixels; about four times the usual size of a shape, so that nearest look-up is smooth enough
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """All that fixes the pixels of one clip, besides its size and its number of frames.
+
+    texture_seed: the clip's own number: even in train, odd in val, so the two never share one.
+    """
+
+    seed: int
+    texture_seed: int
+    motion: str
+    reverse: bool
+    texture: str
+
+
+def clip_spec(variant: str, split: str, seed: int, label: int, index: int) -> ClipSpec:
+    """Video `index` of class `label`. Depends on neither the number of videos nor the order of generation."""
+    classes = len(CLASS_NAMES[variant])
+    texture_seed = 2 * (index * classes + label) + (split == "val")
+    if variant == "direction":
+        texture = TEXTURES[_generator(seed, texture_seed, "texture").integers(len(TEXTURES))]
+        return ClipSpec(seed, texture_seed, PAIRS[label // 2][0], label % 2 == 1, texture)
+    pair, reverse = divmod(int(_generator(seed, texture_seed, "motion").integers(2 * len(PAIRS))), 2)
+    return ClipSpec(seed, texture_seed, PAIRS[pair][0], reverse == 1, TEXTURES[label])
+
+
+def render_clip(spec: ClipSpec, size: int, num_frames: int) -> np.ndarray:
+    """uint8 (num_frames, size, size, 3) RGB, equal on every machine.
+
+    Only correctly rounded arithmetic (+ - * / sqrt) touches the pixels, because sin or exp differ in the last bit
+    between processors.
+    """
+    look = _generator(spec.seed, spec.texture_seed, "look")
+    path = _trajectory(spec.motion, _generator(spec.seed, spec.texture_seed, "path"), num_frames)
+    background, color_a, color_b = _palette_and_background(look, size)
+    margin = (len(background) - size) // 2
+    jitter = look.integers(-margin, margin + 1, (num_frames, 2))
+
+    pixel = np.float32(2 / size)  # frame coordinates run from -1 to 1
+    axis = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * pixel - 1
+    shift_y, shift_x = (jitter * pixel).astype(np.float32).T[:, :, None, None]
+    dx = axis[None, None, :] - path["x"] + shift_x
+    dy = axis[None, :, None] - path["y"] + shift_y
+    u = (path["cos"] * dx + path["sin"] * dy) / path["scale"]  # shape coordinates, -1 to 1 inside the shape
+    v = (path["cos"] * dy - path["sin"] * dx) / path["scale"]
+    inside = np.float32(1)
+    if spec.motion == "open":
+        inside = np.abs(u) - path["gap"]  # two halves slide apart along u
+        u = np.where(u < 0, -inside, inside)
+    inside = np.minimum(inside, _shape(SHAPES[look.integers(len(SHAPES))], u, v))
+    cover = np.clip(inside * path["scale"] / pixel + np.float32(0.5), 0, 1) * path["alpha"]
+
+    # The shading from side to side makes a turn visible on round shapes with round textures.
+    texture = (3 * _texture(spec.texture, look, TEXTURE_SIDE) + _texture("plain", look, TEXTURE_SIDE)) / 4
+    cells = [np.clip((w + 1) * (TEXTURE_SIDE // 2), 0, TEXTURE_SIDE - 1).astype(np.intp) for w in (v, u)]
+    value = texture[cells[0], cells[1]][..., None]
+    paint = color_a + value * (color_b - color_a)
+    scene = np.stack([background[margin + y :, margin + x :][:size, :size] for y, x in jitter])
+    frames = (scene + cover[..., None] * (paint - scene) + np.float32(0.5)).astype(np.uint8)
+    return np.ascontiguousarray(frames[::-1]) if spec.reverse else frames
+
+
+def _generator(seed: int, texture_seed: int, purpose: str) -> np.random.Generator:
+    return np.random.default_rng([seed, texture_seed, *purpose.encode()])
+
+
+def _trajectory(motion: str, rng: np.random.Generator, num_frames: int) -> dict[str, np.ndarray]:
+    """State of the shape in each frame, float32 (num_frames, 1, 1) each.
+
+    x, y, scale: centre and half side in units of half the frame; cos, sin of the turn (positive: clockwise as seen);
+    alpha 0 to 1; gap in units of the half side.
+    """
+    time = np.arange(num_frames) / max(num_frames - 1, 1)
+    # Speeds up or slows down, equally often: a speed profile must not tell a clip from its reversal.
+    progress = time + rng.uniform(-0.6, 0.6) * time * (1 - time)
+    still = np.ones(num_frames)
+    x, y = rng.uniform(-0.3, 0.3, (2, 1)) * still
+    scale = rng.uniform(0.4, 0.6) * still
+    turn = rng.uniform(0, 2 * np.pi) * still
+    alpha, gap = still, 0 * still
+    if motion == "left":
+        x = x / 2 + rng.uniform(0.45, 0.75) * (1 - 2 * progress)
+    elif motion == "up":
+        y = y / 2 + rng.uniform(0.45, 0.75) * (1 - 2 * progress)
+    elif motion == "approach":
+        scale = scale * (0.5 + rng.uniform(0.8, 1.2) * progress)
+    elif motion == "clockwise":
+        turn = turn + rng.uniform(1.6, 3.4) * progress
+    elif motion == "appear":
+        alpha = progress
+    elif motion == "open":
+        gap = rng.uniform(0.4, 0.7) * progress
+    # Rounding hides the last bits of cos and sin, which differ between C libraries.
+    state = {"x": x, "y": y, "scale": scale, "cos": np.cos(turn), "sin": np.sin(turn), "alpha": alpha, "gap": gap}
+    return {name: np.round(values, 6).astype(np.float32)[:, None, None] for name, values in state.items()}
+
+
+def _palette_and_background(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """float32 (side, side, 3) background with room for the camera's jitter, and the shape's two colours (3,)."""
+    side = size + 2 * max(size // 48, 1)
+    base = rng.uniform(50, 205, 3)
+    accent = np.clip(base + rng.uniform(-70, 70, 3), 0, 255)
+    field = (
+        _noise(rng, int(rng.integers(3, 9)), side) + _texture(TEXTURES[rng.integers(len(TEXTURES))], rng, side)
+    ) / 2
+    background = (base + field[..., None] * (accent - base)).astype(np.float32)
+    # Of a few colours the one farthest from the background, so that the shape can be seen.
+    candidates = rng.uniform(0, 255, (6, 3))
+    color_a = candidates[np.argmax(np.abs(candidates - base).max(axis=1))]
+    return background, color_a.astype(np.float32), rng.uniform(0, 255, 3).astype(np.float32)
+
+
+def _texture(family: str, rng: np.random.Generator, side: int) -> np.ndarray:
+    """float32 (side, side), values 0 to 1."""
+    axis = (np.arange(side, dtype=np.float32) + np.float32(0.5)) * np.float32(2 / side) - 1
+    u, v = axis[None, :], axis[:, None]
+    frequency = np.float32(rng.uniform(1.2, 2.2))
+    phase = rng.uniform(0, 1, 2).astype(np.float32)
+    slope = np.float32(rng.uniform(-1, 1))
+    if family == "stripes":
+        return _wave((u + slope * v) * frequency + phase[0])
+    if family == "checker":
+        return ((_wave(u * frequency + phase[0]) > 0.5) ^ (_wave(v * frequency + phase[1]) > 0.5)).astype(np.float32)
+    if family == "rings":
+        return _wave(np.sqrt(u * u + v * v) * frequency * np.float32(1.3) + phase[0])
+    if family == "dots":
+        a, b = _wave(u * frequency + phase[0]) - 1, _wave(v * frequency + phase[1]) - 1
+        return np.clip(3 - 4 * np.sqrt(a * a + b * b), 0, 1)
+    if family == "noise":
+        return np.clip(2 * _noise(rng, 8, side) - np.float32(0.5), 0, 1)
+    return (u + slope * v + 2) / 4  # plain: shaded from one side to the other
+
+
+def _wave(phase: np.ndarray) -> np.ndarray:
+    """Triangle wave of period 1 between 0 and 1."""
+    return np.abs(2 * (phase - np.floor(phase)) - 1)
+
+
+def _noise(rng: np.random.Generator, cells: int, side: int) -> np.ndarray:
+    """float32 (side, side): random values on a grid of `cells`, interpolated linearly."""
+    grid = rng.uniform(0, 1, (cells + 1, cells + 1)).astype(np.float32)
+    position = np.arange(side, dtype=np.float32) * np.float32(cells / side)
+    low = position.astype(np.intp)
+    part = (position - low).astype(np.float32)
+    rows = grid[low] + part[:, None] * (grid[low + 1] - grid[low])
+    return rows[:, low] + part * (rows[:, low + 1] - rows[:, low])
+
+
+def _shape(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """How far inside the shape's edge a point lies, in shape coordinates; negative outside."""
+    across, along = np.abs(u), np.abs(v)
+    if name == "square":
+        return np.float32(0.85) - np.maximum(across, along)
+    if name == "disc":
+        return np.float32(0.95) - np.sqrt(u * u + v * v)
+    if name == "triangle":
+        return np.minimum(np.float32(0.7) - v, np.float32(0.45) * (v + 1) - across * np.float32(0.9))
+    if name == "cross":
+        thin, long = np.float32(0.4), np.float32(1)
+        return np.maximum(np.minimum(thin - across, long - along), np.minimum(long - across, thin - along))
+    if name == "bar":
+        return np.minimum(1 - across, np.float32(0.5) - along)
+    return np.float32(0.28) - np.abs(np.maximum(across, along) - np.float32(0.6))  # frame: a square with a hole
+
+
+def encode_clip(frames: np.ndarray) -> bytes:
+    """H.264 in MP4, every frame a key frame at one fixed quality: the codec must not tell which frame came first."""
+    target = io.BytesIO()
+    with av.open(target, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND)
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+        stream.gop_size, stream.thread_count = 1, 1
+        stream.options = {"preset": "veryfast", "qp": "20"}
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return target.getvalue()

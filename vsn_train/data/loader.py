@@ -1,0 +1,211 @@
+"""Batches: which video on which process at which step, decoded in worker processes, bad ones named.
+
+What a sample looks like depends on (seed, epoch, index) alone: not on workers, processes, order or a restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vsn_train.data.manifest import Manifest
+from vsn_train.data.sampling import sample_indices
+from vsn_train.data.transforms import multi_scale_crop, resize_short_side
+from vsn_train.data.video import VideoError, open_video
+
+IGNORED = -100  # label of a filler clip; cross_entropy leaves it out
+
+
+@dataclass(frozen=True)
+class BadVideo:
+    """A video that could not be read: its index in the manifest, its name and why."""
+
+    index: int
+    path: str
+    cause: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """video: uint8 (B, T, C, H, W); label, index: int64 (B,). Bad videos are left out of the tensors."""
+
+    video: Tensor
+    label: Tensor
+    bad: tuple[BadVideo, ...]
+
+    @property
+    def size(self) -> int:
+        return int((self.label != IGNORED).sum())
+
+    def pin_memory(self) -> Batch:
+        return Batch(self.video.pin_memory(), self.label.pin_memory(), self.bad)
+
+
+@dataclass(frozen=True)
+class TestVideo:
+    """The decoded frames of a video's views. frames: uint8 (U, C, H, W), each needed frame once; clips: int64
+    (clips, T), positions in `frames`."""
+
+    __test__ = False  # pytest, this is no test
+
+    index: int
+    frames: Tensor
+    clips: np.ndarray
+
+
+class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
+    """One augmented clip for each (epoch, index)."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        num_frames: int,
+        sampling: str,
+        crop_size: int,
+        scales: list[float],
+        flip: bool,
+        decoder: str,
+        seed: int,
+    ) -> None:
+        self.manifest = manifest
+        self.num_frames = num_frames
+        self.sampling = sampling
+        self.crop_size = crop_size
+        self.scales = scales
+        self.flip = flip
+        self.decoder = decoder
+        self.seed = seed
+        self.mirrored = manifest.mirrored_labels()
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def __getitem__(self, key: Any) -> tuple[Tensor, int] | BadVideo:
+        epoch, index = key
+        generator = np.random.default_rng((self.seed, epoch, index))
+        path = self.manifest.path(index)
+        try:
+            with open_video(path, self.decoder) as video:
+                indices = sample_indices(video.num_frames, self.num_frames, 1, self.sampling, generator)[0]
+                clip = video.read(indices)
+        except VideoError as error:
+            return BadVideo(index, str(path), error.cause)
+        clip = multi_scale_crop(clip, self.crop_size, self.scales, generator)
+        label = int(self.manifest.labels[index])
+        if self.flip and generator.random() < 0.5:
+            clip, label = clip.flip(-1), int(self.mirrored[label])
+        return clip, label
+
+
+class TestVideos(Dataset[TestVideo | BadVideo]):
+    """All frames that a video's test views need, decoded once and resized once."""
+
+    __test__ = False  # pytest, this is no test
+
+    def __init__(
+        self, manifest: Manifest, num_frames: int, clips: int, placement: str, short_side: int, decoder: str
+    ) -> None:
+        self.manifest = manifest
+        self.num_frames = num_frames
+        self.clips = clips
+        self.placement = placement
+        self.short_side = short_side
+        self.decoder = decoder
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def __getitem__(self, index: int) -> TestVideo | BadVideo:
+        path = self.manifest.path(index)
+        try:
+            return read_test_video(
+                path, self.num_frames, self.clips, self.placement, self.short_side, self.decoder, index
+            )
+        except VideoError as error:
+            return BadVideo(index, str(path), error.cause)
+
+
+def read_test_video(
+    path: Path, num_frames: int, clips: int, placement: str, short_side: int, decoder: str, index: int = 0
+) -> TestVideo:
+    """Decode and resize what the views of one video need. Raises VideoError."""
+    with open_video(path, decoder) as video:
+        wanted = sample_indices(video.num_frames, num_frames, clips, placement)
+        unique, positions = np.unique(wanted, return_inverse=True)
+        frames = video.read(unique)
+    return TestVideo(index, resize_short_side(frames, short_side), positions.reshape(wanted.shape))
+
+
+class EpochBatches:
+    """The (epoch, index) keys of this process's batches; each video once an epoch, over all processes.
+
+    Step s of an epoch takes the next batch_size × world_size videos of one shuffled order and process r every
+    world_size-th of them, so the videos of a step do not depend on how many processes share it. The last step takes
+    what is left, however short.
+    """
+
+    def __init__(self, videos: int, batch_size: int, rank: int, world_size: int, seed: int) -> None:
+        self.videos = videos
+        self.global_batch = batch_size * world_size
+        self.rank = rank
+        self.world_size = world_size
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return -(-self.videos // self.global_batch)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.videos)
+        for start in range(0, self.videos, self.global_batch):
+            step = order[start : start + self.global_batch]
+            # Empty for a process without a video in the short last step: it takes part with a filler clip.
+            yield [(self.epoch, int(index)) for index in step[self.rank :: self.world_size]]
+
+
+def training_loader(clips: TrainingClips, batches: EpochBatches, workers: int, pin_memory: bool) -> DataLoader[Batch]:
+    return DataLoader(
+        clips,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=_Collate(clips.num_frames, clips.crop_size),
+        persistent_workers=workers > 0,
+        pin_memory=pin_memory,
+        worker_init_fn=_one_thread,
+    )
+
+
+def test_loader(videos: TestVideos, groups: list[list[int]], workers: int) -> DataLoader[list[TestVideo | BadVideo]]:
+    """One list of videos for each group of indices."""
+    return DataLoader(
+        videos,
+        batch_sampler=groups,
+        num_workers=workers,
+        collate_fn=list,
+        persistent_workers=workers > 0,
+        worker_init_fn=_one_thread,
+    )
+
+
+class _Collate:
+    def __init__(self, num_frames: int, crop_size: int) -> None:
+        self.empty = (num_frames, 3, crop_size, crop_size)
+
+    def __call__(self, samples: list[tuple[Tensor, int] | BadVideo]) -> Batch:
+        bad = tuple(sample for sample in samples if isinstance(sample, BadVideo))
+        good = [sample for sample in samples if not isinstance(sample, BadVideo)]
+        if not good:  # every process takes part in every step: one black clip without a label keeps it in
+            good = [(torch.zeros(self.empty, dtype=torch.uint8), IGNORED)]
+        return Batch(torch.stack([clip for clip, _ in good]), torch.tensor([label for _, label in good]), bad)
+
+
+def _one_thread(worker: int) -> None:
+    # Workers run side by side; more threads in each would only take turns.
+    torch.set_num_threads(1)

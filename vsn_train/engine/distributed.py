@@ -1,0 +1,90 @@
+"""This process among the others: rank, device, and the few exchanges the loops need.
+
+Every function works in a single process too, where there is nothing to exchange.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from vsn_train.errors import InputError
+
+
+@dataclass(frozen=True)
+class Process:
+    """rank of world_size processes; `device` is what this one computes on."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def totals(self, *values: float) -> list[float]:
+        """The sums of each value over all processes."""
+        if self.world_size == 1:
+            return list(values)
+        # float64 keeps counts exact.
+        sums = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(sums)
+        return sums.tolist()
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value, in the order of ranks, on every process."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every process the main one's buffers: batch-norm statistics are kept per process while training."""
+        if self.world_size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
+
+
+@contextmanager
+def join_processes(device: str, threads: int) -> Iterator[Process]:
+    """Join the group that the launcher describes in the environment (RANK, WORLD_SIZE, …), or be alone.
+
+    device: "auto", "cpu" or "cuda". threads: CPU threads of this process; 0 shares the cores evenly.
+    Raises InputError for "cuda" where there is none.
+    """
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("runtime.device=cuda, but torch finds no CUDA device; use runtime.device=auto or cpu")
+    use_cuda = device != "cpu" and torch.cuda.is_available()
+    if use_cuda and local_size > torch.cuda.device_count():
+        raise InputError(
+            f"{local_size} processes on this machine, but it has {torch.cuda.device_count()} CUDA devices; lower "
+            "runtime.devices or use runtime.device=cpu"
+        )
+    torch.set_num_threads(threads or max(1, usable_cores() // local_size))
+    own = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
+    if use_cuda:
+        torch.cuda.set_device(own)
+    if world_size == 1:
+        yield Process(0, 1, own)
+        return
+    dist.init_process_group("nccl" if use_cuda else "gloo")
+    try:
+        yield Process(rank, world_size, own)
+    finally:
+        dist.destroy_process_group()
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on; a container often has fewer than the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
