@@ -178,9 +178,10 @@ def _near(command: str, key: str) -> str:
 
     def walk(node: Any, prefix: str) -> None:
         for name, value in node.items():
-            known.append(prefix + str(name))
             if isinstance(value, dict):
                 walk(value, f"{prefix}{name}.")
+            else:
+                known.append(prefix + str(name))
 
     groups = [each for each in sys.argv[1:] if re.fullmatch(r"\w+=\w+", each) and f"{key}=" not in each]
     try:

@@ -255,7 +255,7 @@ def model_of(checkpoint: dict[str, Any], backbone: schema.Backbone, path: str) -
 def use_channels_last(model: nn.Module, runtime: schema.Runtime, process: Process) -> None:
     wanted = runtime.channels_last
     if wanted or (wanted is None and process.device.type == "cuda"):
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(memory_format=torch.channels_last)
 
 
 class Evaluation:

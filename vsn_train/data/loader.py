@@ -170,7 +170,8 @@ class EpochBatches:
             yield [(self.epoch, int(index)) for index in step[self.rank :: self.world_size]]
 
 
-def training_loader(clips: TrainingClips, batches: EpochBatches, workers: int, pin_memory: bool) -> DataLoader[Batch]:
+def training_loader(clips: TrainingClips, batches: EpochBatches, workers: int, pin_memory: bool) -> DataLoader[Any]:
+    """Yields `Batch`."""
     return DataLoader(
         clips,
         batch_sampler=batches,
@@ -182,8 +183,8 @@ def training_loader(clips: TrainingClips, batches: EpochBatches, workers: int, p
     )
 
 
-def test_loader(videos: TestVideos, groups: list[list[int]], workers: int) -> DataLoader[list[TestVideo | BadVideo]]:
-    """One list of videos for each group of indices."""
+def test_loader(videos: TestVideos, groups: list[list[int]], workers: int) -> DataLoader[Any]:
+    """Yields one list of `TestVideo | BadVideo` for each group of indices."""
     return DataLoader(
         videos,
         batch_sampler=groups,

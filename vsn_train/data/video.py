@@ -16,25 +16,24 @@ useless time stamps) is decoded from the start and counted: slow, but never wron
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import TYPE_CHECKING
+from itertools import accumulate, chain
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from vsn_train.errors import InputError
 
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
+    from av.video.codeccontext import VideoCodecContext
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
 DECODERS = ("auto", "decord", "pyav")
-
-# Packets beyond this are read from the file again for every `read` instead of being kept: a long film fits in memory.
-MAX_PACKET_BYTES = 256 * 2**20
 
 
 class VideoError(InputError):
@@ -155,17 +154,21 @@ class _FrameMap:
     """Which packet gives which frame.
 
     packet_of: packet of each frame. frame_of: the inverse. start_of: packet -> where to start decoding for it.
-    spare: packets that no other one needs.
+    starts: packets at which decoding may start. spare: for every packet, whether no other one needs it.
     """
 
     packet_of: list[int]
     frame_of: dict[int, int]
     start_of: dict[int, int]
+    starts: list[int]
     spare: list[bool]
 
 
-def _presentation_order(pictures: Sequence[_Picture], times: Sequence[int | None], codec: str) -> list[int] | None:
+def _presentation_order(
+    pictures: Sequence[_Picture], times: Sequence[int | None], decoder: VideoCodecContext
+) -> list[int] | None:
     """Packets of the shown pictures in the order in which they are shown; None where it is not certain."""
+    codec = decoder.codec.canonical_name
     shown = [i for i, picture in enumerate(pictures) if picture.shown]
     if codec in ("vp8", "vp9"):
         return shown  # these codecs do not reorder
@@ -184,34 +187,31 @@ def _presentation_order(pictures: Sequence[_Picture], times: Sequence[int | None
     latest = list(accumulate(known, max))
     if any(picture.start and known[i] < latest[i] for i, picture in enumerate(pictures)):
         return None  # times that contradict the order of coding
+    if known == latest and decoder.has_b_frames:
+        return None  # times of coding, not of showing
     return sorted(shown, key=known.__getitem__)
 
 
-def _map_frames(packets: Sequence[Packet], times: Sequence[int | None], stream: VideoStream) -> _FrameMap | None:
-    """The frames in these packets, without decoding; None unless every packet is understood."""
-    parse = _picture_parser(stream)
-    codec = stream.codec_context.codec.canonical_name
-    pictures = []
-    for packet in packets if parse else ():
-        picture = None if packet.is_corrupt or packet.is_discard else parse(packet)
-        if picture is None:
-            return None
-        pictures.append(picture)
+def _map_frames(
+    pictures: Sequence[_Picture], times: Sequence[int | None], decoder: VideoCodecContext
+) -> _FrameMap | None:
+    """The frames of a stream, without decoding; None where their number or order is not certain."""
     if not pictures or not pictures[0].start:
         return None
-    order = _presentation_order(pictures, times, codec)
+    order = _presentation_order(pictures, times, decoder)
     if order is None or order[0] != 0:
         return None
     frame_of = {packet: frame for frame, packet in enumerate(order)}
     # Pictures that follow a start in the file but are shown before it (open GOP) may refer to what lies before it.
-    starts, start_of = [0], {}
+    starts: list[int] = []
+    start_of: dict[int, int] = {}
     for i, picture in enumerate(pictures):
         if picture.shown:
             if picture.start:
                 starts.append(i)
-            start_of[i] = next((k for k in reversed(starts) if frame_of[k] <= frame_of[i]), 0)
+            start_of[i] = next(k for k in reversed(starts) if frame_of[k] <= frame_of[i])
     top_layer = max(picture.layer for picture in pictures)
-    return _FrameMap(order, frame_of, start_of, [p.spare and p.layer == top_layer for p in pictures])
+    return _FrameMap(order, frame_of, start_of, starts, [p.spare and p.layer == top_layer for p in pictures])
 
 
 def _open_container(path: str) -> tuple[InputContainer, VideoStream]:
@@ -227,13 +227,14 @@ def _open_container(path: str) -> tuple[InputContainer, VideoStream]:
         container = av.open("file:" + path, metadata_errors="replace")
     except (av.FFmpegError, ValueError) as error:
         raise VideoError(path, _reason(error)) from error
-    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     still = (
         container.format.name == "tty" or "image2" in container.format.name or container.format.name.endswith("_pipe")
     )
-    if not streams or still:  # FFmpeg takes a text or a single picture for a video
+    cover = av.stream.Disposition.attached_pic
+    streams = [s for s in container.streams.video if s.codec_context and not s.disposition & cover]
+    if still or not streams:  # FFmpeg takes a text or a single picture for a video
         container.close()
-        raise VideoError(path, f"it holds no video ({container.format.long_name})")
+        raise VideoError(path, f"no video that can be decoded in it ({container.format.long_name})")
     stream = max(streams, key=lambda s: s.codec_context.width * s.codec_context.height)
     stream.codec_context.thread_count = 1  # the loader's worker processes are the parallelism
     return container, stream
@@ -258,32 +259,270 @@ def _upright(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
     return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
+def _read_packets(container: InputContainer, stream: VideoStream) -> tuple[list[Packet], list[int | None], bool]:
+    """The stream's packets, one picture each and numbered by their pts; their presentation times; whether any is damaged."""
+    import av
+    from av.bitstream import BitStreamFilterContext
+
+    split = _SPLIT.get(stream.codec_context.codec.canonical_name)
+    splitter = BitStreamFilterContext(split, stream) if split else None
+    packets: list[Packet] = []
+    times: list[int | None] = []
+    damaged = False
+    try:
+        for whole in container.demux(stream):
+            try:
+                parts = splitter.filter(whole) if splitter else [whole]
+            except av.FFmpegError:  # the decoder, which splits with the same filter, would lose this packet too
+                parts, damaged = [], True
+            for packet in parts:
+                if packet.size:
+                    damaged |= packet.is_corrupt
+                    times.append(packet.pts)
+                    packet.pts, packet.dts = len(packets), None  # the decoder hands pts on to the image
+                    packets.append(packet)
+    except av.FFmpegError:  # the file breaks off: what was read so far counts
+        damaged = True
+    return packets, times, damaged
+
+
 class Video:
     """One open video; `open_video` makes it. Close it, or use it in a `with` statement.
 
     num_frames: images that a full decode delivers. fps: average frames per second, 0.0 where the file does not say.
-    height, width: pixels of the images that `read` returns, turned as the display matrix says, pixel aspect not applied.
+    height, width: pixels of the images that `read` returns: turned as the display matrix says, pixel aspect not applied.
     """
+
+    num_frames: int
+    fps: float
+    height: int
+    width: int
 
     def __init__(self, path: str) -> None:
         from av.video.reformatter import VideoReformatter
 
         self.path = path
-        self._closed = False
-        self._container, self._stream = _open_container(path)
+        self._container, stream = _open_container(path)
         try:
-            self.fps = float(self._stream.average_rate or 0.0)
-            self._decoder = self._stream.codec_context
-            self._rgb = VideoReformatter()
-            self._map: _FrameMap | None = None
-            self._load_packets()
-            first = self._first_frame()
-            if first is None:
+            self.fps = float(stream.average_rate or 0.0)
+            self._decoder = stream.codec_context
+            self._reformatter = VideoReformatter()
+            self._decord: _Decord | None = None
+            # Compressed, so a second of video takes about 100 kB.
+            self._packets, times, damaged = _read_packets(self._container, stream)
+            parse = _picture_parser(stream)
+            pictures = [parse(packet) for packet in self._packets] if parse else []
+            self._damaged = damaged or None in pictures
+            usable = not self._damaged and not any(packet.is_discard for packet in self._packets)
+            self._map = _map_frames([p for p in pictures if p], times, self._decoder) if usable else None
+            first = self._first_frame() if self._map else None
+            if self._map and first:
+                self.num_frames = len(self._map.packet_of)
+            else:
                 self._map = None
                 self.num_frames, first = self._count_frames()
-            else:
-                self.num_frames = len(self._map.packet_of)
+            if first is None:
+                raise VideoError(path, f"no frame can be decoded (codec {self._decoder.codec.canonical_name})")
             self.height, self.width = self._image(first).shape[:2]
         except BaseException:
             self.close()
             raise
+
+    def read(self, frames: Sequence[int] | np.ndarray | torch.Tensor) -> torch.Tensor:
+        """The given frames, in the given order; they may repeat.
+
+        Returns uint8 (N, C, H, W), RGB, a view of memory laid out as (N, H, W, C) ("channels last").
+        Ask for all frames of a clip in one call: every call starts decoding anew.
+        Raises IndexError outside 0..num_frames-1, VideoError where the file turns out to be damaged.
+        """
+        if self._closed:
+            raise ValueError(f"{self.path} is closed")
+        wanted = np.asarray(frames)
+        if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):
+            raise TypeError(f"frames must be a list of integers, not {wanted.dtype} of shape {wanted.shape}")
+        rows: dict[int, list[int]] = {}
+        for row, frame in enumerate(wanted.tolist()):
+            if not 0 <= frame < self.num_frames:
+                raise IndexError(f"frame {frame} of {self.path}: it has {self.num_frames} frames, counted from 0")
+            rows.setdefault(frame, []).append(row)
+        images = np.empty((len(wanted), self.height, self.width, 3), np.uint8)
+        decoded = self._images(sorted(rows)) if self._decord is None else self._decord.images(sorted(rows))
+        for frame, image in decoded:
+            if image.shape != images.shape[1:]:
+                size = f"{image.shape[1]}x{image.shape[0]}"
+                raise VideoError(self.path, f"frame {frame} is {size}, frame 0 is {self.width}x{self.height}")
+            images[rows[frame]] = image
+        return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+    def close(self) -> None:
+        self._closed = True
+        self._packets, self._map, self._decord = [], None, None
+        self._container.close()
+
+    def __enter__(self) -> Video:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    _closed = False
+
+    def _decode(self, packets: Iterable[Packet], strict: bool) -> Iterator[VideoFrame]:
+        """All images of a run of packets; decoding must be able to start at the first one.
+
+        strict: damage raises. Otherwise a damaged packet is left out, as `ffmpeg` does.
+        """
+        import av
+
+        self._decoder.flush_buffers()
+        for packet in chain(packets, [None]):  # None: hand out what is still held back for reordering
+            try:
+                frames = self._decoder.decode(packet)
+            except av.FFmpegError:
+                if strict:
+                    raise
+                continue
+            yield from frames
+
+    def _first_frame(self) -> VideoFrame | None:
+        """The image of the first packet; None if that is not just one, as the map assumes."""
+        import av
+
+        try:
+            frames = list(self._decode(self._packets[:1], strict=True))
+        except av.FFmpegError:
+            return None
+        # Interlaced H.264 may have its two fields in two packets.
+        fields = self._decoder.codec.canonical_name == "h264" and any(frame.interlaced_frame for frame in frames)
+        return frames[0] if len(frames) == 1 and not fields else None
+
+    def _count_frames(self) -> tuple[int, VideoFrame | None]:
+        first, count = None, 0
+        for count, frame in enumerate(self._decode(self._packets, strict=False), start=1):  # noqa: B007
+            first = first or frame
+        return count, first
+
+    def _images(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """(frame, (H, W, 3) image) of every wanted frame; `wanted` is sorted and without repeats."""
+        import av
+
+        missing = set(wanted)
+        if self._map:
+            try:
+                for frame, picture in self._mapped_frames(wanted, self._map):
+                    if frame in missing:
+                        missing.remove(frame)
+                        yield frame, self._image(picture)
+            except (av.FFmpegError, _Unexpected):
+                missing = set(wanted)
+            if not missing:
+                return
+            # Damage inside a picture shows only now. A full decode tells whether the frames still have their numbers.
+            self._map, missing = None, set(wanted)
+            count, _ = self._count_frames()
+            if count != self.num_frames:
+                raise VideoError(self.path, f"damaged: only {count} of its {self.num_frames} frames can be decoded")
+        for frame, picture in enumerate(self._decode(self._packets, strict=False)):
+            if frame in missing:
+                missing.remove(frame)
+                yield frame, self._image(picture)
+            if not missing:
+                return
+        if missing:
+            raise VideoError(self.path, f"frame {min(missing)} cannot be decoded")
+
+    def _mapped_frames(self, wanted: list[int], frame_map: _FrameMap) -> Iterator[tuple[int, VideoFrame]]:
+        """Decode as little as the wanted frames need. Other frames may come along."""
+        needed = {frame_map.packet_of[frame] for frame in wanted}
+        runs: list[list[int]] = []  # first and last packet
+        for packet in sorted(needed):
+            if runs and frame_map.start_of[packet] <= runs[-1][1]:
+                runs[-1][1] = packet
+            else:
+                runs.append([frame_map.start_of[packet], packet])
+        for first, last in runs:
+            latest = -1
+            run = (self._packets[i] for i in range(first, last + 1) if i in needed or not frame_map.spare[i])
+            for picture in self._decode(run, strict=True):
+                frame = frame_map.frame_of.get(-1 if picture.pts is None else picture.pts, -1)
+                if frame <= latest:
+                    raise _Unexpected(f"frame {frame} after frame {latest}")
+                latest = frame
+                yield frame, picture
+
+    def _image(self, frame: VideoFrame) -> np.ndarray:
+        """(H, W, 3) uint8 RGB, upright."""
+        # POINT: take the nearest chroma sample. FFmpeg's fast 8-bit path, which made everybody's training frames, does
+        # so whatever it is told; this way 10-bit video is treated alike. Range and matrix are the frame's own.
+        rgb = self._reformatter.reformat(frame, format="rgb24", interpolation="POINT", threads=1)
+        plane = rgb.planes[0]
+        image = np.frombuffer(plane, np.uint8).reshape(rgb.height, plane.line_size)[:, : 3 * rgb.width]
+        return _upright(image.reshape(rgb.height, rgb.width, 3), frame)
+
+
+class _Decord:
+    """Reads a checked `Video` through decord.
+
+    decord aborts the process on some damaged files, so it gets whole files only. After a jump it returns wrong frames for
+    packed B-frames, open GOPs and HEVC (and then counts wrongly), so it jumps only where each key picture resets the decoder;
+    elsewhere it decodes from the start. One thread: with more, VP9 fails.
+    """
+
+    def __init__(self, video: Video) -> None:
+        try:
+            import decord
+        except ImportError as error:
+            raise InputError("decoder=decord, but decord is not installed: use decoder=auto or pyav") from error
+        self._video = video
+        if video._damaged or any(packet.is_discard for packet in video._packets):
+            raise self._error("damaged or cut without re-encoding")
+        self._open = lambda: decord.VideoReader(video.path, ctx=decord.cpu(0), num_threads=1)
+        self._failure: type[Exception] = decord.DECORDError
+        frame_map, codec = video._map, video._decoder.codec.canonical_name
+        self._jumps = (
+            frame_map is not None
+            and codec in ("h264", "vp8", "vp9", "mpeg4")
+            and not (codec == "mpeg4" and frame_map.packet_of != list(range(len(video._packets))))
+            and all(i in frame_map.starts for i, packet in enumerate(video._packets) if packet.is_keyframe)
+        )
+        self._reader = self._try(self._open)
+
+    def images(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """As `Video._images`."""
+        if self._jumps:
+            for frame in wanted:
+                yield frame, self._try(lambda: self._reader[frame].asnumpy())
+            return
+        reader = self._try(self._open)
+        for frame in range(wanted[-1] + 1 if wanted else 0):
+            image = self._try(reader.next)
+            if frame in wanted:
+                yield frame, image.asnumpy()
+
+    def _try(self, step: Callable[[], Any]) -> Any:
+        try:
+            return step()
+        except (self._failure, StopIteration, IndexError) as error:
+            raise self._error(" ".join(str(error).split())[:200]) from error
+
+    def _error(self, cause: str) -> VideoError:
+        return VideoError(self._video.path, f"decord cannot read it exactly ({cause}): use decoder=auto or pyav")
+
+
+def open_video(path: str | os.PathLike[str], decoder: str = "auto") -> Video:
+    """Open a video file.
+
+    decoder: "pyav" (exact everywhere), "decord" (exact or VideoError), or "auto", which is "pyav": it was measured to be
+    faster than decord on every kind of file where decord is exact. Both give the same colours: equal pixels on 8-bit video.
+    Raises VideoError if the file gives no frame, InputError for a decoder that does not exist or is not installed.
+    """
+    if decoder not in DECODERS:
+        raise InputError(f"unknown decoder {decoder!r}: choose one of {', '.join(DECODERS)}")
+    video = Video(os.fspath(path))
+    if decoder == "decord":
+        try:
+            video._decord = _Decord(video)
+        except BaseException:
+            video.close()
+            raise
+    return video

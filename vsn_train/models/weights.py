@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,24 +37,22 @@ class WeightsReport:
 def read_tensors(path: str | Path) -> dict[str, Any]:
     """What `torch.save` wrote, loaded without running any code that the file may hold.
 
-    Raises InputError for a missing, truncated or foreign file and for one that holds more than tensors and plain types.
+    Raises InputError for a missing, truncated or foreign file, and for one with more than tensors and plain types.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected a checkpoint or weights file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the unpickler about other protocols: such files end in an error below
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "weights_only" in str(error) or "Unsupported" in str(error):
-            raise InputError(
-                f"{path}: refused: it holds Python objects that would run code when loaded; expected tensors and "
-                "plain types only, as torch.save writes of a state dict"
-            ) from error
-        raise InputError(f"{path}: not a checkpoint, or damaged; copy or write it again") from error
-    except (RuntimeError, EOFError, zipfile.BadZipFile, OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"{path}: truncated or not a checkpoint ({str(error).splitlines()[0]}); copy it again"
+            f"{path}: refused: it is damaged, or holds Python objects that would run code when loaded; expected "
+            "tensors and plain types only, as torch.save writes of a state dict"
         ) from error
+    except (RuntimeError, EOFError, zipfile.BadZipFile, OSError, ValueError, LookupError) as error:
+        raise InputError(f"{path}: truncated, or not a checkpoint; copy or write it again") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: found a {type(content).__name__}, expected a dict of tensors")
     return content
@@ -81,7 +80,8 @@ def load_weights(model: nn.Module, path: str | Path) -> WeightsReport:
             raise InputError(f"{path}: {name} has no place in this model; check backbone.operator and backbone.arch")
         elif own[target].shape != tensor.shape:
             raise InputError(
-                f"{path}: {name} is {tuple(tensor.shape)}, this model has {tuple(own[target].shape)}; check backbone.arch"
+                f"{path}: {name} is {tuple(tensor.shape)}, this model has {tuple(own[target].shape)}; "
+                "check backbone.arch"
             )
         else:
             loaded[target] = tensor

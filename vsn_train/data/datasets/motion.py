@@ -4,16 +4,25 @@
 the second one the frames are reversed before they are encoded. Every frame is coded on its own at one fixed quality, so
 encoding commutes with the reversal: nothing but the order of the frames tells the two classes apart.
 
-`appearance` (data set "motion_static"): the same clips labelled by the texture of the moving shape; the motion is random.
+`appearance` (data set "motion_static"): such clips labelled by the texture of the moving shape; the motion is random.
 """
 
 from __future__ import annotations
 
 import io
+import json
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import av
 import numpy as np
+from tqdm import tqdm
+
+from vsn_train.data.manifest import Manifest, make_manifest
+from vsn_train.errors import InputError
 
 GENERATOR_VERSION = 1  # part of the cache's name: raise it whenever any pixel of any clip changes
 FRAMES_PER_SECOND = 12
@@ -210,3 +219,107 @@ def encode_clip(frames: np.ndarray) -> bytes:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     return target.getvalue()
+
+
+def load_motion(
+    root: Path,
+    split: str,
+    variant: str = "direction",
+    seed: int = 0,
+    train_videos: int = 960,
+    val_videos: int = 360,
+    size: int = 64,
+    num_frames: int = 24,
+    progress: bool = True,
+) -> Manifest:
+    """The split's table; clips that are not in the cache yet are drawn first, of both splits.
+
+    root: cache folder; each choice of parameters has its own folder in it, so caches never mix.
+    train_videos, val_videos: clips over all classes; multiples of the number of classes. size: side in pixels, even.
+    Any number of processes may call this at the same time, and a stopped call is continued by the next one.
+    Raises InputError for parameters out of range and for a root that cannot be written.
+    """
+    videos = {"train": train_videos, "val": val_videos}
+    _check(split, variant, seed, videos, size, num_frames)
+    root = Path(root)
+    name, classes = DATASET_NAMES[variant], CLASS_NAMES[variant]
+    folder = root / f"{name}-v{GENERATOR_VERSION}-seed{seed}-{size}px-{num_frames}f-{train_videos}+{val_videos}"
+    listing = {
+        part: {
+            f"{part}/{classes[number % len(classes)]}/{number // len(classes):05d}.mp4": number % len(classes)
+            for number in range(count)
+        }
+        for part, count in videos.items()
+    }
+    specs = {
+        path: clip_spec(variant, part, seed, label, number // len(classes))
+        for part, labels in listing.items()
+        for number, (path, label) in enumerate(labels.items())
+    }
+    try:
+        missing = {path: spec for path, spec in specs.items() if not _is_complete(folder / path)}
+        if missing or not (folder / "finished").exists():
+            parameters = {"version": GENERATOR_VERSION, "variant": variant, "seed": seed, **videos}
+            parameters |= {"size": size, "num_frames": num_frames}
+            _generate(folder, missing, size, num_frames, progress)
+            content = {"parameters": parameters, "classes": classes, "files": {k: list(v) for k, v in listing.items()}}
+            _write(folder, folder / "listing.json", json.dumps(content, indent=1).encode())
+            _write(folder, folder / "finished", b"")
+    except OSError as error:
+        raise InputError(
+            f"{name}: cannot write clips under {root} ({error.strerror or error}); expected a folder that may be "
+            "written, with room for about 40 MB: point dataset.root to one"
+        ) from error
+    labels = listing[split]
+    return make_manifest(name, split, folder, list(labels), list(labels.values()), classes, FLIP_PAIRS[variant])
+
+
+def _check(split: str, variant: str, seed: int, videos: dict[str, int], size: int, num_frames: int) -> None:
+    if variant not in CLASS_NAMES:
+        raise InputError(f"motion: unknown variant {variant!r}; expected one of {', '.join(CLASS_NAMES)}")
+    if split not in videos:
+        raise InputError(f"motion: unknown split {split!r}; expected one of {', '.join(videos)}")
+    classes = len(CLASS_NAMES[variant])
+    for part, count in videos.items():
+        if count < classes or count % classes:
+            raise InputError(
+                f"motion: {part}_videos={count} cannot be shared out evenly; expected a positive multiple of the "
+                f"{classes} classes, for example {max(round(count / classes), 1) * classes}"
+            )
+    if seed < 0:
+        raise InputError(f"motion: seed={seed}; expected 0 or more")
+    if size < 16 or size % 2:
+        raise InputError(f"motion: size={size} pixels; H.264 needs an even side, and shapes at least 16 pixels")
+    if num_frames < 2:
+        raise InputError(f"motion: num_frames={num_frames}; a direction of time needs at least 2 frames")
+
+
+def _is_complete(path: Path) -> bool:
+    # An empty file is what a power cut can leave behind a rename.
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _generate(folder: Path, specs: dict[str, ClipSpec], size: int, num_frames: int, progress: bool) -> None:
+    """Draw and write the clips. Threads, not processes: NumPy and x264 release the lock, and any caller may use it."""
+    for parent in {folder / Path(path).parent for path in specs} | {folder}:
+        parent.mkdir(parents=True, exist_ok=True)
+    paths = list(specs)
+    start = os.getpid() % max(len(paths), 1)  # processes that start together begin at different clips
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as aside:
+
+        def draw(path: str) -> None:
+            if not _is_complete(folder / path):
+                _write(Path(aside), folder / path, encode_clip(render_clip(specs[path], size, num_frames)))
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            clips = pool.map(draw, paths[start:] + paths[:start])
+            for _ in tqdm(clips, "drawing motion clips", len(paths), unit="clip", disable=not progress):
+                pass
+
+
+def _write(aside: Path, target: Path, content: bytes) -> None:
+    """Write under a name nobody else has, then rename: a reader sees the whole file or none."""
+    handle, name = tempfile.mkstemp(dir=aside)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+    os.replace(name, target)

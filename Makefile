@@ -1,0 +1,36 @@
+# Two commands on a fresh machine: `make quickstart` and `make test`. Both make .venv and install what they need.
+PYTHON ?= python3
+BIN := .venv/bin
+.PHONY: quickstart test test-slow lint clean
+
+quickstart: .venv/installed
+	@run=runs/quickstart/$$(date +%Y-%m-%d_%H-%M-%S) && \
+	$(BIN)/vsn-train name=quickstart hydra.run.dir=$$run && \
+	$(BIN)/vsn-eval checkpoint=$$run/checkpoints/best.pt
+
+test: .venv/installed-test lint
+	$(BIN)/pytest -m "not slow"
+
+# Minutes longer: trains the quickstart's networks to the end and checks the numbers of the README.
+test-slow: .venv/installed-test
+	$(BIN)/pytest -m slow
+
+lint: .venv/installed-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.venv/bin/pip:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml | .venv/bin/pip
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+.venv/installed-test: pyproject.toml | .venv/bin/pip
+	$(BIN)/pip install --quiet --editable ".[test]"
+	touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build dist

@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+import torch
+
+from vsn_train.data.transforms import FIXED_OFFSETS, crop_views, multi_scale_crop, normalize, resize_short_side
+from vsn_train.errors import InputError
+
+
+def ramp(height, width):
+    """Red tells the row, green the column; two equal frames."""
+    rows = torch.arange(height, dtype=torch.uint8)[:, None].expand(height, width)
+    columns = torch.arange(width, dtype=torch.uint8)[None].expand(height, width)
+    return torch.stack([rows, columns, torch.zeros_like(rows)]).expand(2, 3, height, width)
+
+
+def test_normalize_is_imagenets():
+    video = torch.randint(0, 256, (2, 4, 3, 5, 6), dtype=torch.uint8)
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    torch.testing.assert_close(normalize(video), (video / 255 - mean) / std)
+
+
+def test_multi_scale_crop_of_scale_one_takes_the_short_side_at_fixed_places():
+    seen = set()
+    for seed in range(100):
+        clip = multi_scale_crop(ramp(60, 100), 60, [1.0], np.random.default_rng(seed))
+        assert clip.shape == (2, 3, 60, 60)
+        assert torch.equal(clip[0], clip[1])
+        assert clip[0, 0, 0, 0] == 0  # all rows
+        seen.add(int(clip[0, 1, 0, 0]))
+    assert seen == {0, 10, 20, 30, 40}  # quarters of the 40 columns of room
+
+
+def test_multi_scale_crop_sides_are_at_most_one_scale_apart():
+    assert len(FIXED_OFFSETS) == len(set(FIXED_OFFSETS)) == 13
+    sides = set()
+    for seed in range(300):
+        clip = multi_scale_crop(ramp(100, 100), 50, [1.0, 0.75, 0.5], np.random.default_rng(seed))[0].float()
+        # The ramp's range over the crop is its side; resizing blurs the ends a little.
+        height = 25 * round(float(clip[0].max() - clip[0].min()) / 25)
+        width = 25 * round(float(clip[1].max() - clip[1].min()) / 25)
+        sides.add((height, width))
+    assert sides == {(100, 100), (100, 75), (75, 100), (75, 75), (75, 50), (50, 75), (50, 50)}
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((240, 320), (256, 341)), ((320, 240), (341, 256)), ((256, 340), (256, 340)), ((3, 9), (256, 768))],
+)
+def test_resize_short_side(shape, expected):
+    clip = torch.randint(0, 256, (1, 3, *shape), dtype=torch.uint8)
+    resized = resize_short_side(clip, 256)
+    assert tuple(resized.shape[-2:]) == expected
+    assert resized.dtype == torch.uint8
+
+
+def test_centre_crop():
+    ((view, mirrored),) = crop_views(ramp(60, 100), 1, 40)
+    assert not mirrored
+    assert view[0, 0, 0, 0] == 10
+    assert view[0, 1, 0, 0] == 30
+
+
+def test_ten_crops_are_corners_and_centre_and_the_same_mirrored():
+    views = crop_views(ramp(60, 100), 10, 40)
+    corner = [(int(view[0, 0, 0, 0]), int(view[0, 1, 0, 0])) for view, _ in views[:5]]
+    assert corner == [(0, 0), (0, 60), (20, 0), (20, 60), (10, 30)]
+    assert [mirrored for _, mirrored in views] == [False] * 5 + [True] * 5
+    for (view, _), (mirror, _) in zip(views[:5], views[5:], strict=True):
+        assert torch.equal(view.flip(-1), mirror)
+
+
+def test_crop_larger_than_the_frame():
+    with pytest.raises(InputError, match="frames of 30x20 are smaller than the crop of 24"):
+        crop_views(ramp(20, 30), 1, 24)
