@@ -121,6 +121,9 @@ def _compose(name: str, overrides: list[str]) -> DictConfig:
 
 def _run_folder(name: str, resume: bool) -> str:
     """A new folder for a new run; with resume=true the newest one of that name that holds a checkpoint."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        # Every process composes its own config, and each would stamp a folder of its own.
+        raise InputError("started by torchrun: name one run folder for all processes with hydra.run.dir=FOLDER")
     if not resume:
         return f"runs/{name}/{datetime.now():%Y-%m-%d_%H-%M-%S}"
     found = sorted(Path("runs", name).glob("*/checkpoints/last.pt"), key=lambda path: path.stat().st_mtime)

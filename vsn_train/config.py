@@ -118,6 +118,10 @@ class Runtime:
     log_every: int = 10  # optimizer steps
 
 
+def _interpolations(group: str, node: Any) -> dict[str, Any]:
+    return {key: f"${{{group}.{key}}}" for key in node.__dataclass_fields__}
+
+
 @dataclass
 class Train:
     name: str = "${dataset.name}_${backbone.operator}_${backbone.arch}"
@@ -129,7 +133,7 @@ class Train:
     protocol: Protocol = MISSING
     validation: Protocol = field(
         # Validation follows the protocol key by key, so that one view can be chosen where the test takes a hundred.
-        default_factory=lambda: Protocol(**{key: f"${{protocol.{key}}}" for key in Protocol.__dataclass_fields__})
+        default_factory=lambda: Protocol(**_interpolations("protocol", Protocol))
     )
     data: Data = MISSING
     augment: Augment = MISSING

@@ -29,7 +29,7 @@ def launch_evaluate(config: schema.Eval, run_folder: Path) -> None:
 
 
 def _launch(work: Callable[..., None], devices: int, *arguments: Any) -> None:
-    if devices == 1:
+    if devices == 1 or "RANK" in os.environ:  # torchrun has started the others
         work(*arguments)
         return
     launcher = LaunchConfig(

@@ -55,6 +55,15 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
         options = config.optimizer
         optimizer = build_optimizer(model, options.lr, options.momentum, options.weight_decay, options.head_lr_factor)
         batches = EpochBatches(len(manifest), config.data.batch_size, process.rank, process.world_size, config.seed)
+        position = Position()
+        last = run_folder / "checkpoints" / "last.pt"
+        if config.resume:
+            resume(last, stored, model, optimizer, position)
+        elif last.exists():
+            raise InputError(
+                f"{run_folder} already holds a run; go on with it (resume=true) or choose another hydra.run.dir"
+            )
+
         schedule = build_schedule(
             optimizer,
             len(batches),
@@ -62,15 +71,8 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
             config.schedule.warmup_epochs,
             config.schedule.milestones if isinstance(config.schedule, schema.Step) else [],
             config.schedule.factor if isinstance(config.schedule, schema.Step) else 1.0,
+            position.step,
         )
-        position = Position()
-        last = run_folder / "checkpoints" / "last.pt"
-        if config.resume:
-            resume(last, stored, model, optimizer, schedule, position)
-        elif last.exists():
-            raise InputError(
-                f"{run_folder} already holds a run; go on with it (resume=true) or choose another hydra.run.dir"
-            )
 
         log = RunLog(run_folder if process.is_main else None, position.step)
         if process.is_main:
@@ -116,7 +118,6 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
                     "version": __version__,
                     "model": model.state_dict(),
                     "optimizer": optimizer.state_dict(),
-                    "schedule": {"last_epoch": schedule.last_epoch},
                     **asdict(position),
                     "config": stored,
                     "class_names": list(manifest.class_names),
@@ -346,7 +347,7 @@ def check_classes(manifest: Manifest, trained: list[str], path: str) -> None:
 
 
 def resume(
-    path: Path, stored: dict[str, Any], model: nn.Module, optimizer: Any, schedule: Any, position: Position
+    path: Path, stored: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, position: Position
 ) -> None:
     """Put everything back to where the run stood. Raises InputError when the config is another run's."""
     checkpoint = load_checkpoint(path)
@@ -363,9 +364,6 @@ def resume(
         )
     model.load_state_dict(checkpoint["model"])
     optimizer.load_state_dict(checkpoint["optimizer"])
-    # The rate follows from the step; calling the schedule is what a never-stopped run would have done.
-    schedule.last_epoch = checkpoint["schedule"]["last_epoch"] - 1
-    schedule.step()
     position.epoch, position.step = checkpoint["epoch"], checkpoint["step"]
     position.best_top1 = checkpoint["best_top1"]
 

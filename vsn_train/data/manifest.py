@@ -88,6 +88,4 @@ def make_manifest(
     if len(unique) < len(columns):
         twice = unique[counts > 1][0].decode()
         raise InputError(f"{name} {split}: {twice} is listed more than once; remove the repeated line from the list")
-    return Manifest(
-        name, split, root, columns, np.array(labels, np.int64), tuple(class_names), tuple(map(tuple, flip_pairs))
-    )
+    return Manifest(name, split, root, columns, np.array(labels, np.int64), tuple(class_names), tuple(flip_pairs))

@@ -5,12 +5,12 @@
 
 Frame i is the i-th image of a full sequential decode in presentation order, whatever the container or the codec.
 
-How it stays exact and fast. Opening reads all packets without decoding them and looks at the first bytes of each: which
-picture does it hold, is it shown, may decoding start there, does anything refer to it? Where every packet is understood,
-that gives the number of frames and their order at once, and `read` decodes from the nearest safe key picture on, leaving
-out pictures that nothing refers to and nobody asked for. Every decoded image carries the number of its packet, so an image
-can be missing but never be taken for its neighbour. Everything else (unknown codec, damage, interlaced H.264, edit lists,
-useless time stamps) is decoded from the start and counted: slow, but never wrong.
+How it stays exact and fast. Opening reads all packets without decoding them and looks at the headers in each: which
+picture does it hold, is it shown, may decoding start there, does anything refer to it? Where every packet is
+understood, that gives the number of frames and their order at once, and `read` decodes from the nearest safe key
+picture on, leaving out pictures that nothing refers to and nobody asked for. Every decoded image carries the number of
+its packet, so an image can be missing but never be taken for its neighbour. Everything else (unknown codec, damage,
+interlaced H.264, edit lists, useless time stamps) is decoded from the start and counted: slow, but never wrong.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class _Unexpected(Exception):
 class _Picture:
     """The picture in one packet.
 
-    shown: it gives a frame. start: decoding may start here. spare: no other picture refers to it (in its temporal layer).
+    shown: it gives a frame. start: decoding may start here. spare: nothing in its temporal layer refers to it.
     """
 
     shown: bool = True
@@ -69,7 +69,7 @@ class _Picture:
 
 
 def _h26x_picture(data: bytes, length_size: int, hevc: bool) -> _Picture | None:
-    """H.264 and HEVC: walk the length-prefixed NAL units. None unless they fill the packet and hold one whole picture."""
+    """H.264, HEVC: walk the length-prefixed NAL units. None unless they fill the packet and hold one whole picture."""
     position = pictures = layer = 0
     start, spare = False, True
     while position < len(data):
@@ -183,7 +183,7 @@ def _presentation_order(
     if len(set(known)) < len(pictures):
         return None
     if min(known) < known[0]:
-        return None  # pictures shown before the first key picture: decoders drop them where they refer to what is not there
+        return None  # decoders drop some of the pictures that are shown before the first key picture
     latest = list(accumulate(known, max))
     if any(picture.start and known[i] < latest[i] for i, picture in enumerate(pictures)):
         return None  # times that contradict the order of coding
@@ -249,18 +249,18 @@ def _reason(error: Exception) -> str:
 
 def _upright(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
     """Turn and mirror an (H, W, C) image as the frame's display matrix says, in steps of 90 degrees."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return image
     # x' = a x + c y, y' = b x + d y
-    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
     if abs(b) > abs(a):
         image, a, d = image.swapaxes(0, 1), c, b
     return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
 def _read_packets(container: InputContainer, stream: VideoStream) -> tuple[list[Packet], list[int | None], bool]:
-    """The stream's packets, one picture each and numbered by their pts; their presentation times; whether any is damaged."""
+    """The packets, one picture each and numbered by their pts; their presentation times; whether any is damaged."""
     import av
     from av.bitstream import BitStreamFilterContext
 
@@ -290,7 +290,7 @@ class Video:
     """One open video; `open_video` makes it. Close it, or use it in a `with` statement.
 
     num_frames: images that a full decode delivers. fps: average frames per second, 0.0 where the file does not say.
-    height, width: pixels of the images that `read` returns: turned as the display matrix says, pixel aspect not applied.
+    height, width: pixels of the images that `read` returns: turned by the display matrix, pixel aspect not applied.
     """
 
     num_frames: int
@@ -434,12 +434,12 @@ class Video:
     def _mapped_frames(self, wanted: list[int], frame_map: _FrameMap) -> Iterator[tuple[int, VideoFrame]]:
         """Decode as little as the wanted frames need. Other frames may come along."""
         needed = {frame_map.packet_of[frame] for frame in wanted}
-        runs: list[list[int]] = []  # first and last packet
+        runs: list[tuple[int, int]] = []  # first and last packet
         for packet in sorted(needed):
-            if runs and frame_map.start_of[packet] <= runs[-1][1]:
-                runs[-1][1] = packet
-            else:
-                runs.append([frame_map.start_of[packet], packet])
+            first = frame_map.start_of[packet]
+            while runs and first <= runs[-1][1] + 1:
+                first = min(first, runs.pop()[0])
+            runs.append((first, packet))
         for first, last in runs:
             latest = -1
             run = (self._packets[i] for i in range(first, last + 1) if i in needed or not frame_map.spare[i])
@@ -456,16 +456,16 @@ class Video:
         # so whatever it is told; this way 10-bit video is treated alike. Range and matrix are the frame's own.
         rgb = self._reformatter.reformat(frame, format="rgb24", interpolation="POINT", threads=1)
         plane = rgb.planes[0]
-        image = np.frombuffer(plane, np.uint8).reshape(rgb.height, plane.line_size)[:, : 3 * rgb.width]
+        image = np.frombuffer(memoryview(plane), np.uint8).reshape(rgb.height, plane.line_size)[:, : 3 * rgb.width]
         return _upright(image.reshape(rgb.height, rgb.width, 3), frame)
 
 
 class _Decord:
     """Reads a checked `Video` through decord.
 
-    decord aborts the process on some damaged files, so it gets whole files only. After a jump it returns wrong frames for
-    packed B-frames, open GOPs and HEVC (and then counts wrongly), so it jumps only where each key picture resets the decoder;
-    elsewhere it decodes from the start. One thread: with more, VP9 fails.
+    decord aborts the process on some damaged files, so it gets whole files only. After a jump it returns wrong frames
+    for packed B-frames, open GOPs and HEVC, so it jumps only where each key picture resets the decoder; elsewhere it
+    decodes from the start. One thread: with more, VP9 fails.
     """
 
     def __init__(self, video: Video) -> None:
@@ -491,7 +491,7 @@ class _Decord:
         """As `Video._images`."""
         if self._jumps:
             for frame in wanted:
-                yield frame, self._try(lambda: self._reader[frame].asnumpy())
+                yield frame, self._try(self._reader.__getitem__, frame).asnumpy()
             return
         reader = self._try(self._open)
         for frame in range(wanted[-1] + 1 if wanted else 0):
@@ -499,9 +499,9 @@ class _Decord:
             if frame in wanted:
                 yield frame, image.asnumpy()
 
-    def _try(self, step: Callable[[], Any]) -> Any:
+    def _try(self, step: Callable[..., Any], *args: int) -> Any:
         try:
-            return step()
+            return step(*args)
         except (self._failure, StopIteration, IndexError) as error:
             raise self._error(" ".join(str(error).split())[:200]) from error
 
@@ -512,8 +512,9 @@ class _Decord:
 def open_video(path: str | os.PathLike[str], decoder: str = "auto") -> Video:
     """Open a video file.
 
-    decoder: "pyav" (exact everywhere), "decord" (exact or VideoError), or "auto", which is "pyav": it was measured to be
-    faster than decord on every kind of file where decord is exact. Both give the same colours: equal pixels on 8-bit video.
+    decoder: "pyav" (exact everywhere), "decord" (exact or VideoError), or "auto", which is "pyav": as measured, it is
+    faster than decord on every kind of file for which decord is exact. Both give the same pixels on 8-bit video and
+    differ by about one grey level on 10-bit video.
     Raises VideoError if the file gives no frame, InputError for a decoder that does not exist or is not installed.
     """
     if decoder not in DECODERS:

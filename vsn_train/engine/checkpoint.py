@@ -13,7 +13,7 @@ from vsn_train.errors import InputError
 from vsn_train.models.weights import read_tensors
 
 FORMAT = 1
-KEYS = ("model", "optimizer", "schedule", "epoch", "step", "best_top1", "config", "class_names", "flip_pairs")
+KEYS = ("model", "optimizer", "epoch", "step", "best_top1", "config", "class_names", "flip_pairs")
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:

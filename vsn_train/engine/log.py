@@ -83,8 +83,8 @@ class Progress:
                 yield item
                 self.bar.update()
 
-    def show(self, **values: Any) -> None:
-        self.bar.set_postfix(values, refresh=False)
+    def show(self, text: str) -> None:
+        self.bar.set_postfix_str(text, refresh=False)
 
     @property
     def seconds(self) -> float:

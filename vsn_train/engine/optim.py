@@ -60,23 +60,27 @@ def lr_factor(
         return (step + 1) / warmup
     if milestones:
         epoch = step // steps_per_epoch
-        return factor ** sum(epoch >= round(share * epochs) for share in milestones)
+        return factor ** sum(epoch >= max(1, round(share * epochs)) for share in milestones)
     share = (step - warmup) / max(1, steps_per_epoch * epochs - warmup)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
 
 def build_schedule(
-    optimizer: SGD, steps_per_epoch: int, epochs: int, warmup_epochs: float, milestones: Sequence[float], factor: float
+    optimizer: SGD,
+    steps_per_epoch: int,
+    epochs: int,
+    warmup_epochs: float,
+    milestones: Sequence[float],
+    factor: float,
+    steps_done: int = 0,
 ) -> LambdaLR:
-    """Set the learning rate of every group before each optimizer step. No milestones: cosine."""
-    return LambdaLR(
-        optimizer,
-        partial(
-            lr_factor,
-            steps_per_epoch=steps_per_epoch,
-            epochs=epochs,
-            warmup_epochs=warmup_epochs,
-            milestones=milestones,
-            factor=factor,
-        ),
+    """Set every group's learning rate for the optimizer step that follows `steps_done`; see `lr_factor`."""
+    factor_at = partial(
+        lr_factor,
+        steps_per_epoch=steps_per_epoch,
+        epochs=epochs,
+        warmup_epochs=warmup_epochs,
+        milestones=milestones,
+        factor=factor,
     )
+    return LambdaLR(optimizer, factor_at, last_epoch=steps_done - 1)

@@ -81,31 +81,22 @@ def train(
             position.step += 1
 
             meter.add(loss_sum.detach(), logits.detach(), label)
-            if position.step % log_every == 0:
-                values = meter.read()
-                waiting, rate = progress.waiting_share, meter.videos / progress.seconds
-                progress.show(
-                    **{"loss": f"{values['loss']:.3f}", "top1": f"{values['top1']:.1f}"},
-                    **{"clips/s": f"{rate:.1f}", "waiting for data": f"{waiting:.0%}"},
-                )
-                log.metrics(
-                    "train",
-                    position.epoch,
-                    position.step,
-                    **values,
-                    lr=learning_rate,
-                    grad_norm=float(norm),
-                    clips_per_s=rate,
-                    data_wait=waiting,
-                )
+            if position.step % log_every == 0 or position.step % len(batches) == 0:
+                values = meter.read() | {"clips_per_s": meter.videos / progress.seconds}
+                values |= {"lr": learning_rate, "grad_norm": float(norm), "data_wait": progress.waiting_share}
+                log.metrics("train", position.epoch + 1, position.step, **values)
+                progress.show(summary(values))
         position.epoch += 1
-        values = meter.read()
-        log.line(
-            f"epoch {position.epoch}/{epochs}  train loss {values['loss']:.4f}  top1 {values['top1']:.2f}  "
-            f"lr {learning_rate:.2g}  {meter.videos / progress.seconds:.1f} clips/s  "
-            f"waiting for data {progress.waiting_share:.0%}" + (f"  {bad} videos unreadable" if bad else "")
-        )
+        log.line(f"epoch {position.epoch}/{epochs}  train {summary(values)}" + (f"  {bad} unreadable" if bad else ""))
         end_of_epoch(position)
+
+
+def summary(values: dict[str, float]) -> str:
+    """What the bar and the log say of the training so far."""
+    return (
+        f"loss {values['loss']:.3f}  top1 {values['top1']:.1f}  lr {values['lr']:.2g}  "
+        f"{values['clips_per_s']:.1f} clips/s  waiting for data {values['data_wait']:.0%}"
+    )
 
 
 class Meter:

@@ -1,0 +1,120 @@
+"""Small test videos whose frame number can be read from the pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+# The number is written in BITS black or white blocks, row by row, most significant bit first.
+ROWS, COLUMNS = 3, 4
+BITS = ROWS * COLUMNS
+
+
+def counting_image(number: int, width: int, height: int) -> np.ndarray:
+    """(height * 3 / 2, width) uint8, planar yuv420p: `number` in blocks on grey chroma. Width and height are even."""
+    bits = [number >> bit & 1 for bit in reversed(range(BITS))]
+    row_of = np.arange(height) * ROWS // height
+    column_of = np.arange(width) * COLUMNS // width
+    luma = np.where(np.reshape(bits, (ROWS, COLUMNS)), 225, 25).astype(np.uint8)[row_of][:, column_of]
+    # A faint slope that moves, so that there is something to predict between frames.
+    luma += ((np.arange(width)[None, :] + np.arange(height)[:, None] + 2 * number) % 16).astype(np.uint8)
+    return np.concatenate([luma, np.full((height // 2, width), 128, np.uint8)])
+
+
+def read_counter(image: object) -> int:
+    """The number in one (C, H, W) image that came out of a decoder."""
+    grey = np.asarray(image).astype(np.float64).mean(0)
+    height, width = grey.shape
+    number = 0
+    for row in range(ROWS):
+        for column in range(COLUMNS):
+            middle_y, middle_x = (2 * row + 1) * height // (2 * ROWS), (2 * column + 1) * width // (2 * COLUMNS)
+            block = grey[middle_y - 1 : middle_y + 2, middle_x - 1 : middle_x + 2].mean()
+            number = 2 * number + int(block > 128)
+    return number
+
+
+def add_counting_stream(
+    container: av.container.OutputContainer,
+    *,
+    codec: str = "libx264",
+    width: int = 64,
+    height: int = 48,
+    fps: int = 30,
+    pix_fmt: str = "yuv420p",
+    gop: int = 12,
+    b_frames: int = 0,
+    **options: str,
+) -> av.VideoStream:
+    """A video stream of `container`; `options` are FFmpeg's for the encoder."""
+    if codec == "libx264":
+        # Scene cuts would make every frame a key picture.
+        options = {"preset": "ultrafast", "crf": "20", "sc_threshold": "0", "b_strategy": "0", **options}
+    elif codec == "libx265":
+        quiet = "log-level=none:scenecut=0:pools=1:b-adapt=0"
+        options = {"preset": "ultrafast", **options, "x265-params": f"{quiet}:{options.get('x265-params', '')}"}
+    elif codec.startswith("libvpx"):
+        options = {"deadline": "realtime", "cpu-used": "8", "b": "500k", **options}
+    elif codec == "libsvtav1":
+        options = {"preset": "12", **options}
+    else:
+        options = {"qscale": "3", "b": "2M", "sc_threshold": "1000000000", **options}
+    stream = container.add_stream(codec, rate=fps, options=options)
+    stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+    stream.codec_context.gop_size = gop
+    if b_frames:
+        stream.codec_context.max_b_frames = b_frames
+    stream.codec_context.thread_count = 1
+    return stream
+
+
+def encode_counting(
+    stream: av.VideoStream,
+    num_frames: int,
+    times: Sequence[int] | None = None,
+    keep: Callable[[av.Packet], bool] = lambda packet: True,
+) -> None:
+    """Encode frames 0..num_frames-1 into `stream` and its container.
+
+    times: presentation time of every frame in units of 1/fps s; None means 0, 1, 2... keep: packets to write.
+    """
+    context = stream.codec_context
+    numbers: list[int | None] = [*range(num_frames), None]
+    for number in numbers:
+        frame = None
+        if number is not None:
+            frame = av.VideoFrame.from_ndarray(counting_image(number, context.width, context.height), "yuv420p")
+            if context.pix_fmt != "yuv420p":
+                frame = frame.reformat(format=context.pix_fmt)
+            frame.pts = number if times is None else times[number]
+            frame.time_base = Fraction(1) / Fraction(stream.codec_context.framerate)
+        for packet in stream.encode(frame):
+            if keep(packet):
+                stream.container.mux(packet)
+
+
+def write_counting_video(
+    path: str | Path,
+    num_frames: int,
+    codec: str = "libx264",
+    *,
+    times: Sequence[int] | None = None,
+    rotation: int = 0,
+    keep: Callable[[av.Packet], bool] = lambda packet: True,
+    **options: object,
+) -> Path:
+    """Write a video of `num_frames` frames; `read_counter` of frame i gives i. The suffix of `path` chooses the container.
+
+    options: width, height, fps, pix_fmt, gop, b_frames of `add_counting_stream`, and encoder options as strings.
+    rotation: degrees, stored as a display matrix.
+    """
+    with av.open(str(path), "w") as container:
+        stream = add_counting_stream(container, codec=codec, **options)
+        if rotation:
+            stream.set_display_rotation(rotation)
+        encode_counting(stream, num_frames, times, keep)
+    return Path(path)

@@ -1,0 +1,213 @@
+"""The installed commands, end to end, on real video where it is at hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from tests.conftest import CLIPS, SMALL, run_command
+from tests.media import write_counting_video
+from vsn_train.analysis.scores import Scores
+
+
+def metrics_of(folder: Path, split: str) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["split"] == split]
+
+
+def test_training_writes_one_run_folder(ucf101_run):
+    names = {path.name for path in ucf101_run.iterdir()}
+    assert names >= {"config.yaml", "log.txt", "metrics.jsonl", "environment.json", "tensorboard", "checkpoints"}
+    assert {path.name for path in (ucf101_run / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
+    assert any((ucf101_run / "tensorboard").iterdir())
+    train, val = metrics_of(ucf101_run, "train"), metrics_of(ucf101_run, "val")
+    assert [line["epoch"] for line in val] == [1, 2]
+    assert [line["step"] for line in train] == [1, 2, 3, 4]  # six videos, batches of four: two steps an epoch
+    assert all(0 <= line["top1"] <= 100 and line["loss"] > 0 for line in train + val)
+    assert all(line["n"] == 3 and line["protocol"] == "center_1clip_dense" for line in val)
+    config = yaml.safe_load((ucf101_run / "config.yaml").read_text())
+    assert config["backbone"]["num_frames"] == 4
+    assert config["protocol"]["clips"] == 10
+    assert "waiting for data" in (ucf101_run / "log.txt").read_text()
+
+
+def test_evaluation_takes_the_protocol_of_the_data_set_from_the_checkpoint(ucf101_run):
+    result = run_command("vsn-eval", f"checkpoint={ucf101_run}/checkpoints/last.pt")
+    assert result.code == 0, result.err
+    folder = ucf101_run / "eval" / "tencrop_10clip"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    scores = Scores.load(folder / "scores.npz")
+    assert metrics["top1"] == scores.top1()
+    assert metrics["n"] == len(scores) == 3
+    assert scores.class_names.tolist() == ["SoccerJuggling", "ApplyEyeMakeup", "HandstandPushups"]
+    assert scores.ids[0] == "SoccerJuggling/v_SoccerJuggling_g01_c01.avi"
+    assert metrics["protocol"]["name"] == scores.facts["protocol"]["name"] == "tencrop_10clip"
+    assert len(metrics["manifest"]) == len(metrics["checkpoint"]) == 16
+    assert f"top1 {metrics['top1']:.2f}" in result.out
+    assert "n=3" in result.out
+
+
+def test_evaluation_after_training_gives_the_last_validation_again_in_any_number_of_processes(ucf101_run, tmp_path):
+    shutil.copytree(ucf101_run / "checkpoints", tmp_path / "checkpoints")
+    last = metrics_of(ucf101_run, "val")[-1]
+    files = []
+    for devices in (1, 2):
+        result = run_command(
+            "vsn-eval",
+            f"checkpoint={tmp_path}/checkpoints/last.pt",
+            "protocol=center_1clip",
+            "protocol.placement=dense",
+            f"runtime.devices={devices}",
+            f"hydra.run.dir={tmp_path}/{devices}",
+        )
+        assert result.code == 0, result.err
+        folder = tmp_path / str(devices) / "eval" / "center_1clip_dense"
+        metrics = json.loads((folder / "metrics.json").read_text())
+        assert {key: metrics[key] for key in ("top1", "top5", "loss", "n", "manifest")} == {
+            key: last[key] for key in ("top1", "top5", "loss", "n", "manifest")
+        }
+        files.append((folder / "scores.npz").read_bytes())
+    assert files[0] == files[1]
+
+
+def test_prediction_prints_bars_and_writes_json(ucf101_run, tmp_path):
+    video = CLIPS / "ssv2" / "166766.webm"
+    if not video.exists():
+        video = tmp_path / "made.webm"
+        write_counting_video(video, 30, codec="libvpx-vp9", width=64, height=48)
+    result = run_command(
+        "vsn-predict",
+        f"checkpoint={ucf101_run}/checkpoints/best.pt",
+        f"video={video}",
+        f"hydra.run.dir={tmp_path}/out",
+    )
+    assert result.code == 0, result.err
+    prediction = json.loads((tmp_path / "out" / "prediction.json").read_text())
+    assert {each["name"] for each in prediction["classes"]} == {"SoccerJuggling", "ApplyEyeMakeup", "HandstandPushups"}
+    assert sum(each["probability"] for each in prediction["classes"]) == pytest.approx(1)
+    best = prediction["classes"][0]
+    assert result.out.splitlines()[0].startswith(best["name"])
+    assert f"{100 * best['probability']:.1f} %" in result.out
+    assert "█" in result.out
+
+
+def small_training(ucf101: Path, folder: Path, *more: str):
+    return run_command(
+        "vsn-train", "dataset=ucf101", f"dataset.root={ucf101}", f"hydra.run.dir={folder}", *SMALL, *more
+    )
+
+
+def test_killed_and_resumed_is_bit_identical_to_never_stopped(ucf101, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    result = small_training(ucf101, whole, "schedule.epochs=3", "data.workers=0")
+    assert result.code == 0, result.err
+
+    start_and_kill_after_first_checkpoint(ucf101, killed, "schedule.epochs=3")
+    result = small_training(ucf101, killed, "schedule.epochs=3", "resume=true")
+    assert result.code == 0, result.err
+    assert re.search("resumed after epoch [12] ", (killed / "log.txt").read_text())
+    assert same_weights(whole, killed)
+    timeless = ("epoch", "step", "loss", "top1", "top5")
+    for split in ("train", "val"):
+        lines = [[{key: line[key] for key in timeless} for line in metrics_of(run, split)] for run in (whole, killed)]
+        assert lines[0] == lines[1]
+
+    again = small_training(ucf101, killed, "schedule.epochs=3")
+    assert again.code == 2
+    assert "already holds a run; go on with it (resume=true)" in again.err
+    other = small_training(ucf101, killed, "schedule.epochs=3", "resume=true", "optimizer.lr=0.5")
+    assert other.code == 2
+    assert "optimizer.lr (was 0.001, is 0.5)" in other.err
+
+
+def start_and_kill_after_first_checkpoint(ucf101: Path, folder: Path, *more: str) -> None:
+    command = str(Path(sys.executable).with_name("vsn-train"))
+    arguments = ["dataset=ucf101", f"dataset.root={ucf101}", f"hydra.run.dir={folder}", *SMALL, *more]
+    process = subprocess.Popen([command, *arguments], cwd=folder.parent, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoints" / "last.pt").exists():
+        assert process.poll() is None, "ended before its first checkpoint"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)  # the workers too
+    process.wait()
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    a, b = (torch.load(run / "checkpoints" / "last.pt", weights_only=True) for run in (first, second))
+    momentum = zip(a["optimizer"]["state"].values(), b["optimizer"]["state"].values(), strict=True)
+    return all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"]) and all(
+        torch.equal(x["momentum_buffer"], y["momentum_buffer"]) for x, y in momentum
+    )
+
+
+def test_two_processes_train_one_run(ucf101, tmp_path):
+    result = small_training(ucf101, tmp_path / "run", "schedule.epochs=1", "runtime.devices=2", "data.batch_size=2")
+    assert result.code == 0, result.err
+    assert "2 process(es) on cpu" in (tmp_path / "run" / "log.txt").read_text()
+    train = metrics_of(tmp_path / "run", "train")
+    assert [line["step"] for line in train] == [1, 2]  # six videos, 2 x 2 a step; the last step is short
+    assert len(metrics_of(tmp_path / "run", "val")) == 1
+
+
+def test_undecodable_training_videos_are_named_counted_and_limited(ucf101, tmp_path):
+    root = tmp_path / "UCF-101"
+    shutil.copytree(ucf101.parent, tmp_path, dirs_exist_ok=True)
+    bad = root / "ApplyEyeMakeup" / "v_ApplyEyeMakeup_g02_c01.avi"
+    bad.write_bytes(b"no video")
+    tolerated = small_training(root, tmp_path / "run", "schedule.epochs=1", "data.max_bad_share=0.5")
+    assert tolerated.code == 0, tolerated.err
+    assert f"skipped unreadable video {bad}" in (tmp_path / "run" / "log.txt").read_text()
+    assert "1 unreadable" in (tmp_path / "run" / "log.txt").read_text()
+    refused = small_training(root, tmp_path / "run2", "schedule.epochs=1")
+    assert refused.code == 2
+    assert "1 of 6 training videos could not be read, more than data.max_bad_share=0.01" in refused.err
+    assert str(bad) in refused.err
+
+
+def test_unreadable_video_in_evaluation_is_an_error_that_names_it(ucf101, ucf101_run, tmp_path):
+    shutil.copytree(ucf101.parent, tmp_path, dirs_exist_ok=True)
+    bad = tmp_path / "UCF-101" / "ApplyEyeMakeup" / "v_ApplyEyeMakeup_g01_c01.avi"
+    bad.write_bytes(b"no video")
+    for devices in (1, 2):
+        result = run_command(
+            "vsn-eval",
+            f"checkpoint={ucf101_run}/checkpoints/last.pt",
+            "protocol=center_1clip",
+            f"dataset.root={tmp_path}/UCF-101",
+            f"hydra.run.dir={tmp_path}/out",
+            f"runtime.devices={devices}",
+        )
+        assert result.code == 2, result.err
+        assert f"cannot read {bad}" in result.err
+        assert "Traceback" not in result.err
+        assert not (tmp_path / "out").exists()
+
+
+def test_embedded_data_set_is_made_trained_and_evaluated(tmp_path):
+    result = run_command(
+        "vsn-train",
+        f"dataset.root={tmp_path}/cache",
+        "dataset.train_videos=24",
+        "dataset.val_videos=12",
+        "schedule.epochs=1",
+        f"hydra.run.dir={tmp_path}/run",
+        *SMALL,
+    )
+    assert result.code == 0, result.err
+    result = run_command("vsn-eval", f"checkpoint={tmp_path}/run/checkpoints/best.pt")
+    assert result.code == 0, result.err
+    scores = Scores.load(tmp_path / "run" / "eval" / "center_1clip" / "scores.npz")
+    assert np.bincount(scores.labels).tolist() == [1] * 12
