@@ -60,7 +60,7 @@ def add_counting_stream(
     elif codec.startswith("libvpx"):
         options = {"deadline": "realtime", "cpu-used": "8", "b": "500k", **options}
     elif codec == "libsvtav1":
-        options = {"preset": "12", **options}
+        options = {"preset": "8", "crf": "20", **options}
     else:
         options = {"qscale": "3", "b": "2M", "sc_threshold": "1000000000", **options}
     stream = container.add_stream(codec, rate=fps, options=options)
@@ -107,7 +107,7 @@ def write_counting_video(
     keep: Callable[[av.Packet], bool] = lambda packet: True,
     **options: object,
 ) -> Path:
-    """Write a video of `num_frames` frames; `read_counter` of frame i gives i. The suffix of `path` chooses the container.
+    """Write a video whose frame i shows i, for `read_counter`. The suffix of `path` chooses the container.
 
     options: width, height, fps, pix_fmt, gop, b_frames of `add_counting_stream`, and encoder options as strings.
     rotation: degrees, stored as a display matrix.

@@ -18,7 +18,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -142,12 +142,13 @@ def _checkpoint_folder(checkpoint: str) -> str:
 
 
 def _remove_if_empty(folder: Path) -> None:
-    """Wrong input leaves no half-made run folder. rmdir refuses where anything lies inside."""
-    for each in (folder, folder.parent):
-        try:
-            each.rmdir()
-        except OSError:
+    """Wrong input leaves no half-made run folder, nor empty folders above it in the working folder."""
+    here = Path.cwd()
+    above = [parent for parent in folder.parents if here in parent.parents]
+    for each in (folder, *above):
+        if each == here or any(each.iterdir()):
             return
+        each.rmdir()
 
 
 def _explain(command: str, error: Exception) -> int:
@@ -155,20 +156,25 @@ def _explain(command: str, error: Exception) -> int:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key = cause.full_key if isinstance(cause, OmegaConfBaseException) and cause.full_key else ""
     text = str(cause).splitlines()[0] if key else str(error)
-    if match := re.search(r"Could not override '([^']+)'|Key '[^']+' (?:is )?not in", text):
-        unknown = match[1] or key
+    given = [argument.partition("=") for argument in sys.argv[1:]]
+    if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in", text):
+        # OmegaConf names the part of a key that failed; the user knows the whole.
+        unknown = match[1] or next((name for name, _, _ in given if match[2] in name.split(".")), match[2])
         text = f"unknown key {unknown!r}{_near(command, unknown)}; vsn-{command} --help lists all keys"
-    elif match := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text):
-        expected = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}.get(
-            match[2], match[2]
-        )
+    elif match := re.search(
+        r"Value '(.*)' (?:of type '\w+' could not be converted to|is not a valid) (\w+)", str(cause)
+    ):
+        expected = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}.get(match[2], match[2])
+        key = next((name for name, _, value in given if value == match[1]), key)
         text = f"{key}={match[1]}: expected {expected}"
-    elif match := re.search(r"Missing mandatory value: (\S+)", text):
+    elif match := re.search(r"[Mm]issing mandatory value: (\S+)", text):
         text = f"{match[1]} is not given; add {match[1]}=… to the command line"
     elif match := re.search(r"Could not find '([^']+)'.*?Available options in '[^']*':\n(.*?)\nConfig", text, re.S):
         options = [option for option in match[2].split() if not option.endswith(("_schema", "from_checkpoint"))]
         group, _, choice = match[1].rpartition("/")
         text = f"{group}={choice}: no such choice; expected one of {', '.join(options)}"
+    elif isinstance(error, OverrideParseException):
+        text = f"{error.override}: not of the form key=value ({text.splitlines()[0]})"
     # Hydra's resolvers wrap our own messages.
     text = re.sub(r"^InputError raised while resolving interpolation: ", "", text)
     print(f"vsn-{command}: {text}", file=sys.stderr)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
+import signal
 import sys
+import traceback
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -16,19 +20,22 @@ from vsn_train import config as schema
 from vsn_train import run
 from vsn_train.errors import InputError
 
+PEER_LOST = 3  # exit code of a process that ended because another one did; that one tells why
+
 
 def launch_train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> None:
     """Train in this process, or in runtime.devices local ones."""
     # Absolute paths: the config goes into checkpoints, which are used from other folders.
     stored["dataset"]["root"] = os.path.abspath(os.path.expanduser(config.dataset.root))
-    _launch(run.train, config.runtime.devices, config, stored, run_folder.absolute())
+    _launch("vsn-train", run.train, config.runtime.devices, config, stored, run_folder.absolute())
 
 
 def launch_evaluate(config: schema.Eval, run_folder: Path) -> None:
-    _launch(run.evaluate, config.runtime.devices, config, run_folder.absolute())
+    """Evaluate in this process, or in runtime.devices local ones."""
+    _launch("vsn-eval", run.evaluate, config.runtime.devices, config, run_folder.absolute())
 
 
-def _launch(work: Callable[..., None], devices: int, *arguments: Any) -> None:
+def _launch(command: str, work: Callable[..., None], devices: int, *arguments: Any) -> None:
     if devices == 1 or "RANK" in os.environ:  # torchrun has started the others
         work(*arguments)
         return
@@ -43,17 +50,32 @@ def _launch(work: Callable[..., None], devices: int, *arguments: Any) -> None:
         monitor_interval=0.1,
         start_method="spawn",
     )
+    _silence_launcher()
     try:
-        elastic_launch(launcher, _work_or_explain)(work, *arguments)
+        elastic_launch(launcher, _work_or_explain)(command, work, *arguments)
     except ChildFailedError as failure:
-        # The process that failed has said why.
-        sys.exit(max(each.exitcode for each in failure.failures.values()) if failure.failures else 1)
+        codes = {rank: each.exitcode for rank, each in failure.failures.items()}
+        for rank, code in codes.items():
+            if code < 0:
+                print(f"{command}: process {rank} was ended by {signal.Signals(-code).name}", file=sys.stderr)
+        sys.exit(2 if 2 in codes.values() else 1)
 
 
-def _work_or_explain(work: Callable[..., None], *arguments: Any) -> None:
-    """What each local process runs: wrong input ends it with the message and exit code of a single process."""
+def _work_or_explain(command: str, work: Callable[..., None], *arguments: Any) -> None:
+    """What each local process runs: it tells what went wrong itself, once, and ends with a single process's code."""
+    _silence_launcher()
     try:
         work(*arguments)
     except InputError as error:
-        print(f"vsn-train: {error}", file=sys.stderr)
+        print(f"{command}: {error}", file=sys.stderr)
         sys.exit(2)
+    except Exception as error:
+        if re.search("closed by peer|reset by peer|Broken pipe", str(error)):
+            sys.exit(PEER_LOST)
+        traceback.print_exc()
+        sys.exit(1)
+
+
+def _silence_launcher() -> None:
+    # Its log repeats every failure that the failing process has told already.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)

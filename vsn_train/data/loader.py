@@ -5,6 +5,7 @@ What a sample looks like depends on (seed, epoch, index) alone: not on workers, 
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,6 +181,7 @@ def training_loader(clips: TrainingClips, batches: EpochBatches, workers: int, p
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
         worker_init_fn=_one_thread,
+        multiprocessing_context=_start_method(workers),
     )
 
 
@@ -192,6 +194,7 @@ def test_loader(videos: TestVideos, groups: list[list[int]], workers: int) -> Da
         collate_fn=list,
         persistent_workers=workers > 0,
         worker_init_fn=_one_thread,
+        multiprocessing_context=_start_method(workers),
     )
 
 
@@ -205,6 +208,11 @@ class _Collate:
         if not good:  # every process takes part in every step: one black clip without a label keeps it in
             good = [(torch.zeros(self.empty, dtype=torch.uint8), IGNORED)]
         return Batch(torch.stack([clip for clip, _ in good]), torch.tensor([label for _, label in good]), bad)
+
+
+def _start_method(workers: int) -> str | None:
+    # A spawned training process would spawn its workers too, and each would import torch anew: seconds per worker.
+    return "fork" if workers and "fork" in multiprocessing.get_all_start_methods() else None
 
 
 def _one_thread(worker: int) -> None:

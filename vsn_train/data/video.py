@@ -103,8 +103,10 @@ def _h26x_picture(data: bytes, length_size: int, hevc: bool) -> _Picture | None:
 def _mpeg4_picture(data: bytes, has_volume_header: bool) -> _Picture | None:
     """MPEG-4 part 2 (DivX, Xvid) after packed B-frames were unpacked: one VOP, or a place holder without an image."""
     position = data.find(b"\0\0\1\xb6")
-    if position < 0 or len(data) - position <= 19:  # FFmpeg's bound for place holders too
-        return _Picture(shown=False) if len(data) <= 19 else None
+    if position < 0 and len(data) <= 19:  # FFmpeg's bound for place holders too
+        return _Picture(shown=False)
+    if position < 0 or len(data) - position <= 19:
+        return None  # a tiny picture or a place holder: not worth telling apart
     if data.find(b"\0\0\1\xb6", position + 4) >= 0:
         return None
     kind = data[position + 4] >> 6  # 0 I, 1 P, 2 B, 3 S
@@ -312,9 +314,11 @@ class Video:
             self._packets, times, damaged = _read_packets(self._container, stream)
             parse = _picture_parser(stream)
             pictures = [parse(packet) for packet in self._packets] if parse else []
-            self._damaged = damaged or None in pictures
-            usable = not self._damaged and not any(packet.is_discard for packet in self._packets)
-            self._map = _map_frames([p for p in pictures if p], times, self._decoder) if usable else None
+            self._damaged = damaged or (
+                None in pictures and stream.codec_context.codec.canonical_name in ("h264", "hevc")
+            )
+            sound = not damaged and None not in pictures and not any(packet.is_discard for packet in self._packets)
+            self._map = _map_frames([p for p in pictures if p], times, self._decoder) if sound else None
             first = self._first_frame() if self._map else None
             if self._map and first:
                 self.num_frames = len(self._map.packet_of)
@@ -441,14 +445,21 @@ class Video:
                 first = min(first, runs.pop()[0])
             runs.append((first, packet))
         for first, last in runs:
-            latest = -1
-            run = (self._packets[i] for i in range(first, last + 1) if i in needed or not frame_map.spare[i])
-            for picture in self._decode(run, strict=True):
-                frame = frame_map.frame_of.get(-1 if picture.pts is None else picture.pts, -1)
-                if frame <= latest:
-                    raise _Unexpected(f"frame {frame} after frame {latest}")
-                latest = frame
+            # After a start, pictures shown before it lack what they refer to: leave them out too.
+            first_frame = frame_map.frame_of[first]
+            run = [
+                i
+                for i in range(first, last + 1)
+                if i in needed or not (frame_map.spare[i] or frame_map.frame_of.get(i, first_frame) < first_frame)
+            ]
+            due = sorted(frame_map.frame_of[i] for i in run if i in frame_map.frame_of)
+            for picture in self._decode((self._packets[i] for i in run), strict=True):
+                frame = frame_map.frame_of.get(-1 if picture.pts is None else picture.pts)
+                if not due or frame != due.pop(0) or picture.is_corrupt:
+                    raise _Unexpected
                 yield frame, picture
+            if due:
+                raise _Unexpected
 
     def _image(self, frame: VideoFrame) -> np.ndarray:
         """(H, W, 3) uint8 RGB, upright."""
@@ -464,8 +475,9 @@ class _Decord:
     """Reads a checked `Video` through decord.
 
     decord aborts the process on some damaged files, so it gets whole files only. After a jump it returns wrong frames
-    for packed B-frames, open GOPs and HEVC, so it jumps only where each key picture resets the decoder; elsewhere it
-    decodes from the start. One thread: with more, VP9 fails.
+    for packed B-frames, open GOPs and HEVC, so it jumps only where every key picture resets the decoder; elsewhere it
+    decodes from the start, which is right for AVI, MP4 and Matroska but not for MPEG-TS. With more than one thread VP9
+    fails; without a fault tolerance a neighbour stands in for a frame that cannot be decoded.
     """
 
     def __init__(self, video: Video) -> None:
@@ -475,9 +487,11 @@ class _Decord:
             raise InputError("decoder=decord, but decord is not installed: use decoder=auto or pyav") from error
         self._video = video
         if video._damaged or any(packet.is_discard for packet in video._packets):
-            raise self._error("damaged or cut without re-encoding")
-        self._open = lambda: decord.VideoReader(video.path, ctx=decord.cpu(0), num_threads=1)
-        self._failure: type[Exception] = decord.DECORDError
+            raise self._error("damaged, or cut without re-encoding")
+        if not video._container.format.name.startswith(("mov", "matroska", "avi")):
+            raise self._error(f"container {video._container.format.name}")
+        self._open = lambda: decord.VideoReader(video.path, ctx=decord.cpu(0), num_threads=1, fault_tol=1e-9)
+        self._failures = (decord.DECORDError, decord.DECORDLimitReachedError, StopIteration, IndexError)
         frame_map, codec = video._map, video._decoder.codec.canonical_name
         self._jumps = (
             frame_map is not None
@@ -491,22 +505,27 @@ class _Decord:
         """As `Video._images`."""
         if self._jumps:
             for frame in wanted:
-                yield frame, self._try(self._reader.__getitem__, frame).asnumpy()
+                yield frame, self._array(self._try(self._reader.__getitem__, frame))
             return
         reader = self._try(self._open)
         for frame in range(wanted[-1] + 1 if wanted else 0):
             image = self._try(reader.next)
             if frame in wanted:
-                yield frame, image.asnumpy()
+                yield frame, self._array(image)
+
+    def _array(self, image: Any) -> np.ndarray:
+        if image.shape != (self._video.height, self._video.width, 3):  # seen: 4 channels from a turned video
+            raise self._error(f"image of shape {image.shape}")
+        return image.asnumpy()
 
     def _try(self, step: Callable[..., Any], *args: int) -> Any:
         try:
             return step(*args)
-        except (self._failure, StopIteration, IndexError) as error:
+        except self._failures as error:
             raise self._error(" ".join(str(error).split())[:200]) from error
 
     def _error(self, cause: str) -> VideoError:
-        return VideoError(self._video.path, f"decord cannot read it exactly ({cause}): use decoder=auto or pyav")
+        return VideoError(self._video.path, f"decord does not read it exactly ({cause}): use decoder=auto or pyav")
 
 
 def open_video(path: str | os.PathLike[str], decoder: str = "auto") -> Video:

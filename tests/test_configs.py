@@ -1,0 +1,88 @@
+"""Every shipped YAML file composes, from the source tree and from the wheel."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import hydra
+import pytest
+from omegaconf import OmegaConf
+
+from tests.conftest import run_command
+from vsn_train import config as schema
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
+
+
+def compose(command: str, *overrides: str):
+    schema.register_schemas()
+    schema.register_checkpoint(None)
+    OmegaConf.register_new_resolver("run_folder", lambda *_: "run", replace=True)
+    OmegaConf.register_new_resolver("checkpoint_folder", lambda *_: "run", replace=True)
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return hydra.compose(command, list(overrides))
+
+
+@pytest.mark.parametrize("path", sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob("*/*.yaml")))
+def test_every_file_can_be_chosen_for_training(path):
+    group, name = path.removesuffix(".yaml").split("/")
+    config = OmegaConf.to_object(compose("train", f"{group}={name}"))
+    schema.check_train(config)
+
+
+@pytest.mark.parametrize("protocol", sorted(path.stem for path in (CONFIGS / "protocol").glob("*.yaml")))
+@pytest.mark.parametrize("command", ["eval", "predict"])
+def test_every_protocol_can_be_chosen_for_a_test(command, protocol):
+    config = compose(command, f"protocol={protocol}", "data.crop_size=96")
+    assert config.protocol.crop_size == 96
+    assert config.protocol.clips * config.protocol.crops == {"center_1clip": 1, "center_2clip": 2}.get(protocol, 100)
+
+
+@pytest.mark.parametrize(("dataset", "protocol"), [("motion", (1, 1)), ("motion_static", (1, 1)), ("ucf101", (10, 10))])
+def test_the_default_protocol_follows_the_data_set_and_can_be_overridden(dataset, protocol):
+    config = compose("train", f"dataset={dataset}")
+    assert (config.protocol.clips, config.protocol.crops) == protocol
+    chosen = compose("train", f"dataset={dataset}", "protocol=center_2clip")
+    assert (chosen.protocol.clips, chosen.protocol.crops) == (2, 1)
+
+
+def test_the_wheel_works_away_from_the_source(tmp_path):
+    # Dependencies come from this environment; only vsn_train itself is the installed wheel's.
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)],
+        check=True, capture_output=True, timeout=300,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    shipped = {name.removeprefix("vsn_train/configs/") for name in names if name.startswith("vsn_train/configs/")}
+    assert shipped == {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")}
+    site = tmp_path / "site"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)],
+        check=True, capture_output=True, timeout=300,
+    )  # fmt: skip
+    script = shutil.which("vsn-train", path=str(site / "bin"))
+    assert script
+    done = subprocess.run(
+        [sys.executable, script, "--cfg", "job"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(site)}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "operator: tsm" in done.stdout
+    where = subprocess.run(
+        [sys.executable, "-c", "from vsn_train.config import config_folder; print(config_folder())"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(site)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert where.stdout.strip() == str(site / "vsn_train" / "configs")
+
+
+def test_cfg_job_prints_the_config():
+    result = run_command("vsn-train", "--cfg", "job")
+    assert result.code == 0, result.err
+    assert "num_frames: 8" in result.out

@@ -1,0 +1,135 @@
+"""Wrong input: one message with what was found, what was expected and what to do; exit code 2; nothing left behind."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import SMALL, run_command
+
+
+def refused(command: str, *arguments: str, cwd: Path) -> str:
+    result = run_command(command, *arguments, cwd=cwd)
+    assert result.code == 2, (result.code, result.err)
+    assert "Traceback" not in result.err
+    assert result.err.count("\n") == 1, result.err
+    assert list(cwd.iterdir()) == [], "something was left behind"
+    return result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["optimizer.lrr=1"], "vsn-train: unknown key 'optimizer.lrr', did you mean optimizer.lr"),
+        (["worker=2"], "unknown key 'worker'"),
+        (["batch_size=2"], "unknown key 'batch_size', did you mean data.batch_size?"),
+        (["+new=1"], "unknown key '+new=1': keys cannot be added; to change one write new=…"),
+        (["seed=abc"], "seed=abc: expected a whole number"),
+        (["optimizer.lr=fast"], "optimizer.lr=fast: expected a number"),
+        (["resume=perhaps"], "resume=perhaps: expected true or false"),
+        (["backbone=tsmm"], "backbone=tsmm: no such choice; expected one of tsm, tsn"),
+        (["dataset=ucf"], "dataset=ucf: no such choice; expected one of motion, motion_static, ucf101"),
+        (["runtime.device=gpu"], "runtime.device=gpu: expected one of auto, cpu, cuda"),
+        (["data.batch_size=0"], "data.batch_size=0: expected a number above 0"),
+        (["data.short_side=100"], "short_side=100 is smaller than protocol.crop_size="),
+        (["protocol.crops=3"], "protocol.crops=3: expected one of 1, 10"),
+        (["backbone.arch=resnet19"], "arch 'resnet19': expected one of resnet18, resnet50"),
+        (["weights=nowhere.pth"], "nowhere.pth: no such file"),
+        (["resume=true", "name=mine"], "resume=true, but no run under runs/mine holds a checkpoint"),
+        (["resume=true", "hydra.run.dir=run"], "run/checkpoints/last.pt: no such file"),
+        (["dataset=ucf101", "dataset.root=/no/where"], "dataset.root=/no/where: no such folder"),
+        (["runtime.device=cuda"], "torch finds no CUDA device"),
+        (["schedule.epochs=[1"], "schedule.epochs=[1"),
+    ],
+)
+def test_vsn_train(arguments, message, tmp_path, motion_cache):
+    if "runtime.device=cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    values = [] if arguments[0].startswith("dataset=") else motion_cache
+    assert message in refused("vsn-train", *values, *arguments, cwd=tmp_path)
+
+
+@pytest.fixture(scope="session")
+def motion_cache(tmp_path_factory):
+    """A data set that is there, so that the message is about the argument under test."""
+    root = tmp_path_factory.mktemp("cache")
+    values = [f"dataset.root={root}", "dataset.train_videos=12", "dataset.val_videos=12"]
+    result = run_command("vsn-train", *values, *SMALL, "schedule.epochs=1", f"hydra.run.dir={root}/run", cwd=root)
+    assert result.code == 0, result.err
+    return values
+
+
+def test_wrong_lists_and_videos_of_a_data_set(ucf101, tmp_path_factory):
+    top, cwd = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("cwd")
+    shutil.copytree(ucf101.parent, top, dirs_exist_ok=True)
+    values = ["dataset=ucf101", f"dataset.root={top}/UCF-101", *SMALL]
+    listing = top / "ucfTrainTestlist" / "trainlist01.txt"
+    lines = listing.read_text()
+    listing.write_text("")
+    assert "trainlist01.txt: the list is empty; expected one video a line" in refused("vsn-train", *values, cwd=cwd)
+    listing.write_text(lines.replace("c01.avi 3", "c01.avi 102"))
+    assert "label 102, but HandstandPushups is 3 in classInd.txt, which has 3 classes (1 to 3)" in refused(
+        "vsn-train", *values, cwd=cwd
+    )
+
+
+@pytest.mark.parametrize("command", ["vsn-eval", "vsn-predict"])
+def test_vsn_eval_and_predict_without_a_good_checkpoint(command, ucf101_run, tmp_path_factory):
+    top, cwd = tmp_path_factory.mktemp("bad"), tmp_path_factory.mktemp("cwd")
+    more = ["video=any.mp4"] if command == "vsn-predict" else []
+    whole = (ucf101_run / "checkpoints" / "last.pt").read_bytes()
+    (top / "truncated.pt").write_bytes(whole[: len(whole) // 2])
+    torch.save({"model": RunsCode()}, top / "code.pt")
+    torch.save({"state_dict": {}}, top / "foreign.pt")
+    assert "checkpoint is not given; add checkpoint=…" in refused(command, *more, cwd=cwd)
+    assert "unknown key 'dataa.workers', did you mean data.workers" in refused(command, "dataa.workers=1", cwd=cwd)
+    for name, message in {
+        "nothing.pt": "no such file",
+        "truncated.pt": "truncated, or not a checkpoint",
+        "code.pt": "holds Python objects that would run code when loaded",
+        "foreign.pt": "not a checkpoint of this version of vsn-train",
+    }.items():
+        text = refused(command, f"checkpoint={top}/{name}", *more, cwd=cwd)
+        assert f"{top}/{name}: " in text
+        assert message in text
+        assert "RAN" not in text
+
+
+class RunsCode:
+    def __reduce__(self):
+        return (exec, ("print('RAN')",))
+
+
+def test_a_file_that_would_run_code_would_run_it_elsewhere(capsys):
+    pickle.loads(pickle.dumps(RunsCode()))
+    assert "RAN" in capsys.readouterr().out
+
+
+def test_arguments_that_do_not_fit_the_checkpoint(ucf101_run, motion_cache, tmp_path_factory):
+    cwd = tmp_path_factory.mktemp("cwd")
+    checkpoint = f"checkpoint={ucf101_run}/checkpoints/last.pt"
+    out = "hydra.run.dir=out"
+    assert "backbone.num_frames=16, but" in (
+        text := refused("vsn-eval", checkpoint, out, "backbone.num_frames=16", cwd=cwd)
+    )
+    assert "was trained with 4; leave backbone.num_frames out" in text
+    assert "backbone.operator=tsn" in refused("vsn-eval", checkpoint, out, "backbone.operator=tsn", cwd=cwd)
+    assert "motion has 12 classes and" in refused("vsn-eval", checkpoint, out, "dataset=motion", *motion_cache, cwd=cwd)
+    assert "unknown key 'dataset.variant'" in refused("vsn-eval", checkpoint, "dataset.variant=x", cwd=cwd)
+    assert "cannot read nowhere.mp4" in refused("vsn-predict", checkpoint, "video=nowhere.mp4", cwd=cwd)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["optimizer.lrr=1"], ["seed=abc"]])
+def test_help_and_mistakes_are_answered_before_torch_is_imported(arguments, tmp_path):
+    # A stand-in that fails when imported: the promise "in under 2 seconds" without a clock.
+    (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
+    started = time.perf_counter()
+    result = run_command("vsn-train", *arguments, PYTHONPATH=str(tmp_path))
+    assert result.code == (0 if arguments == ["--help"] else 2), result.err
+    assert "torch was imported" not in result.err
+    assert time.perf_counter() - started < 30  # far above what it takes: only a hang fails
