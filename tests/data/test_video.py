@@ -35,7 +35,7 @@ def access_patterns(num_frames: int) -> dict[str, list[int]]:
     """Ways to ask for frames, by name."""
     draw = random.Random(num_frames)
     return {
-        "sequential": list(range(num_frames if num_frames <= 100 else 60)),
+        "sequential": list(range(num_frames if num_frames <= 60 else 40)),
         "sparse": [int((i + 0.5) * num_frames / 8) for i in range(8)],
         "reversed": list(range(num_frames))[:: -max(1, num_frames // 10)],
         "repeated": [num_frames - 1, 0, num_frames - 1, num_frames // 2, num_frames // 2],
@@ -103,9 +103,9 @@ def test_clip_gives_the_frames_of_a_sequential_decode(name: str, decoder: str) -
         if decoder == "auto":  # the same reader as "pyav"
             patterns = {"repeated": patterns["repeated"]}
         elif decoder == "decord":
-            patterns = {"sequential": patterns["sequential"][:25], "random": patterns["random"]}
+            patterns = {"sequential": patterns["sequential"][:12], "random": patterns["random"]}
         elif video.height * video.width > 800 * 1000:  # large images: a few patterns are slow enough
-            patterns = {"sequential": patterns["sequential"][:49:2], "random": patterns["random"]}
+            patterns = {"sequential": patterns["sequential"][::4], "random": patterns["random"]}
         for pattern, frames in patterns.items():
             images = video.read(frames)
             assert images.shape == (len(frames), 3, video.height, video.width)
@@ -185,6 +185,8 @@ MADE = [
 def test_every_container_and_codec(made: Made, decoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if made.codec not in av.codecs_available:
         pytest.skip(f"this PyAV has no {made.codec}")
+    if "rotation" in made.options and not hasattr(av.video.stream.VideoStream, "set_display_rotation"):
+        pytest.skip("this PyAV cannot write a display matrix")
     path = write_counting_video(tmp_path / made.name, made.num_frames, codec=made.codec, **made.options)
     if decoder == "decord" and not made.decord:
         with pytest.raises(VideoError, match="decoder=auto or pyav"), open_video(path, decoder) as video:

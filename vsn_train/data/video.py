@@ -75,11 +75,13 @@ def _h26x_picture(data: bytes, length_size: int, hevc: bool) -> _Picture | None:
     while position < len(data):
         nal = position + length_size
         position = nal + int.from_bytes(data[position:nal], "big")
-        if nal + 2 >= len(data) or position > len(data):
+        if not nal < position <= len(data):
             return None
         if hevc:
             kind = data[nal] >> 1 & 0x3F
             if kind < 32:
+                if position - nal < 3:
+                    return None
                 layer = (data[nal + 1] & 7) - 1
                 pictures += data[nal + 2] >> 7  # first_slice_segment_in_pic_flag
                 start |= 16 <= kind <= 21  # BLA, IDR, CRA
@@ -90,6 +92,8 @@ def _h26x_picture(data: bytes, length_size: int, hevc: bool) -> _Picture | None:
         else:
             kind = data[nal] & 0x1F
             if kind in (1, 5):
+                if position - nal < 2:
+                    return None
                 pictures += data[nal + 1] >> 7  # first_mb_in_slice is 0
                 # IDR only: what is merely flagged as key may open a GOP whose pictures refer further back.
                 start |= kind == 5
@@ -301,22 +305,24 @@ class Video:
     width: int
 
     def __init__(self, path: str) -> None:
+        import av
         from av.video.reformatter import VideoReformatter
 
         self.path = path
+        self._closed = False
         self._container, stream = _open_container(path)
         try:
             self.fps = float(stream.average_rate or 0.0)
             self._decoder = stream.codec_context
             self._reformatter = VideoReformatter()
+            # PyAV 17 began to convert colours in as many threads as there are cores.
+            self._one_thread: dict[str, Any] = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
             self._decord: _Decord | None = None
             # Compressed, so a second of video takes about 100 kB.
             self._packets, times, damaged = _read_packets(self._container, stream)
             parse = _picture_parser(stream)
             pictures = [parse(packet) for packet in self._packets] if parse else []
-            self._damaged = damaged or (
-                None in pictures and stream.codec_context.codec.canonical_name in ("h264", "hevc")
-            )
+            self._damaged = damaged or (None in pictures and self._decoder.codec.canonical_name in ("h264", "hevc"))
             sound = not damaged and None not in pictures and not any(packet.is_discard for packet in self._packets)
             self._map = _map_frames([p for p in pictures if p], times, self._decoder) if sound else None
             first = self._first_frame() if self._map else None
@@ -369,8 +375,6 @@ class Video:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    _closed = False
-
     def _decode(self, packets: Iterable[Packet], strict: bool) -> Iterator[VideoFrame]:
         """All images of a run of packets; decoding must be able to start at the first one.
 
@@ -422,10 +426,10 @@ class Video:
             if not missing:
                 return
             # Damage inside a picture shows only now. A full decode tells whether the frames still have their numbers.
-            self._map, missing = None, set(wanted)
             count, _ = self._count_frames()
             if count != self.num_frames:
-                raise VideoError(self.path, f"damaged: only {count} of its {self.num_frames} frames can be decoded")
+                raise VideoError(self.path, f"damaged: {count} of its {self.num_frames} frames can be decoded")
+            self._map = None  # from here on, count
         for frame, picture in enumerate(self._decode(self._packets, strict=False)):
             if frame in missing:
                 missing.remove(frame)
@@ -465,7 +469,7 @@ class Video:
         """(H, W, 3) uint8 RGB, upright."""
         # POINT: take the nearest chroma sample. FFmpeg's fast 8-bit path, which made everybody's training frames, does
         # so whatever it is told; this way 10-bit video is treated alike. Range and matrix are the frame's own.
-        rgb = self._reformatter.reformat(frame, format="rgb24", interpolation="POINT", threads=1)
+        rgb = self._reformatter.reformat(frame, format="rgb24", interpolation="POINT", **self._one_thread)
         plane = rgb.planes[0]
         image = np.frombuffer(memoryview(plane), np.uint8).reshape(rgb.height, plane.line_size)[:, : 3 * rgb.width]
         return _upright(image.reshape(rgb.height, rgb.width, 3), frame)
