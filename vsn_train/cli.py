@@ -76,8 +76,9 @@ def _run_command(name: str, work: Callable[[Any, dict[str, Any], Path], None]) -
             assert isinstance(stored, dict)
             work(OmegaConf.to_object(config), {str(key): value for key, value in stored.items()}, run_folder)
         except (InputError, OmegaConfBaseException) as error:
-            _remove_if_empty(run_folder)
             sys.exit(_explain(name, error))
+        finally:
+            _remove_if_empty(run_folder)
 
     try:
         schema.register_schemas()
@@ -142,7 +143,9 @@ def _checkpoint_folder(checkpoint: str) -> str:
 
 
 def _remove_if_empty(folder: Path) -> None:
-    """Wrong input leaves no half-made run folder, nor empty folders above it in the working folder."""
+    """Hydra makes the run folder before our checks; one that stayed empty goes, with empty folders above it."""
+    if not folder.is_dir():
+        return
     here = Path.cwd()
     above = [parent for parent in folder.parents if here in parent.parents]
     for each in (folder, *above):

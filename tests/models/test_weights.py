@@ -63,7 +63,7 @@ def test_truncated_file(tmp_path):
 
 def test_weights_of_another_network(tmp_path):
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "r18.pth")
-    with pytest.raises(InputError, match="check backbone.arch"):
+    with pytest.raises(InputError, match=r"check backbone\.arch"):
         create_model("tsm", "resnet50", 2, 3, weights=str(tmp_path / "r18.pth"))
     torch.save({}, tmp_path / "empty.pth")
     with pytest.raises(InputError, match="tensors are missing"):

@@ -58,7 +58,7 @@ class Scores:
         return self.top_k(5)
 
     def top_k(self, k: int) -> float:
-        """Percent of videos whose label is among the k highest scores. Among equal scores the lower class index wins."""
+        """Percent of videos whose label is among the k highest scores. Of equal scores the lower class index wins."""
         best = np.argsort(-self.scores, axis=1, kind="stable")[:, :k]
         return 100 * float((best == self.labels[:, None]).any(axis=1).mean())
 

@@ -22,8 +22,8 @@ def sample_indices(
         Without (test): the first clip takes the segments' middles, floor(segment * (k + 1/2)), and n - 1 further ones
         floor(segment * (k + j / n)), the j nearest the middle left out. So 2 clips are middles and first frames.
     mode "dense": a window of 64 frames, one frame every 64 // T, indices modulo the video's length.
-        With a generator: a window drawn evenly. Without: clip j of n starts at floor((num_frames - 64) * j / (n - 1)); a
-        single clip takes the middle window. Videos shorter than the window start at 0 and wrap round.
+        With a generator: a window drawn evenly. Without: clip j of n starts at floor((num_frames - 64) * j / (n - 1)),
+        a single clip takes the middle window. Videos shorter than the window start at 0 and wrap round.
 
     Raises ValueError for an empty video, a mode that is neither, or fewer than one clip or frame.
     """
@@ -47,7 +47,7 @@ def _uniform(num_frames: int, T: int, clips: int, generator: np.random.Generator
     # Of n starts 0, 1/n, … the one nearest the middle moves onto it (n even: it is there) and comes first.
     offsets = [2 * clip for clip in range(clips)]
     middle = clips // 2
-    offsets = [clips] + offsets[:middle] + offsets[middle + 1 :]
+    offsets = [clips, *offsets[:middle], *offsets[middle + 1 :]]
     return np.stack([(2 * clips * segment + offset) * num_frames // (2 * clips * T) for offset in offsets]).astype(
         np.int64
     )

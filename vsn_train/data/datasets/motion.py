@@ -4,7 +4,7 @@
 the second one the frames are reversed before they are encoded. Every frame is coded on its own at one fixed quality, so
 encoding commutes with the reversal: nothing but the order of the frames tells the two classes apart.
 
-`appearance` (data set "motion_static"): such clips labelled by the texture of the moving shape; the motion is random.
+`appearance` (data set "motion_static"): such clips labelled by their shape; the motion is random.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import io
 import json
 import os
 import tempfile
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from tqdm import tqdm
 from vsn_train.data.manifest import Manifest, make_manifest
 from vsn_train.errors import InputError
 
-GENERATOR_VERSION = 1  # part of the cache's name: raise it whenever any pixel of any clip changes
+GENERATOR_VERSION = 2  # part of the cache's name: raise it whenever any pixel of any clip changes
 FRAMES_PER_SECOND = 12
 # (motion as drawn, the same motion with time reversed)
 PAIRS = (
@@ -37,7 +38,7 @@ PAIRS = (
 )
 TEXTURES = ("stripes", "checker", "rings", "dots", "noise", "plain")
 SHAPES = ("square", "disc", "triangle", "cross", "bar", "frame")
-CLASS_NAMES = {"direction": tuple(name for pair in PAIRS for name in pair), "appearance": TEXTURES}
+CLASS_NAMES = {"direction": tuple(name for pair in PAIRS for name in pair), "appearance": SHAPES}
 FLIP_PAIRS: dict[str, tuple[tuple[int, int], ...]] = {"direction": ((0, 1), (6, 7)), "appearance": ()}
 DATASET_NAMES = {"direction": "motion", "appearance": "motion_static"}
 TEXTURE_SIDE = 128  # pixels; about four times the usual size of a shape, so that nearest look-up is smooth enough
@@ -54,18 +55,21 @@ class ClipSpec:
     texture_seed: int
     motion: str
     reverse: bool
-    texture: str
+    shape: str
 
 
 def clip_spec(variant: str, split: str, seed: int, label: int, index: int) -> ClipSpec:
     """Video `index` of class `label`. Depends on neither the number of videos nor the order of generation."""
     classes = len(CLASS_NAMES[variant])
     texture_seed = 2 * (index * classes + label) + (split == "val")
-    if variant == "direction":
-        texture = TEXTURES[_generator(seed, texture_seed, "texture").integers(len(TEXTURES))]
-        return ClipSpec(seed, texture_seed, PAIRS[label // 2][0], label % 2 == 1, texture)
-    pair, reverse = divmod(int(_generator(seed, texture_seed, "motion").integers(2 * len(PAIRS))), 2)
-    return ClipSpec(seed, texture_seed, PAIRS[pair][0], reverse == 1, TEXTURES[label])
+    draw = np.random.default_rng([seed, texture_seed])
+    if variant == "appearance":
+        pair, reverse = divmod(int(draw.integers(2 * len(PAIRS))), 2)
+        return ClipSpec(seed, texture_seed, PAIRS[pair][0], reverse == 1, SHAPES[label])
+    motion, shape = PAIRS[label // 2][0], SHAPES[draw.integers(len(SHAPES))]
+    if motion == "clockwise":
+        shape = "bar"  # only a long shape shows its turn well enough to be learned in minutes from random weights
+    return ClipSpec(seed, texture_seed, motion, label % 2 == 1, shape)
 
 
 def render_clip(spec: ClipSpec, size: int, num_frames: int) -> np.ndarray:
@@ -74,8 +78,8 @@ def render_clip(spec: ClipSpec, size: int, num_frames: int) -> np.ndarray:
     Only correctly rounded arithmetic (+ - * / sqrt) touches the pixels, because sin or exp differ in the last bit
     between processors.
     """
-    look = _generator(spec.seed, spec.texture_seed, "look")
-    path = _trajectory(spec.motion, _generator(spec.seed, spec.texture_seed, "path"), num_frames)
+    look, move = (np.random.default_rng([spec.seed, spec.texture_seed, stream]) for stream in (1, 2))
+    path = _trajectory(spec.motion, move, num_frames)
     background, color_a, color_b = _palette_and_background(look, size)
     margin = (len(background) - size) // 2
     jitter = look.integers(-margin, margin + 1, (num_frames, 2))
@@ -91,21 +95,17 @@ def render_clip(spec: ClipSpec, size: int, num_frames: int) -> np.ndarray:
     if spec.motion == "open":
         inside = np.abs(u) - path["gap"]  # two halves slide apart along u
         u = np.where(u < 0, -inside, inside)
-    inside = np.minimum(inside, _shape(SHAPES[look.integers(len(SHAPES))], u, v))
+    inside = np.minimum(inside, _shape(spec.shape, u, v))
     cover = np.clip(inside * path["scale"] / pixel + np.float32(0.5), 0, 1) * path["alpha"]
 
     # The shading from side to side makes a turn visible on round shapes with round textures.
-    texture = (3 * _texture(spec.texture, look, TEXTURE_SIDE) + _texture("plain", look, TEXTURE_SIDE)) / 4
+    texture = (3 * _texture(look, TEXTURE_SIDE) + _texture(look, TEXTURE_SIDE, "plain")) / 4
     cells = [np.clip((w + 1) * (TEXTURE_SIDE // 2), 0, TEXTURE_SIDE - 1).astype(np.intp) for w in (v, u)]
     value = texture[cells[0], cells[1]][..., None]
     paint = color_a + value * (color_b - color_a)
     scene = np.stack([background[margin + y :, margin + x :][:size, :size] for y, x in jitter])
     frames = (scene + cover[..., None] * (paint - scene) + np.float32(0.5)).astype(np.uint8)
     return np.ascontiguousarray(frames[::-1]) if spec.reverse else frames
-
-
-def _generator(seed: int, texture_seed: int, purpose: str) -> np.random.Generator:
-    return np.random.default_rng([seed, texture_seed, *purpose.encode()])
 
 
 def _trajectory(motion: str, rng: np.random.Generator, num_frames: int) -> dict[str, np.ndarray]:
@@ -129,7 +129,8 @@ def _trajectory(motion: str, rng: np.random.Generator, num_frames: int) -> dict[
     elif motion == "approach":
         scale = scale * (0.5 + rng.uniform(0.8, 1.2) * progress)
     elif motion == "clockwise":
-        turn = turn + rng.uniform(1.6, 3.4) * progress
+        scale = scale * 1.4
+        turn = turn + rng.uniform(1.6, 3.0) * progress
     elif motion == "appear":
         alpha = progress
     elif motion == "open":
@@ -142,20 +143,18 @@ def _trajectory(motion: str, rng: np.random.Generator, num_frames: int) -> dict[
 def _palette_and_background(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """float32 (side, side, 3) background with room for the camera's jitter, and the shape's two colours (3,)."""
     side = size + 2 * max(size // 48, 1)
-    base = rng.uniform(50, 205, 3)
-    accent = np.clip(base + rng.uniform(-70, 70, 3), 0, 255)
-    field = (
-        _noise(rng, int(rng.integers(3, 9)), side) + _texture(TEXTURES[rng.integers(len(TEXTURES))], rng, side)
-    ) / 2
+    # Bright shapes on dark ground: with contrast of either sign, random weights do not learn within a few minutes.
+    base = rng.uniform(0, 80, 3)
+    accent = np.clip(base + rng.uniform(-50, 50, 3), 0, 255)
+    field = (_noise(rng, int(rng.integers(3, 9)), side) + _texture(rng, side)) / 2
     background = (base + field[..., None] * (accent - base)).astype(np.float32)
-    # Of a few colours the one farthest from the background, so that the shape can be seen.
-    candidates = rng.uniform(0, 255, (6, 3))
-    color_a = candidates[np.argmax(np.abs(candidates - base).max(axis=1))]
-    return background, color_a.astype(np.float32), rng.uniform(0, 255, 3).astype(np.float32)
+    color_a, color_b = rng.uniform((180, 80), (255, 180), (3, 2)).astype(np.float32).T
+    return background, color_a, color_b
 
 
-def _texture(family: str, rng: np.random.Generator, side: int) -> np.ndarray:
-    """float32 (side, side), values 0 to 1."""
+def _texture(rng: np.random.Generator, side: int, family: str = "") -> np.ndarray:
+    """float32 (side, side), values 0 to 1. Without a name, a random family."""
+    family = family or TEXTURES[rng.integers(len(TEXTURES))]
     axis = (np.arange(side, dtype=np.float32) + np.float32(0.5)) * np.float32(2 / side) - 1
     u, v = axis[None, :], axis[:, None]
     frequency = np.float32(rng.uniform(1.2, 2.2))
@@ -203,7 +202,7 @@ def _shape(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         thin, long = np.float32(0.4), np.float32(1)
         return np.maximum(np.minimum(thin - across, long - along), np.minimum(long - across, thin - along))
     if name == "bar":
-        return np.minimum(1 - across, np.float32(0.5) - along)
+        return np.minimum(1 - across, np.float32(0.4) - along)
     return np.float32(0.28) - np.abs(np.maximum(across, along) - np.float32(0.6))  # frame: a square with a hole
 
 
@@ -268,7 +267,7 @@ def load_motion(
     except OSError as error:
         raise InputError(
             f"{name}: cannot write clips under {root} ({error.strerror or error}); expected a folder that may be "
-            "written, with room for about 40 MB: point dataset.root to one"
+            "written, with room for about 20 kB a clip: point dataset.root to one"
         ) from error
     labels = listing[split]
     return make_manifest(name, split, folder, list(labels), list(labels.values()), classes, FLIP_PAIRS[variant])
@@ -301,6 +300,8 @@ def _is_complete(path: Path) -> bool:
 
 def _generate(folder: Path, specs: dict[str, ClipSpec], size: int, num_frames: int, progress: bool) -> None:
     """Draw and write the clips. Threads, not processes: NumPy and x264 release the lock, and any caller may use it."""
+    if "libx264" not in av.codecs_available:
+        raise InputError("motion: this PyAV has no H.264 encoder (libx264); install it with pip install --upgrade av")
     for parent in {folder / Path(path).parent for path in specs} | {folder}:
         parent.mkdir(parents=True, exist_ok=True)
     paths = list(specs)
@@ -319,7 +320,6 @@ def _generate(folder: Path, specs: dict[str, ClipSpec], size: int, num_frames: i
 
 def _write(aside: Path, target: Path, content: bytes) -> None:
     """Write under a name nobody else has, then rename: a reader sees the whole file or none."""
-    handle, name = tempfile.mkstemp(dir=aside)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
+    name = aside / f".{uuid.uuid4().hex}"
+    name.write_bytes(content)
     os.replace(name, target)
