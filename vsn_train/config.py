@@ -26,7 +26,7 @@ class Dataset:
 class Motion(Dataset):
     """Embedded data set, generated into `root` on first use."""
 
-    variant: str = "direction"  # "direction": the order of the frames is the class; "appearance": the texture is
+    variant: str = "direction"  # "direction": the order of the frames is the class; "appearance": the shape is
     train_videos: int = MISSING
     val_videos: int = MISSING
     size: int = MISSING  # pixels, height = width

@@ -37,7 +37,7 @@ PAIRS = (
     ("open", "close"),
 )
 TEXTURES = ("stripes", "checker", "rings", "dots", "noise", "plain")
-SHAPES = ("square", "disc", "triangle", "cross", "bar", "frame")
+SHAPES = ("square", "disc", "triangle", "cross", "bar", "hollow")
 CLASS_NAMES = {"direction": tuple(name for pair in PAIRS for name in pair), "appearance": SHAPES}
 FLIP_PAIRS: dict[str, tuple[tuple[int, int], ...]] = {"direction": ((0, 1), (6, 7)), "appearance": ()}
 DATASET_NAMES = {"direction": "motion", "appearance": "motion_static"}
@@ -203,7 +203,7 @@ def _shape(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         return np.maximum(np.minimum(thin - across, long - along), np.minimum(long - across, thin - along))
     if name == "bar":
         return np.minimum(1 - across, np.float32(0.4) - along)
-    return np.float32(0.28) - np.abs(np.maximum(across, along) - np.float32(0.6))  # frame: a square with a hole
+    return np.float32(0.28) - np.abs(np.maximum(across, along) - np.float32(0.6))  # hollow: a square with a hole
 
 
 def encode_clip(frames: np.ndarray) -> bytes:
