@@ -66,6 +66,9 @@ def predict() -> None:
 
 def _run_command(name: str, work: Callable[[Any, dict[str, Any], Path], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print: the messages below are ours
+    # OpenMP's threads otherwise spin while they wait, and take the cores from the loader's workers: on a machine that
+    # is busy with other work too, training was seen to take ten times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
     OmegaConf.register_new_resolver("checkpoint_folder", _checkpoint_folder, replace=True)
 

@@ -180,10 +180,16 @@ def evaluate(config: schema.Eval, run_folder: Path) -> None:
         metrics = {"split": "test", "epoch": checkpoint["epoch"], "step": checkpoint["step"]}
         metrics |= {"loss": cross_entropy(scores), "top1": scores.top1(), "top5": scores.top5(), "n": len(scores)}
         (folder / "metrics.json").write_text(json.dumps(metrics | facts, indent=2) + "\n")
-        print(f"{manifest.name} {manifest.split}  {describe(scores, name)}")
-        print(f"checkpoint {config.checkpoint} (epoch {checkpoint['epoch']}, {hashes['checkpoint']}), "
-              f"manifest {hashes['manifest']}")  # fmt: skip
-        print(f"written: {folder}")
+        rows = [
+            ("data set", "split", "protocol", "top-1 %", "top-5 %", "videos"),
+            (manifest.name, manifest.split, name, f"{scores.top1():.2f}", f"{scores.top5():.2f}", str(len(scores))),
+        ]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(f"checkpoint {config.checkpoint}: epoch {checkpoint['epoch']}, {hashes['checkpoint']}")
+        print(f"manifest {hashes['manifest']}")
+        print(f"run folder {run_folder}: eval/{name}/metrics.json, scores.npz")
 
 
 def predict(config: schema.Predict, run_folder: Path) -> None:

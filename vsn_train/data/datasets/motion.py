@@ -314,7 +314,7 @@ def _generate(folder: Path, specs: dict[str, ClipSpec], size: int, num_frames: i
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             clips = pool.map(draw, paths[start:] + paths[:start])
-            for _ in tqdm(clips, "drawing motion clips", len(paths), unit="clip", disable=not progress):
+            for _ in tqdm(clips, "drawing motion clips", len(paths), unit="clip", disable=None if progress else True):
                 pass
 
 
