@@ -132,4 +132,7 @@ def test_help_and_mistakes_are_answered_before_torch_is_imported(arguments, tmp_
     result = run_command("vsn-train", *arguments, PYTHONPATH=str(tmp_path))
     assert result.code == (0 if arguments == ["--help"] else 2), result.err
     assert "torch was imported" not in result.err
+    if arguments == ["--help"]:
+        assert "backbone   tsm, tsn\n" in result.out
+        assert "_schema" not in result.out
     assert time.perf_counter() - started < 30  # far above what it takes: only a hang fails

@@ -71,6 +71,7 @@ def _run_command(name: str, work: Callable[[Any, dict[str, Any], Path], None]) -
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
     OmegaConf.register_new_resolver("checkpoint_folder", _checkpoint_folder, replace=True)
+    OmegaConf.register_new_resolver("choices", _choices, replace=True)
 
     def job(config: DictConfig) -> None:
         run_folder = Path(HydraConfig.get().runtime.output_dir)
@@ -143,6 +144,14 @@ def _checkpoint_folder(checkpoint: str) -> str:
     """The run folder that a checkpoint lies in; a stray file gets a folder of its own."""
     path = Path(checkpoint)
     return str(path.parent.parent) if path.parent.name == "checkpoints" else f"runs/eval/{path.stem}"
+
+
+def _choices(*groups: str) -> str:
+    """For --help: the files that a user may choose. Hydra's own list names the schemas too."""
+    folder = schema.config_folder()
+    return "\n".join(
+        f"{group:<11}{', '.join(sorted(path.stem for path in (folder / group).glob('*.yaml')))}" for group in groups
+    )
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +176,7 @@ def evaluate(config: schema.Eval, run_folder: Path) -> None:
         }
         folder = run_folder / "eval" / name
         folder.mkdir(parents=True, exist_ok=True)
-        Scores(scores.ids, scores.labels, scores.scores, scores.class_names, facts).save(folder / "scores.npz")
+        replace(scores, facts=facts).save(folder / "scores.npz")
         metrics = {"split": "test", "epoch": checkpoint["epoch"], "step": checkpoint["step"]}
         metrics |= {"loss": cross_entropy(scores), "top1": scores.top1(), "top5": scores.top5(), "n": len(scores)}
         (folder / "metrics.json").write_text(json.dumps(metrics | facts, indent=2) + "\n")
