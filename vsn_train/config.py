@@ -46,11 +46,27 @@ class Backbone:
     arch: str = "resnet50"
     num_frames: int = 8  # frames of a clip (T)
     dropout: float = 0.5  # before the classifier
+    partial_bn: bool = False  # train only the first batch norm; the others keep their statistics and parameters
 
 
 @dataclass
 class Tsm(Backbone):
     fold_div: int = 8  # 1/fold_div of the channels move one frame back, as many one frame on
+    placement: str = "residual"  # "residual": the shortcut stays as it is; "inplace": it is shifted too
+
+
+@dataclass
+class Vsn(Backbone):
+    standard_block: str = "tsm"  # blocks without shuffle: "tsm" or "plain"
+    where: str = "last"  # blocks with shuffle: the "last" of each stage, or "all"
+    remainder: str = "error"  # channels that do not split into num_frames groups: "error", or "keep" the rest in place
+
+
+@dataclass
+class Sth(Backbone):
+    variant: str = "hybrid"  # "hybrid": the temporal part slides over the kernels; "merge": it has kernels of its own
+    p: float = 0.25  # share of temporal weights: 1/2, 1/3, 1/4, …
+    integration: str = "attention"  # of spatial and temporal part: "attention" or "sum"
 
 
 @dataclass
@@ -165,7 +181,13 @@ class Predict:
 
 # What a checkpoint's "dataset", "backbone" and "schedule" entries are, by the name that they carry.
 DATASETS: dict[str, type[Dataset]] = {"motion": Motion, "motion_static": Motion, "ucf101": Ucf101}
-BACKBONES: dict[str, type[Backbone]] = {"tsn": Backbone, "tsm": Tsm}
+BACKBONES: dict[str, type[Backbone]] = {
+    "tsn": Backbone,
+    "tsm": Tsm,
+    "vsn_compact": Vsn,
+    "vsn_headtail": Vsn,
+    "sth": Sth,
+}
 
 
 def config_folder() -> Path:

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vsn_train.models.shift import temporal_shift
+from vsn_train.models import create_model
+from vsn_train.models.shift import ShiftedBlock, temporal_shift
 
 
 def slow_shift(x: torch.Tensor, num_frames: int, fold_div: int) -> torch.Tensor:
@@ -26,11 +27,13 @@ def slow_shift(x: torch.Tensor, num_frames: int, fold_div: int) -> torch.Tensor:
     channels=st.integers(1, 20),
     size=st.integers(1, 3),
     fold_div=st.integers(2, 9),
+    layout=st.sampled_from([torch.contiguous_format, torch.channels_last]),
 )
-def test_equals_the_definition_in_value_and_gradient(clips, num_frames, channels, size, fold_div):
+def test_equals_the_definition_in_value_and_gradient(clips, num_frames, channels, size, fold_div, layout):
     generator = torch.Generator().manual_seed(clips * 1000 + channels)
     shape = (clips * num_frames, channels, size, size + 1)
-    x = torch.randn(shape, dtype=torch.float64, generator=generator, requires_grad=True)
+    x = torch.randn(shape, dtype=torch.float64, generator=generator)
+    x = x.contiguous(memory_format=layout).requires_grad_()
     weight = torch.randn(shape, dtype=torch.float64, generator=generator)
 
     fast, slow = temporal_shift(x, num_frames, fold_div), slow_shift(x, num_frames, fold_div)
@@ -42,6 +45,44 @@ def test_equals_the_definition_in_value_and_gradient(clips, num_frames, channels
     assert torch.equal(fast_gradient, slow_gradient)
 
 
+def test_second_derivatives_and_compiled_form():
+    x = torch.randn(6, 9, 2, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x: temporal_shift(x, 3, 3) ** 2, x)
+    compiled = torch.compile(temporal_shift, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(x, 3, 3), temporal_shift(x, 3, 3))
+
+
+def test_nothing_is_kept_for_the_backward_pass():
+    x = torch.randn(8, 16, 4, 4, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor), lambda kept: kept):
+        temporal_shift(x, 8)
+    assert not kept
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_memory_format_stays(layout):
+    x = torch.randn(8, 16, 4, 4).contiguous(memory_format=layout).requires_grad_()
+    out = temporal_shift(x, 4)
+    (gradient,) = torch.autograd.grad(out.sum(), x)
+    assert out.is_contiguous(memory_format=layout)
+    assert gradient.shape == x.shape
+
+
+def test_inplace_placement_shifts_the_shortcut_too():
+    model = create_model("tsm", "resnet18", num_frames=4, num_classes=3, placement="inplace").eval()
+    block = model.backbone.layer1[0]
+    assert isinstance(block, ShiftedBlock)
+    x = torch.randn(4, 64, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(block(x), block.block(temporal_shift(x, 4)))
+
+
 def test_batch_that_is_no_whole_number_of_clips():
     with pytest.raises(ValueError, match="7 frames are not a whole number of clips of 4 frames"):
         temporal_shift(torch.zeros(7, 8, 1, 1), 4)
+
+
+def test_fold_that_leaves_no_channels():
+    with pytest.raises(ValueError, match="fold_div 1: expected at least 2"):
+        temporal_shift(torch.zeros(4, 8, 1, 1), 4, 1)

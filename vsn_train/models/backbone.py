@@ -1,4 +1,26 @@
-"""Puts an operator into a torchvision network. A new operator is one more branch of `insert_operator`."""
+"""Puts an operator into a torchvision network. A new operator is one more branch of `insert_operator`.
+
+What each operator does to the residual branch of a block (papers: TSM section 4.1; VSN's block figures and
+architecture table; STH figures 3 and 5). Shortcuts stay untouched. dw: the depthwise 3x3.
+
+| operator     | Bottleneck (ResNet-50, 101)     | BasicBlock (ResNet-18, 34)   | InvertedResidual (MobileNetV2)   |
+|--------------|---------------------------------|------------------------------|----------------------------------|
+| tsm          | shift, 1x1, 3x3, 1x1            | shift, 3x3, 3x3              | shift, 1x1, dw, 1x1              |
+| vsn_compact  | 1x1, shuffle, 3x3, restore, 1x1 | 3x3, shuffle, 3x3, restore   | shuffle, 1x1, dw, restore, 1x1   |
+| vsn_headtail | shuffle, 1x1, 3x3, 1x1, restore | shuffle, 3x3, 3x3, restore   | shuffle, 1x1, dw, 1x1, restore   |
+| sth          | 1x1, hybrid 3x3, 1x1            | hybrid 3x3, hybrid 3x3       | 1x1, hybrid dw, 1x1              |
+
+The papers draw bottlenecks only; the other two columns are ours. Between VSN's shuffle and restore there must be a
+convolution that mixes channels, or no frame meets another: compact therefore takes the second 3x3 of a basic block,
+which follows an ordinary one as in a bottleneck, and MobileNetV2's expansion with its depthwise 3x3, which alone
+would mix nothing. Batch norm belongs to its convolution: a restore follows norm and ReLU.
+
+Which blocks get it. tsm: every block; where the third stage has 23 blocks or more (ResNet-101), every second one of
+each stage, the first included; in MobileNetV2 those with expansion and shortcut, as in the TSM code. vsn: the last
+block of each stage (where="all": every block), the others being standard blocks: as in tsm, or plain ones
+(standard_block="plain"); in MobileNetV2 the last block of each run of equal widths that has blocks with expansion and
+shortcut (where="all": all of these). sth: every block.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +28,31 @@ from typing import Any
 
 import torchvision
 from torch import nn
+from torchvision.models.mobilenetv2 import InvertedResidual
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from vsn_train.errors import InputError
-from vsn_train.models.shift import ShiftedConv2d
+from vsn_train.models.hybrid import INTEGRATIONS, VARIANTS, DepthwiseHybridConv2d, HybridConv2d
+from vsn_train.models.shift import ShiftedBlock, ShiftedConv2d
+from vsn_train.models.shuffle import REMAINDERS, RestoredNorm2d, ShuffledConv2d
 
-OPERATORS: dict[str, dict[str, Any]] = {"tsn": {}, "tsm": {"fold_div": 8}}  # with their options and defaults
-ARCHS = ("resnet18", "resnet50")
+_VSN = {"standard_block": "tsm", "where": "last", "remainder": "error"}
+OPERATORS: dict[str, dict[str, Any]] = {  # with their options and defaults
+    "tsn": {},
+    "tsm": {"fold_div": 8, "placement": "residual"},
+    "vsn_compact": _VSN,
+    "vsn_headtail": _VSN,
+    "sth": {"variant": "hybrid", "p": 0.25, "integration": "attention"},
+}
+CHOICES = {
+    "placement": ("residual", "inplace"),
+    "standard_block": ("tsm", "plain"),
+    "where": ("last", "all"),
+    "remainder": REMAINDERS,
+    "variant": VARIANTS,
+    "integration": INTEGRATIONS,
+}
+ARCHS = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2")
 FLOW_STACK = 5  # consecutive flow fields that stand for one frame, x and y each: 10 channels
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
@@ -19,7 +60,8 @@ STAGES = ("layer1", "layer2", "layer3", "layer4")
 def build_backbone(operator: str, arch: str, num_frames: int, modality: str, **options: Any) -> tuple[nn.Module, int]:
     """A network from frames (B*T, C, H, W) to features (B*T, D) and its D.
 
-    Raises InputError for an unknown operator, arch, modality or option.
+    Raises InputError for an unknown operator, arch, modality, option or choice of an option, and where the operator's
+    groups do not divide the channels of a layer.
     """
     for key, value, choices in (
         ("operator", operator, tuple(OPERATORS)),
@@ -31,20 +73,158 @@ def build_backbone(operator: str, arch: str, num_frames: int, modality: str, **o
     if unknown := set(options) - set(OPERATORS[operator]):
         known = ", ".join(OPERATORS[operator]) or "none"
         raise InputError(f"{operator} has no option {', '.join(sorted(unknown))}; its options: {known}")
+    options = OPERATORS[operator] | options
+    for key, value in options.items():
+        if key in CHOICES and value not in CHOICES[key]:
+            raise InputError(f"{key} {value!r}: expected one of {', '.join(CHOICES[key])}")
+    if options.get("fold_div", 2) < 2:
+        raise InputError(f"fold_div {options['fold_div']}: expected at least 2, since two parts of the channels move")
     network = getattr(torchvision.models, arch)(weights=None)
-    features = network.fc.in_features
-    network.fc = nn.Identity()
+    if arch == "mobilenet_v2":
+        features, network.classifier = network.last_channel, nn.Identity()
+        stem_of, stem_name = network.features[0], "0"
+    else:
+        features, network.fc = network.fc.in_features, nn.Identity()
+        stem_of, stem_name = network, "conv1"
     if modality == "flow":
-        stem = network.conv1
-        network.conv1 = nn.Conv2d(2 * FLOW_STACK, stem.out_channels, 7, stride=2, padding=3, bias=False)
-        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
-    insert_operator(network, operator, num_frames, **(OPERATORS[operator] | options))
+        old = stem_of.get_submodule(stem_name)
+        stem = nn.Conv2d(
+            2 * FLOW_STACK, old.out_channels, old.kernel_size, stride=old.stride, padding=old.padding, bias=False
+        )
+        nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+        setattr(stem_of, stem_name, stem)
+    insert_operator(network, operator, num_frames, **options)
     return network, features
 
 
 def insert_operator(network: nn.Module, operator: str, num_frames: int, **options: Any) -> None:
-    """Put the operator into the residual blocks of a torchvision ResNet, in place."""
-    for stage in STAGES:
-        for block in getattr(network, stage):
-            if operator == "tsm":
-                block.conv1 = ShiftedConv2d(block.conv1, num_frames, **options)
+    """Put the operator into the residual blocks of a torchvision ResNet or MobileNetV2, in place."""
+    for stage in stages(network):
+        shiftable = _shiftable(stage, every_second=len(getattr(network, "layer3", ())) >= 23)
+        if operator == "tsm":
+            for name in shiftable:
+                _shift(network, name, num_frames, **options)
+        elif operator in ("vsn_compact", "vsn_headtail"):
+            residual = [name for name, block in stage if _has_residual_branch(block)]
+            shuffled = residual if options["where"] == "all" else residual[-1:]
+            for name in shuffled:
+                _shuffle(network, name, operator, num_frames, options["remainder"])
+            for name in shiftable if options["standard_block"] == "tsm" else ():
+                if name not in shuffled:
+                    _shift(network, name, num_frames)
+        elif operator == "sth":
+            for name, block in stage:
+                _hybridise(name, block, num_frames, **options)
+
+
+def stages(network: nn.Module) -> list[list[tuple[str, nn.Module]]]:
+    """The residual blocks with their names, by stage. In MobileNetV2 a stage is a run of blocks of equal width."""
+    if not hasattr(network, "features"):
+        return [[(f"{stage}.{i}", block) for i, block in enumerate(getattr(network, stage))] for stage in STAGES]
+    runs: list[list[tuple[str, nn.Module]]] = []
+    width = None
+    for i, block in enumerate(network.features):  # type: ignore[arg-type]
+        if isinstance(block, InvertedResidual):
+            if block.out_channels != width:
+                runs.append([])
+            width = block.out_channels
+            runs[-1].append((f"features.{i}", block))
+    return runs
+
+
+def _has_residual_branch(block: nn.Module) -> bool:
+    """True for every ResNet block; in MobileNetV2 for blocks with shortcut and expansion."""
+    return not isinstance(block, InvertedResidual) or (block.use_res_connect and len(block.conv) == 4)
+
+
+def _shiftable(stage: list[tuple[str, nn.Module]], every_second: bool) -> list[str]:
+    return [name for name, block in stage[:: 2 if every_second else 1] if _has_residual_branch(block)]
+
+
+def _shift(network: nn.Module, name: str, num_frames: int, fold_div: int = 8, placement: str = "residual") -> None:
+    block: Any = network.get_submodule(name)
+    if placement == "inplace":
+        parent, _, child = name.rpartition(".")
+        setattr(network.get_submodule(parent), child, ShiftedBlock(block, num_frames, fold_div))
+    elif isinstance(block, InvertedResidual):
+        block.conv[0][0] = ShiftedConv2d(block.conv[0][0], num_frames, fold_div)
+    else:
+        block.conv1 = ShiftedConv2d(block.conv1, num_frames, fold_div)
+
+
+def _shuffle(network: nn.Module, name: str, operator: str, num_frames: int, remainder: str) -> None:
+    """Wrap the convolution behind the shuffle, and the one (or the norm) on either side of which it is restored."""
+    block = network.get_submodule(name)
+    compact = operator == "vsn_compact"
+    if isinstance(block, InvertedResidual):
+        first, last = "conv.0.0", "conv.2" if compact else "conv.3"
+    elif isinstance(block, Bottleneck):
+        first, last = ("conv2", "conv3") if compact else ("conv1", "bn3")
+    else:
+        first, last = ("conv2" if compact else "conv1", "bn2")
+    for path, restores in ((first, False), (last, True)):
+        inner: Any = block.get_submodule(path)
+        parent, _, child = path.rpartition(".")
+        label = f"{name}.{path}"
+        if isinstance(inner, nn.BatchNorm2d):
+            wrapped: nn.Module = RestoredNorm2d(inner, num_frames, remainder, label)
+        else:
+            wrapped = ShuffledConv2d(inner, num_frames, remainder, restores, label)
+        setattr(block.get_submodule(parent), child, wrapped)
+
+
+def _hybridise(name: str, block: nn.Module, num_frames: int, variant: str, p: float, integration: str) -> None:
+    """Replace the block's 3x3 convolutions. Each starts from the one that it replaces."""
+    for path, conv in list(block.named_modules()):
+        if not isinstance(conv, nn.Conv2d) or conv.kernel_size != (3, 3):
+            continue
+        stride = conv.stride[0]
+        try:
+            if conv.groups > 1:
+                hybrid: nn.Module = DepthwiseHybridConv2d(conv.in_channels, num_frames, stride, p)
+            else:
+                hybrid = HybridConv2d(conv.in_channels, conv.out_channels, num_frames, stride, p, variant, integration)
+        except InputError as error:
+            raise InputError(f"{name}.{path}: {error}") from None
+        hybrid.init_from_conv2d(conv.weight)  # type: ignore[operator]
+        parent, _, child = path.rpartition(".")
+        setattr(block.get_submodule(parent), child, hybrid)
+
+
+def placement(model: nn.Module) -> list[tuple[str, str]]:
+    """What each residual block got, read off the modules: [("layer1.0", "shift 1/8 before conv1"), …]."""
+    blocks = {
+        name: block
+        for name, block in model.named_modules()
+        if isinstance(block, (BasicBlock, Bottleneck, InvertedResidual, ShiftedBlock))
+    }
+    table = []
+    for name, block in blocks.items():
+        if isinstance(blocks.get(name.rpartition(".")[0]), ShiftedBlock):
+            continue  # its wrapper has been listed
+        found = [text for path, module in block.named_modules() if (text := _describe(path, module))]
+        table.append((name.removeprefix("backbone."), ", ".join(found) or "-"))
+    return table
+
+
+def placement_table(model: nn.Module) -> str:
+    """`placement` as lines of text; print it to see what a model is made of."""
+    rows = placement(model)
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {what}" for name, what in rows)
+
+
+def _describe(path: str, module: nn.Module) -> str:
+    if isinstance(module, ShiftedBlock):
+        return f"shift 1/{module.fold_div} before block and shortcut"
+    if isinstance(module, ShiftedConv2d):
+        return f"shift 1/{module.fold_div} before {path}"
+    if isinstance(module, ShuffledConv2d):
+        return f"{'restore' if module.restores else 'shuffle'} before {path}"
+    if isinstance(module, RestoredNorm2d):
+        return f"restore after {path}"
+    if isinstance(module, HybridConv2d):
+        return f"{module.variant} 1/{module.groups} {module.integration} at {path}"
+    if isinstance(module, DepthwiseHybridConv2d):
+        return f"depthwise hybrid 1/{module.groups} at {path}"
+    return ""

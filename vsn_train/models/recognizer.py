@@ -16,17 +16,43 @@ class Recognizer(nn.Module):
 
     forward: float (B, T, C, H, W), normalised -> logits (B, K). Raises ValueError when T differs from the model's:
     an operator mixes a fixed number of frames.
+    partial_bn: every batch norm but the first keeps its statistics and its affine parameters while training, which
+    helps where there are few videos (TSN's partial BN).
     """
 
-    def __init__(self, backbone: nn.Module, features: int, num_frames: int, num_classes: int, dropout: float) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        features: int,
+        num_frames: int,
+        num_classes: int,
+        dropout: float,
+        partial_bn: bool = False,
+    ) -> None:
         super().__init__()
         self.num_frames = num_frames
+        self.partial_bn = partial_bn
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(features, num_classes)
         # Small, so that the first logits are near zero and the backbone's gradient starts gently (TSM's choice).
         nn.init.normal_(self.head.weight, std=0.001)
         nn.init.zeros_(self.head.bias)
+        if partial_bn:
+            for norm in self._frozen_norms():
+                norm.requires_grad_(False)
+            self.train()
+
+    def train(self, mode: bool = True) -> Recognizer:
+        super().train(mode)
+        if self.partial_bn:
+            for norm in self._frozen_norms():
+                norm.eval()
+        return self
+
+    def _frozen_norms(self) -> list[nn.Module]:
+        norms: list[nn.Module] = [m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        return norms[1:]
 
     def forward(self, video: Tensor) -> Tensor:
         batch, frames = video.shape[:2]
@@ -45,19 +71,27 @@ def create_model(
     weights: str | None = None,
     modality: str = "rgb",
     dropout: float = 0.5,
+    partial_bn: bool = False,
     **operator_options: Any,
 ) -> Recognizer:
     """Build a recognizer.
 
-    operator: "tsn" or "tsm" (option fold_div, default 8). arch: "resnet18" or "resnet50". num_frames: T.
-    weights: a file for `load_weights`; None starts from random weights. modality: "rgb", 3 channels a frame, or
-    "flow", 10. Raises InputError for anything else.
+    operator: "tsn", "tsm", "vsn_compact", "vsn_headtail" or "sth". arch: "resnet18", "resnet34", "resnet50",
+    "resnet101" or "mobilenet_v2". num_frames: T. weights: a file for `load_weights`; None starts from random weights.
+    modality: "rgb", 3 channels a frame, or "flow", 10. partial_bn: see `Recognizer`. Options of the operators:
+
+    tsm            fold_div=8; placement="residual" or "inplace" (the shortcut is shifted too)
+    vsn_compact,   standard_block="tsm" or "plain"; where="last" block of a stage or "all"; remainder="error" or "keep"
+    vsn_headtail   (channels that do not split into T groups)
+    sth            variant="hybrid" or "merge"; p=0.25; integration="attention" or "sum"
+
+    `placement` in models/backbone.py tells what each block got. Raises InputError for anything else.
     """
     for key, value in {"num_frames": num_frames, "num_classes": num_classes}.items():
         if value < 1:
             raise InputError(f"{key} {value}: expected at least 1")
     backbone, features = build_backbone(operator, arch, num_frames, modality, **operator_options)
-    model = Recognizer(backbone, features, num_frames, num_classes, dropout)
+    model = Recognizer(backbone, features, num_frames, num_classes, dropout, partial_bn)
     if weights is not None:
         load_weights(model, weights)
     return model

@@ -1,10 +1,13 @@
-"""Weights in: torchvision's ImageNet files and our own checkpoints, from a local file."""
+"""Weights in, from a local file: torchvision's ImageNet files, checkpoints of the TSM repository and of mmaction2
+(layouts.py knows their names), and our own."""
 
 from __future__ import annotations
 
 import pickle
 import warnings
 import zipfile
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,25 +16,132 @@ import torch
 from torch import Tensor, nn
 
 from vsn_train.errors import InputError
+from vsn_train.models.hybrid import DepthwiseHybridConv2d, HybridConv2d
+from vsn_train.models.layouts import (
+    CLASSIFIER,
+    INPLACE,
+    OURS,
+    RESIDUAL,
+    Mixing,
+    WeightsFile,
+    few,
+    identify,
+    mixing_of,
+    plain_names,
+)
+
+STEMS = ("conv1.weight", "features.0.0.weight")
+HYBRID_PARTS = ("spatial", "temporal")
 
 
 @dataclass(frozen=True)
 class WeightsReport:
     """What became of each tensor: the model's names, and the file's for `renamed` and `skipped`."""
 
-    loaded: tuple[str, ...]
+    loaded: tuple[str, ...]  # the model's tensors that hold what the file says
+    adapted: dict[str, str]  # those of them that were computed from the file's -> how
     renamed: dict[str, str]  # file's name -> model's name
     skipped: dict[str, str]  # file's name -> why it was not used
-    missing: tuple[str, ...]  # the model's tensors that the file does not give: they keep their random values
+    missing: tuple[str, ...]  # the model's tensors that the file does not give: they keep their starting values
+    layout: str = OURS  # who wrote the file
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        text = f"{len(self.loaded)} tensors loaded, {len(self.skipped)} skipped, {len(self.missing)} missing"
-        reasons = [f"{name} ({why})" for name, why in self.skipped.items()]
-        return text + "".join(
-            f"; {title}: {', '.join(each[:4])}{' …' * (len(each) > 4)}"
-            for title, each in (("skipped", reasons), ("missing", list(self.missing)))
-            if each
-        )
+        counts = {"renamed": self.renamed, "adapted": self.adapted, "skipped": self.skipped, "missing": self.missing}
+        lines = [
+            f"{self.layout} layout, {len(self.loaded)} tensors loaded"
+            + "".join(f", {len(each)} {title}" for title, each in counts.items() if each)
+        ]
+        for title, reasons in (("adapted", self.adapted), ("skipped", self.skipped)):
+            for reason in dict.fromkeys(reasons.values()):
+                lines.append(f"{title} ({reason}): {few(name for name in reasons if reasons[name] == reason)}")
+        if self.missing:
+            lines.append(f"missing, so at their starting values: {few(self.missing)}")
+        return "\n  ".join([*lines, *self.notes])
+
+
+def load_weights(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    new_head: bool = False,
+    allow_other_operator: bool = False,
+    class_order: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
+) -> WeightsReport:
+    """Copy a file's tensors into a `Recognizer`, in place, and say what became of each.
+
+    A 3x3 kernel becomes the kernels of a hybrid convolution by the rule in hybrid.py; a stem for RGB becomes one for
+    flow as in TSN (Wang et al., ECCV 2016, section 3.1): the mean over its channels, for each channel of flow.
+    The classifier is taken over unless `new_head` is set or its number of classes is another. class_order: the class
+    of each row of the file's classifier; class_names: the model's classes, into whose order the rows are then brought.
+    Code bases order the same classes differently. Our own checkpoints know their order: class_names is enough.
+
+    A file of a network without an operator starts every operator, as torchvision's files do. Where the file says that
+    there was one, the model must have the same, with the same settings in the same places: shapes fit either way, and
+    the accuracy would be ruined without a word. `allow_other_operator` leaves this check out.
+
+    Raises InputError, and leaves the model as it was, for a file that cannot be read, tensors left over, missing or
+    of another shape, another operator, and classes that do not fit `class_names`.
+    """
+    path = Path(path)
+    content = read_tensors(path)
+    try:
+        file = identify(content, model)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    notes = [] if allow_other_operator else check_operator(path, file, model)
+    own = model.state_dict()
+    plain_of = plain_names(model)
+    names = {plain: name for name, plain in plain_of.items()}
+    hybrids = hybrid_convolutions(model, plain_of)
+    why_new_head = reason_for_new_head(file, len(own["head.bias"]), new_head)
+    loaded: dict[str, Tensor] = {}
+    kernels: dict[str, Tensor] = {}  # 2D ones, for the model's hybrid convolutions
+    adapted: dict[str, str] = {}
+    renamed: dict[str, str] = {}
+    skipped = dict(file.ignored)
+    left_over, misfits = [], []
+    for plain, tensor in file.tensors.items():
+        source, target = file.names[plain], names.get(plain)
+        if plain.startswith(CLASSIFIER) and why_new_head:
+            skipped[source] = why_new_head
+            continue
+        if plain in hybrids:
+            kernels[plain] = tensor
+            expected = kernel_shape(hybrids[plain])
+            adapted |= {
+                names[plain.replace(".weight", f".{part}")]: "from the taps of a 2D kernel" for part in HYBRID_PARTS
+            }
+        elif target is None:
+            left_over.append(source)
+            continue
+        else:
+            expected = tuple(own[target].shape)
+            if plain in STEMS and tensor.shape[1:2] == (3,) and expected[1] > 3:
+                tensor = tensor.mean(1, keepdim=True).expand(-1, expected[1], -1, -1)
+                adapted[target] = "mean over RGB, for each channel of flow"
+            loaded[target] = tensor
+            if target != source:
+                renamed[source] = target
+        if tuple(tensor.shape) != expected:
+            misfits.append(f"{source} is {tuple(tensor.shape)}, in this model {expected}")
+    given = tuple(name for name in own if name in loaded or name in adapted)
+    # Files written before PyTorch 0.4.1 do not count batches; nothing reads the count.
+    missing = tuple(name for name in own if name not in given and not name.endswith("num_batches_tracked"))
+    may_lack = {plain.replace(".weight", ".attention.weight") for plain in kernels}
+    lacking = [
+        name
+        for name in missing
+        if plain_of[name] not in may_lack and not (why_new_head and plain_of[name].startswith(CLASSIFIER))
+    ]
+    raise_misfits(path, left_over, misfits, lacking)
+    if not why_new_head:
+        notes += order_classifier(path, loaded, file, class_order, class_names)
+    model.load_state_dict(loaded, strict=False)
+    for plain, kernel in kernels.items():
+        hybrids[plain].init_from_conv2d(kernel)
+    return WeightsReport(given, adapted, renamed, skipped, missing, file.layout, tuple(notes))
 
 
 def read_tensors(path: str | Path) -> dict[str, Any]:
@@ -58,38 +168,115 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def load_weights(model: nn.Module, path: str | Path) -> WeightsReport:
-    """Copy a file's tensors into a `Recognizer`, in place.
+def check_operator(path: Path, file: WeightsFile, model: nn.Module) -> list[str]:
+    """Raise InputError where the file's network mixes frames in another way than the model.
 
-    Takes a torchvision ImageNet state dict or a vsn-train checkpoint. The classifier is skipped where the number of
-    classes or the source differs; any other tensor that is missing, left over or of another shape is an InputError.
+    Returns notes for the report.
     """
-    content = read_tensors(path)
-    ours = "model" in content
-    tensors: dict[str, Tensor] = content["model"] if ours else content
-    own = model.state_dict()
-    # A shifted convolution holds its weights one level down; torchvision's names have no such level.
-    plain_names = {name.replace(".conv.weight", ".weight"): name for name in own}
-    loaded, renamed, skipped = {}, {}, {}
-    for name, tensor in tensors.items():
-        source = name.replace(".conv.weight", ".weight") if ours else f"backbone.{name}"
-        target = plain_names.get(source)
-        if name.startswith(("fc.", "head.")) and (target is None or own[target].shape != tensor.shape):
-            skipped[name] = "classifier of other classes"
-        elif target is None:
-            raise InputError(f"{path}: {name} has no place in this model; check backbone.operator and backbone.arch")
-        elif own[target].shape != tensor.shape:
-            raise InputError(
-                f"{path}: {name} is {tuple(tensor.shape)}, this model has {tuple(own[target].shape)}; "
-                "check backbone.arch"
-            )
-        else:
-            loaded[target] = tensor
-            if target != name:
-                renamed[name] = target
-    # Files written before PyTorch 0.4.1 do not count batches; nothing reads the count.
-    missing = tuple(name for name in own if name not in loaded and not name.endswith("num_batches_tracked"))
-    if lacking := [name for name in missing if not name.startswith("head.")]:
-        raise InputError(f"{path}: {len(lacking)} tensors are missing, first {lacking[0]}; check backbone.arch")
-    model.load_state_dict(loaded, strict=False)
-    return WeightsReport(tuple(loaded), renamed, skipped, missing)
+    here = mixing_of(model)
+    there = file.shifted if file.mixing is None else file.mixing
+    if file.shifted:  # such files tell the place of a shift, not its size
+        here = {block: _shift_place(what) for block, what in here.items()}
+    if there and there != here:
+        where = next(block for block in (*there, *here) if there.get(block) != here.get(block))
+        raise InputError(
+            f"{path}: trained with {describe_mixing(there)}; this model has {describe_mixing(here)}, first difference "
+            f"in {where}. The shapes may fit, but the accuracy would be ruined: choose the backbone that the file is "
+            "from, or say allow_other_operator=True to start from it nevertheless"
+        )
+    if here and not there:
+        return [f"2D weights start an operator: {describe_mixing(here)}"]
+    return []
+
+
+def _shift_place(what: str) -> str:
+    """A description by `placement` in the words that layouts.py has for the files of others."""
+    if not what.startswith("shift"):
+        return what
+    return INPLACE if what.endswith("shortcut") else RESIDUAL
+
+
+def describe_mixing(mixing: Mixing) -> str:
+    """E.g. "shift 1/8 before conv1 in 16 blocks"."""
+    counts = Counter(mixing.values())
+    return "; ".join(f"{what} in {count} block{'s' * (count > 1)}" for what, count in counts.items()) or "no operator"
+
+
+def hybrid_convolutions(model: nn.Module, plain_of: dict[str, str]) -> dict[str, HybridConv2d | DepthwiseHybridConv2d]:
+    """Torchvision's name of the 2D kernel in whose place each of them stands -> the module."""
+    return {
+        f"{plain_of[f'{name}.spatial'].removesuffix('.spatial')}.weight": module
+        for name, module in model.named_modules()
+        if isinstance(module, (HybridConv2d, DepthwiseHybridConv2d))
+    }
+
+
+def kernel_shape(module: HybridConv2d | DepthwiseHybridConv2d) -> tuple[int, ...]:
+    """Of the 2D kernel that `init_from_conv2d` takes."""
+    if isinstance(module, HybridConv2d):
+        return (module.out_channels, module.in_channels, 3, 3)
+    return (module.channels, 1, 3, 3)
+
+
+def reason_for_new_head(file: WeightsFile, num_classes: int, new_head: bool) -> str | None:
+    """Why the file's classifier is not taken over; None where it is."""
+    if new_head:
+        return "a new classifier was asked for"
+    rows = file.tensors.get(f"{CLASSIFIER}weight")
+    if rows is not None and len(rows) != num_classes:
+        return f"a classifier of {len(rows)} classes, this model has {num_classes}"
+    return None
+
+
+def raise_misfits(path: Path, left_over: list[str], misfits: list[str], lacking: list[str]) -> None:
+    found = [
+        f"{len(each)} tensors {what}: {few(each)}"
+        for each, what in (
+            (left_over, "of the file have no place in this model"),
+            (misfits, "have another shape"),
+            (lacking, "are missing in the file"),
+        )
+        if each
+    ]
+    if found:
+        only_head = not left_over and not misfits and all(name.startswith("head.") for name in lacking)
+        hint = (
+            "say new_head=True to start with a new classifier"
+            if only_head
+            else "check backbone.arch, backbone.operator and the modality"
+        )
+        raise InputError(f"{path}: {'; '.join(found)}; {hint}")
+
+
+def order_classifier(
+    path: Path,
+    loaded: dict[str, Tensor],
+    file: WeightsFile,
+    class_order: Sequence[str] | None,
+    class_names: Sequence[str] | None,
+) -> list[str]:
+    """Bring the classifier's rows from the file's order of classes into the model's. Returns notes for the report."""
+    order = class_order if class_order is not None else file.class_names
+    if class_names is None:
+        if class_order is not None:
+            raise InputError("class_order is of use only together with class_names, the model's classes in order")
+        return []
+    if order is None:
+        return ["the classifier's rows are taken in the order of the file, which does not name its classes"]
+    rows = len(loaded["head.bias"])
+    for title, names in (("class_order", order), ("class_names", class_names)):
+        if len(names) != rows or len(set(names)) != rows:
+            raise InputError(f"{path}: {title} has {len(set(names))} different names, the classifier {rows} rows")
+    if others := [name for name in order if name not in set(class_names)]:
+        raise InputError(
+            f"{path}: its classifier knows {few(map(repr, others))}, which this model's classes lack; say "
+            "new_head=True to start with a new classifier"
+        )
+    if list(order) == list(class_names):
+        return []
+    places = {name: row for row, name in enumerate(order)}
+    rows_of = torch.tensor([places[name] for name in class_names])
+    for name in ("head.weight", "head.bias"):
+        loaded[name] = loaded[name][rows_of]
+    moved = int((rows_of != torch.arange(rows)).sum())
+    return [f"{moved} of the classifier's {rows} rows brought into the order of this model's classes"]

@@ -1,0 +1,60 @@
+"""Write a network as a file that other runtimes read, and check the file against the network.
+
+    python scripts/export.py --checkpoint runs/…/checkpoints/best.pt --output model.onnx
+    python scripts/export.py --operator sth --arch resnet50 --num-frames 8 --classes 174 --output model.pt2
+
+The ending chooses the format: .onnx (needs pip install "vsn-train[onnx]") or .pt2 (torch.export). The network takes
+normalised video, float (clips, frames, channels, height, width), and gives logits, (clips, classes). Frames and size
+are fixed in the file; the number of clips stays free unless --batch gives it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from vsn_train.analysis.export import export_model
+from vsn_train.engine.checkpoint import load_checkpoint
+from vsn_train.errors import InputError
+from vsn_train.models import Recognizer, create_model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", type=Path, help="of vsn-train; brings operator, network, frames and classes")
+    source.add_argument("--operator", help="tsn, tsm, vsn_compact, vsn_headtail or sth, with random weights")
+    parser.add_argument("--arch", default="resnet50")
+    parser.add_argument("--num-frames", type=int, default=8)
+    parser.add_argument("--classes", type=int, default=400)
+    parser.add_argument("--size", type=int, help="height and width in pixels; default: the checkpoint's, or 224")
+    parser.add_argument("--batch", type=int, help="clips in one call; default: any number")
+    parser.add_argument("--output", type=Path, required=True, help="file to write, .onnx or .pt2")
+    arguments = parser.parse_args()
+    try:
+        if arguments.checkpoint:
+            checkpoint = load_checkpoint(arguments.checkpoint)
+            model, size = checkpoint_model(checkpoint), checkpoint["config"]["data"]["crop_size"]
+        else:
+            model = create_model(arguments.operator, arguments.arch, arguments.num_frames, arguments.classes)
+            size = 224
+        difference = export_model(model, arguments.output, arguments.size or size, arguments.batch)
+    except InputError as error:
+        print(f"export: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(
+        f"written: {arguments.output} ({arguments.output.stat().st_size / 1e6:.1f} MB); its logits differ from the "
+        f"network's by at most {difference:.1e} of the largest"
+    )
+
+
+def checkpoint_model(checkpoint: dict[str, Any]) -> Recognizer:
+    model = create_model(num_classes=len(checkpoint["class_names"]), **checkpoint["config"]["backbone"])
+    model.load_state_dict(checkpoint["model"])
+    return model
+
+
+if __name__ == "__main__":
+    main()

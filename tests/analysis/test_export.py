@@ -1,0 +1,107 @@
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from vsn_train.analysis import export
+from vsn_train.analysis.export import export_model
+from vsn_train.errors import InputError
+from vsn_train.models import create_model
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "export.py"
+OPERATORS = ["tsn", "tsm", "vsn_compact", "vsn_headtail", "sth"]
+HAS_ONNX = all(importlib.util.find_spec(name) for name in export.ONNX_PACKAGES)
+
+
+def example(operator, **options):
+    """ResNet-18 with logits and attention that are not all alike."""
+    torch.manual_seed(0)
+    model = create_model(operator, "resnet18", 4, 5, **options)
+    torch.nn.init.normal_(model.head.weight)
+    for name, parameter in model.named_parameters():
+        if "attention" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def first_stage(model):
+    """Cut behind a standard and a last block: what an operator does, without the minutes of the other stages."""
+    for stage in ("layer2", "layer3", "layer4"):
+        setattr(model.backbone, stage, torch.nn.Identity())
+    model.head = torch.nn.Linear(64, 5)
+    return model
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_no_graph_breaks(operator):
+    model, video = example(operator).eval(), torch.randn(2, 4, 3, 32, 32)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(video), model(video), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_torch_export_of_every_operator(tmp_path, operator):
+    model = example(operator).train()
+    assert export_model(model, tmp_path / "model.pt2", size=32, batch=1) < 1e-4
+    assert (tmp_path / "model.pt2").is_file()
+    assert model.training
+
+
+@pytest.mark.skipif(not HAS_ONNX, reason="needs the extra onnx")
+@pytest.mark.parametrize(
+    ("operator", "options"),
+    [*((operator, {}) for operator in OPERATORS), ("tsm", {"placement": "inplace"}), ("sth", {"variant": "merge"})],
+)
+def test_onnx_of_every_operator(tmp_path, operator, options):
+    """Any number of clips: the check runs one and two."""
+    assert export_model(first_stage(example(operator, **options)), tmp_path / "model.onnx", size=32) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_ONNX, reason="needs the extra onnx")
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_onnx_of_the_whole_network(tmp_path, operator):
+    assert export_model(example(operator), tmp_path / "model.onnx", size=64) < 1e-4
+
+
+def test_file_that_gives_other_logits_is_removed(tmp_path):
+    with pytest.raises(InputError, match=r"logits differ .* removed"):
+        export_model(first_stage(example("tsn")), tmp_path / "model.pt2", size=32, batch=1, tolerance=-1.0)
+    assert not (tmp_path / "model.pt2").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("model.pth", r"expected a name that ends in \.pt2 or \.onnx"), ("no/folder.pt2", "there is no folder")],
+)
+def test_names_that_do_not_do(tmp_path, name, message):
+    with pytest.raises(InputError, match=message):
+        export_model(example("tsn"), tmp_path / name)
+
+
+def test_missing_packages_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "ONNX_PACKAGES", ("onnx", "not_a_package"))
+    with pytest.raises(InputError, match=r'not_a_package.*pip install "vsn-train\[onnx\]"'):
+        export_model(example("tsn"), tmp_path / "model.onnx")
+
+
+def test_script_exports_a_checkpoint(tmp_path):
+    from vsn_train.engine.checkpoint import KEYS, save_checkpoint
+
+    model = create_model("tsm", "resnet18", 2, 3)
+    config = {"backbone": {"operator": "tsm", "arch": "resnet18", "num_frames": 2}, "data": {"crop_size": 32}}
+    content = dict.fromkeys(KEYS) | {"model": model.state_dict(), "config": config, "class_names": ["a", "b", "c"]}
+    save_checkpoint(tmp_path / "best.pt", content)
+    command = [sys.executable, SCRIPT, "--checkpoint", tmp_path / "best.pt", "--batch", "1", "--output"]
+    done = subprocess.run([*command, tmp_path / "model.pt2"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "written:" in done.stdout
+    network = torch.export.load(tmp_path / "model.pt2").module()
+    video = torch.randn(1, 2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(network(video), model.eval()(video))

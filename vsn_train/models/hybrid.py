@@ -1,0 +1,251 @@
+"""Spatio-temporal hybrid convolution (STH): Li, Wang, Ma, Zhang, Lian, Kang, Wang, "Spatio-Temporal Hybrid
+Convolution for Efficient Action Recognition", arXiv 2003.08042, 2020: section on STH-Conv, figures 3 and 4, equation 3.
+
+Legend: B videos, T frames, Ci input and Co output channels, H W pixels; frames lie along the batch axis,
+(B*T, C, H, W). p is the share of input channels that a kernel reads through time, G = 1/p the number of groups.
+*_t is a 3x1x1 convolution over time, *_hw a 1x3x3 one over space, both padded with zeros.
+
+hybrid, output m in group j:   O_T[m] = sum of W_T[m,c] *_t X[c] over c in group j
+                               O_S[m] = sum of W_S[m,c] *_hw X[c] over c in every other group
+merge:                         O_T[m] over all c for m in the first p*Co outputs, O_S[m] over all c for the others;
+                               the branch that an output lacks is zero
+integration "sum":             O = O_T + O_S
+integration "attention":       O = a_T O_T + a_S O_S (equation 3), one weight per clip and output channel:
+                               (a_T, a_S) = softmax over the branches of FC(mean of O_T), FC(mean of O_S), means over
+                               T, H, W, one FC from Co to Co without bias for both, zero at the start: a_T = a_S = 1/2
+
+A pair of channels has 9 (1-p) + 3 p weights on average in place of 9. Nothing is stored for the pairs that are cut.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vsn_train.errors import InputError
+
+VARIANTS = ("hybrid", "merge")
+INTEGRATIONS = ("sum", "attention")
+# Fewest channels per group at which grouped 3x3 kernels beat one dense kernel with zeros. Below it the libraries'
+# kernels do not fill their registers.
+MIN_GROUPED_CHANNELS = 32
+
+
+def num_groups(p: float) -> int:
+    """G = 1/p. Raises InputError unless it is a whole number of at least 2."""
+    if not p > 0:
+        raise InputError(f"p {p}: expected 1/2, 1/3, 1/4, …; without temporal weights the network is operator tsn")
+    groups = round(1 / p)
+    if groups < 2 or abs(1 / p - groups) > 0.01:
+        raise InputError(f"p {p}: expected 1/2, 1/3, 1/4, …, so that 1/p equal groups of channels come out")
+    return groups
+
+
+def temporal_conv(x: Tensor, weight: Tensor, num_frames: int, groups: int = 1, stride: int = 1) -> Tensor:
+    """O_T: a 3x1x1 convolution over the frames of each clip, at every stride-th pixel.
+
+    x: (B*T, Ci, H, W); weight: (Co, Ci / groups, 3, 1). Returns (B*T, Co, H', W').
+    """
+    if stride > 1:
+        x = F.avg_pool2d(x, 1, stride)  # picks pixels; unlike a slice it keeps the memory format
+    height, width = x.shape[2:]
+    # Time and space as the two axes of a picture, (B, C, T, H*W): for x in channels_last this is a view in
+    # channels_last, so that an ordinary 2D convolution does the work and nothing is copied.
+    x_BCTS = x.unflatten(0, (-1, num_frames)).transpose(1, 2).flatten(3)
+    out_BCTS = F.conv2d(x_BCTS, weight, padding=(1, 0), groups=groups)
+    return out_BCTS.transpose(1, 2).flatten(0, 1).unflatten(2, (height, width))
+
+
+def dense_kernel(spatial: Tensor, groups: int) -> Tensor:
+    """The hybrid variant's W_S as one (Co, Ci, 3, 3) kernel, zeros for the pairs that it does not have.
+
+    spatial: (Co, Ci - Ci/G, 3, 3), the inputs in order without the output's own group.
+    """
+    own = spatial.shape[1] // (groups - 1)
+    rows = [
+        torch.cat([w[:, : j * own], w.new_zeros(w.shape[0], own, 3, 3), w[:, j * own :]], dim=1)
+        for j, w in enumerate(spatial.chunk(groups))
+    ]
+    return torch.cat(rows)
+
+
+def grouped_spatial_conv(x: Tensor, spatial: Tensor, groups: int, stride: int = 1) -> Tensor:
+    """O_S of the hybrid variant with exactly its multiplications, for G a power of two.
+
+    All other groups = the other half, the other quarter of the own half, and so on down to the one neighbour: a
+    convolution with 2, 4, …, G groups each, whose pairs of groups then change places.
+    x: (B*T, Ci, H, W); spatial: (Co, Ci - Ci/G, 3, 3). Returns (B*T, Co, H', W').
+    """
+    outputs, inputs = spatial.shape[0], x.shape[1]
+    own, total, n = inputs // groups, None, 2
+    while n <= groups:
+        rows, columns = outputs // n, inputs // n
+        kernels = []
+        for i in range(n):  # from input block i to its neighbour, output block i ^ 1
+            first = i * columns - (own if i % 2 else 0)  # in `spatial` the own group, which lies before, is left out
+            kernels.append(spatial[(i ^ 1) * rows : ((i ^ 1) + 1) * rows, first : first + columns])
+        parts = F.conv2d(x, torch.cat(kernels), stride=stride, padding=1, groups=n).chunk(n, dim=1)
+        part = torch.cat([parts[i ^ 1] for i in range(n)], dim=1)
+        total = part if total is None else total + part
+        n *= 2
+    assert total is not None
+    return total
+
+
+def hybrid_weights(kernel: Tensor, groups: int, variant: str) -> tuple[Tensor, Tensor]:
+    """W_S and W_T that stand for a 2D kernel at the start of a training.
+
+    kernel: (Co, Ci, 3, 3). Spatial taps are those of the pairs that stay; a temporal centre tap is the sum of its
+    pair's 3x3 taps, the outer taps are 0. So the network starts as the 2D one in which these pairs see a 1x1 kernel of
+    the same response to a constant picture. (The paper starts from ImageNet and does not say how.)
+    """
+    outputs, inputs = kernel.shape[:2]
+    if variant == "merge":
+        spatial, pairs = kernel[outputs // groups :], kernel[: outputs // groups]
+    else:
+        own = inputs // groups
+        rows = kernel.chunk(groups)
+        spatial = torch.cat([torch.cat([w[:, : j * own], w[:, (j + 1) * own :]], 1) for j, w in enumerate(rows)])
+        pairs = torch.cat([w[:, j * own : (j + 1) * own] for j, w in enumerate(rows)])
+    return spatial, F.pad(pairs.sum((2, 3), keepdim=True), (0, 0, 1, 1))
+
+
+class HybridConv2d(nn.Module):
+    """The 3x3 convolution of a block as STH convolution, padded by 1, without bias (batch norm follows).
+
+    forward: (B*T, Ci, H, W) -> (B*T, Co, H', W'). `spatial` and `temporal` hold W_S and W_T:
+    hybrid (Co, Ci - Ci/G, 3, 3), the inputs in order without the output's own group, and (Co, Ci/G, 3, 1);
+    merge (Co - Co/G, Ci, 3, 3) and (Co/G, Ci, 3, 1).
+    `last_attention` is the detached (B, 2, Co) of the last forward pass, a_T before a_S; None without attention,
+    before the first pass, and in compiled and exported graphs, which do not write it.
+    Raises InputError when 1/p is not whole or does not divide the channels, and for unknown choices.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        num_frames: int,
+        stride: int = 1,
+        p: float = 0.25,
+        variant: str = "hybrid",
+        integration: str = "sum",
+    ) -> None:
+        super().__init__()
+        for key, value, choices in (("variant", variant, VARIANTS), ("integration", integration, INTEGRATIONS)):
+            if value not in choices:
+                raise InputError(f"{key} {value!r}: expected one of {', '.join(choices)}")
+        groups = num_groups(p)
+        for key, channels in {"input": in_channels, "output": out_channels}.items():
+            if channels % groups:
+                raise InputError(f"{channels} {key} channels do not split into 1/p = {groups} equal groups; change p")
+        self.in_channels, self.out_channels, self.num_frames, self.stride = (
+            in_channels, out_channels, num_frames, stride,
+        )  # fmt: skip
+        self.groups, self.variant, self.integration = groups, variant, integration
+        kernel = torch.empty(out_channels, in_channels, 3, 3)
+        nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu")  # as torchvision's networks start
+        spatial, temporal = hybrid_weights(kernel, groups, variant)
+        self.spatial, self.temporal = nn.Parameter(spatial), nn.Parameter(temporal)
+        self.attention = nn.Linear(out_channels, out_channels, bias=False) if integration == "attention" else None
+        self.last_attention: Tensor | None = None
+        self.init_from_conv2d(kernel)
+
+    @torch.no_grad()
+    def init_from_conv2d(self, kernel: Tensor) -> None:
+        """Start from a 2D kernel (Co, Ci, 3, 3) by the rule of `hybrid_weights`.
+
+        The function at the start is the same with and without attention: attention starts by halving both branches,
+        so they start from twice the weights. Batch norms taken over from the 2D network then fit, frozen ones too.
+        """
+        spatial, temporal = hybrid_weights(kernel, self.groups, self.variant)
+        factor = 1 if self.attention is None else 2
+        self.spatial.copy_(factor * spatial)
+        self.temporal.copy_(factor * temporal)
+        if self.attention is not None:
+            self.attention.weight.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[0] % self.num_frames:
+            raise ValueError(f"{x.shape[0]} frames are not a whole number of clips of {self.num_frames} frames")
+        if self.variant == "merge":
+            return self._merge(x)
+        o_T = temporal_conv(x, self.temporal, self.num_frames, self.groups, self.stride)
+        o_S = self._spatial(x)
+        return o_T + o_S if self.attention is None else self._integrate(o_T, o_S)
+
+    def _spatial(self, x: Tensor) -> Tensor:
+        whole = self.groups & (self.groups - 1) == 0 and x.device.type == "cpu"
+        if whole and min(self.in_channels, self.out_channels) >= self.groups * MIN_GROUPED_CHANNELS:
+            return grouped_spatial_conv(x, self.spatial, self.groups, self.stride)
+        return F.conv2d(x, dense_kernel(self.spatial, self.groups), stride=self.stride, padding=1)
+
+    def _merge(self, x: Tensor) -> Tensor:
+        o_T = temporal_conv(x, self.temporal, self.num_frames, 1, self.stride)
+        o_S = F.conv2d(x, self.spatial, stride=self.stride, padding=1)
+        if self.attention is None:
+            return torch.cat([o_T, o_S], dim=1)
+        none_T, none_S = (each.new_zeros(()).expand(each.shape) for each in (o_T, o_S))
+        return self._integrate(torch.cat([o_T, none_S], dim=1), torch.cat([none_T, o_S], dim=1))
+
+    def _integrate(self, o_T: Tensor, o_S: Tensor) -> Tensor:
+        """Equation 3. o_T, o_S: (B*T, Co, H', W') -> the same shape."""
+        assert self.attention is not None
+        o_T, o_S = (each.unflatten(0, (-1, self.num_frames)) for each in (o_T, o_S))
+        pooled_B2C = torch.stack([o_T.mean((1, 3, 4)), o_S.mean((1, 3, 4))], dim=1)
+        share_B2C = self.attention(pooled_B2C).softmax(dim=1)
+        if not torch.compiler.is_compiling():
+            self.last_attention = share_B2C.detach()
+        # The shares sum to one, so that one pass over the branches does it: O_S + a_T (O_T - O_S).
+        share_T = share_B2C[:, 0, None, :, None, None].to(o_S.dtype)
+        return torch.lerp(o_S, o_T, share_T).flatten(0, 1)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, num_frames={self.num_frames}, stride={self.stride}, "
+            f"p=1/{self.groups}, variant={self.variant}, integration={self.integration}"
+        )
+
+
+class DepthwiseHybridConv2d(nn.Module):
+    """The depthwise counterpart (MobileNetV2; the paper names the network and gives no definition).
+
+    Of C channels with a kernel each, every G-th, the first included, has a 3x1x1 kernel over time, taken at every
+    stride-th pixel, and the others a 1x3x3 one. A channel has one branch: there is no sum and nothing to weigh, and
+    hybrid and merge are the same. `spatial`: (C - C/G, 1, 3, 3), `temporal`: (C/G, 1, 3, 1).
+    """
+
+    def __init__(self, channels: int, num_frames: int, stride: int = 1, p: float = 0.25) -> None:
+        super().__init__()
+        self.groups = num_groups(p)
+        if channels % self.groups:
+            raise InputError(f"{channels} channels do not split into 1/p = {self.groups} equal groups; change p")
+        self.channels, self.num_frames, self.stride = channels, num_frames, stride
+        self.spatial = nn.Parameter(torch.empty(channels - channels // self.groups, 1, 3, 3))
+        self.temporal = nn.Parameter(torch.empty(channels // self.groups, 1, 3, 1))
+        kernel = torch.empty(channels, 1, 3, 3)
+        nn.init.kaiming_normal_(kernel, mode="fan_out")
+        self.init_from_conv2d(kernel)
+
+    @torch.no_grad()
+    def init_from_conv2d(self, kernel: Tensor) -> None:
+        """Start from a depthwise kernel (C, 1, 3, 3): spatial ones as they are, temporal ones as `hybrid_weights`."""
+        kernel = kernel.unflatten(0, (-1, self.groups))
+        self.spatial.copy_(kernel[:, 1:].flatten(0, 1))
+        self.temporal.copy_(F.pad(kernel[:, 0].sum((2, 3), keepdim=True), (0, 0, 1, 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B*T, C, H, W) -> (B*T, C, H', W')."""
+        if x.shape[0] % self.num_frames:
+            raise ValueError(f"{x.shape[0]} frames are not a whole number of clips of {self.num_frames} frames")
+        # One 3x3 pass over all channels is faster than taking the temporal ones out; theirs are replaced after it.
+        kernel = F.pad(self.spatial.unflatten(0, (-1, self.groups - 1)), (0, 0, 0, 0, 0, 0, 1, 0)).flatten(0, 1)
+        o_S = F.conv2d(x, kernel, stride=self.stride, padding=1, groups=self.channels)
+        temporal = self.temporal.shape[0]
+        o_T = temporal_conv(x[:, :: self.groups], self.temporal, self.num_frames, temporal, self.stride)
+        both = torch.cat([o_T[:, :, None], o_S.unflatten(1, (-1, self.groups))[:, :, 1:]], dim=2)
+        return both.flatten(1, 2)
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, num_frames={self.num_frames}, stride={self.stride}, p=1/{self.groups}"

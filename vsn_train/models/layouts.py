@@ -1,0 +1,262 @@
+"""How weight files name their tensors, turned into torchvision's names for the same network.
+
+Layouts, told apart by their keys (versions read: torchvision 0.29, mit-han-lab/temporal-shift-module 1f6a834,
+open-mmlab/mmaction2 4d6c934 = 1.x):
+
+| layout         | first convolution          | shifted convolution                     | classifier            |
+| torchvision    | conv1.weight               | -                                       | fc, classifier.1      |
+| TSM repository | base_model.conv1.weight    | base_model.layer1.0.conv1.net.weight    | new_fc, base_model.fc |
+| mmaction2      | backbone.conv1.conv.weight | backbone.layer1.0.conv1.conv.net.weight | cls_head.fc_cls       |
+| mmaction 0.x   | backbone.conv1.weight      | -                                       | cls_head.fc_cls       |
+
+MobileNetV2: torchvision and the TSM repository count features.0 … features.18, and inside a block torchvision nests
+where the TSM repository is flat; mmaction2 sorts the blocks into layer1 … layer7 between conv1 and conv2.
+All of them may stand behind `module.` (DataParallel) and `_orig_mod.` (torch.compile). Our own files name tensors as
+the network that wrote them does, which their config describes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vsn_train.errors import InputError
+from vsn_train.models.backbone import build_backbone, placement
+from vsn_train.models.shift import ShiftedBlock, ShiftedConv2d
+from vsn_train.models.shuffle import RestoredNorm2d, ShuffledConv2d
+
+TORCHVISION, TSM, MMACTION2, MMACTION = "torchvision", "TSM repository", "mmaction2", "mmaction 0.x"
+CLASSIFIER = "fc."  # what the classifier is called here, whatever the network
+
+MOBILENET_BLOCKS = (1, 2, 3, 4, 3, 3, 1)  # in mmaction2's layer1 … layer7
+CLASSIFIER_NAMES = re.compile(
+    r"^(new_fc|base_model\.fc|base_model\.classifier|cls_head\.fc_cls|classifier\.1|classifier)\."
+)
+NORMALISATION = re.compile(r"^data_preprocessor\.(mean|std)$")
+OURS = "vsn-train"
+# A module that an operator puts around a layer -> what it calls the layer.
+WRAPPERS = {ShiftedConv2d: "conv", ShiftedBlock: "block", ShuffledConv2d: "conv", RestoredNorm2d: "norm"}
+HEAD_KEYS = ("dropout", "partial_bn")  # of a checkpoint's config: what a recognizer has beyond its backbone
+
+RESIDUAL, INPLACE = "shift of the residual branch", "shift of the whole block"
+Mixing = dict[str, str]  # block -> how frames mix in it, for those in which they do
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A file's tensors under torchvision's names, and what is known of the network that they are of."""
+
+    layout: str
+    tensors: dict[str, Tensor]
+    names: dict[str, str]  # torchvision's name -> name in the file
+    ignored: dict[str, str]  # name in the file -> why it is no part of a network
+    mixing: Mixing | None  # of our own files with a config
+    shifted: Mixing  # of others: RESIDUAL or INPLACE, for the blocks whose names tell of a shift
+    class_names: list[str] | None  # of our own files
+
+
+def identify(content: dict[str, Any], model: nn.Module) -> WeightsFile:
+    """The tensors of a file of any known layout. model: says how our own files without a config name theirs.
+
+    Raises InputError for another layout and for parts of a network that no model here has.
+    """
+    state = next((content[key] for key in ("model", "state_dict") if isinstance(content.get(key), dict)), content)
+    foreign = [f"{name} ({type(value).__name__})" for name, value in state.items() if not isinstance(value, Tensor)]
+    if foreign:
+        raise InputError(f"expected tensors, found {few(foreign)}; keep the state dict alone")
+    layout = layout_of(map(strip_wrappers, state))
+    mixing: Mixing | None = None
+    shifted: Mixing = {}
+    if layout:
+        names, shifted = torchvision_names(state, layout)
+    elif not state or any(strip_wrappers(name).startswith(("backbone.", "head.")) for name in state):
+        names, mixing = own_names(state, content, model)
+        layout = OURS
+    else:
+        raise InputError(
+            f"found tensors named {few(state)}; expected those of a torchvision, TSM, mmaction2 or vsn-train file"
+        )
+    if len(set(names.values())) < len(names):
+        twice = [plain for plain, count in Counter(names.values()).items() if count > 1]
+        raise InputError(f"several tensors stand for {few(twice)}; keep one of each")
+    return WeightsFile(
+        layout,
+        {plain: state[name] for name, plain in names.items()},
+        {plain: name for name, plain in names.items()},
+        {name: "no part of the network" for name in state if name not in names},
+        mixing,
+        shifted,
+        content.get("class_names") if layout == OURS else None,
+    )
+
+
+def own_names(
+    state: dict[str, Tensor], content: dict[str, Any], model: nn.Module
+) -> tuple[dict[str, str], Mixing | None]:
+    """Names of one of our files -> torchvision's, and its operator, from the network that its config describes."""
+    config = (content.get("config") or {}).get("backbone")
+    if config:
+        arguments = {"modality": "rgb"} | {key: value for key, value in config.items() if key not in HEAD_KEYS}
+        try:
+            with torch.device("meta"):  # names and modules alone
+                backbone, _ = build_backbone(**arguments)
+        except (InputError, TypeError) as error:
+            raise InputError(f"its config is not one of this version of vsn-train: {error}") from error
+        trained = nn.ModuleDict({"backbone": backbone})
+    known = plain_names(trained if config else model)
+    names = {}
+    for name in state:
+        bare = strip_wrappers(name)
+        plain = (
+            f"{CLASSIFIER}{bare.removeprefix('head.')}" if bare.startswith("head.") else bare.removeprefix("backbone.")
+        )
+        names[name] = known.get(bare, plain)
+    return names, mixing_of(trained) if config else None
+
+
+def plain_names(model: nn.Module) -> dict[str, str]:
+    """Name of each tensor of a recognizer -> torchvision's name for it: without the levels that operators put in."""
+    names: dict[str, str] = {}
+
+    def walk(module: nn.Module, name: str, plain: str) -> None:
+        for tensor, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+            names[name + tensor] = plain + tensor
+        for child, inner in module.named_children():
+            walk(inner, f"{name}{child}.", plain if child == WRAPPERS.get(type(module)) else f"{plain}{child}.")
+
+    for child, inner in model.named_children():
+        walk(inner, f"{child}.", {"backbone": "", "head": CLASSIFIER}.get(child, f"{child}."))
+    return names
+
+
+def mixing_of(model: nn.Module) -> Mixing:
+    """Block -> how frames mix in it, for those in which they do.
+
+    The number of frames is a part of it where the weights are tied to it: a shuffle gives each frame its own channels.
+    """
+    lengths = {f"{m.num_frames} frames" for m in model.modules() if isinstance(m, (ShuffledConv2d, RestoredNorm2d))}
+    return {
+        block: ", ".join([what, *lengths] if "restore" in what else [what])
+        for block, what in placement(model)
+        if what != "-"
+    }
+
+
+def strip_wrappers(name: str) -> str:
+    """Without what DataParallel, DistributedDataParallel and torch.compile put in front."""
+    while name.startswith(("module.", "_orig_mod.")):
+        name = name.partition(".")[2]
+    return name
+
+
+def layout_of(names: Iterable[str]) -> str | None:
+    """Which code base wrote a state dict with these names, wrappers stripped; None for none of those above."""
+    names = set(names)
+    if any(name.startswith("base_model.") for name in names):
+        return TSM
+    if any(name.startswith("backbone.conv1.conv.") for name in names):
+        return MMACTION2
+    if any(name.startswith("cls_head.") for name in names):
+        return MMACTION
+    if names & {"conv1.weight", "features.0.0.weight"}:
+        return TORCHVISION
+    return None
+
+
+def torchvision_names(names: Iterable[str], layout: str) -> tuple[dict[str, str], Mixing]:
+    """File's name -> torchvision's name, and block -> RESIDUAL or INPLACE for the blocks with a shift.
+
+    Blocks are named as torchvision does: "layer3.5", "features.4". What is not part of the network (the constants of
+    mmaction2's preprocessing) is left out. Raises InputError for parts that no model here has.
+    """
+    names = list(names)
+    bare = {name: strip_wrappers(name) for name in names if not NORMALISATION.match(strip_wrappers(name))}
+    flat = any(re.search(r"features\.1\.conv\.3\.weight$", name) for name in bare.values())  # torchvision ends at 2
+    mobilenet = any(name.startswith("backbone.conv2.") for name in bare.values())  # of mmaction2
+    renamed, shifted = {}, {}
+    for name, plain in bare.items():
+        if CLASSIFIER_NAMES.match(plain):
+            renamed[name] = CLASSIFIER_NAMES.sub(CLASSIFIER, plain)
+            continue
+        plain = plain.removeprefix({TSM: "base_model.", TORCHVISION: ""}.get(layout, "backbone."))
+        refuse_unknown_parts(name, plain)
+        unshifted, place = without_shift(plain)
+        if layout == MMACTION2:
+            unshifted = from_mmaction2(unshifted, mobilenet)
+        elif flat:
+            unshifted = from_flat_mobilenet(unshifted)
+        if place:
+            shifted[".".join(unshifted.split(".")[:2])] = place
+        renamed[name] = unshifted
+    return renamed, shifted
+
+
+def refuse_unknown_parts(name: str, plain: str) -> None:
+    for pattern, part in (
+        (r"\.(nl|non_local_block)\.", "non-local blocks"),
+        (r"^layer\d\.net\.", "temporal pooling"),
+    ):
+        if re.search(pattern, plain):
+            raise InputError(
+                f"the file's network has {part} ({name}), which no model here has; use a file of a network without"
+            )
+
+
+def without_shift(name: str) -> tuple[str, str | None]:
+    """The name without the level that a shift puts in, and which place that is, if any.
+
+    A shifted convolution keeps its weight under `.net`; with the shift at the block's input everything in the block
+    lies under `.net`.
+    """
+    for pattern, place in (
+        (r"^(layer\d\.\d+)\.net\.(.+)$", INPLACE),
+        (r"^(layer\d\.\d+\.conv1(?:\.conv)?)\.net\.(weight)$", RESIDUAL),
+        (r"^(features\.\d+\.conv\.0)\.net\.(weight)$", RESIDUAL),
+        (r"^(layer\d\.\d+\.conv\.0)\.net\.((?:conv|bn)\..+)$", RESIDUAL),
+    ):
+        if match := re.match(pattern, name):
+            return f"{match[1]}.{match[2]}", place
+    return name, None
+
+
+def from_mmaction2(name: str, mobilenet: bool) -> str:
+    """mmcv puts a convolution and its batch norm into one module: `x.conv` and `x.bn`."""
+    if mobilenet:
+        if match := re.fullmatch(r"conv([12])\.(conv|bn)\.(\w+)", name):
+            return f"features.{ {'1': 0, '2': 18}[match[1]] }.{int(match[2] == 'bn')}.{match[3]}"
+        if match := re.fullmatch(r"layer(\d)\.(\d+)\.conv\.(\d)\.(conv|bn)\.(\w+)", name):
+            features = 1 + sum(MOBILENET_BLOCKS[: int(match[1]) - 1]) + int(match[2])
+            return inverted_residual(features, int(match[3]), match[4] == "bn", match[5])
+    elif match := re.fullmatch(r"(layer\d\.\d+\.downsample)\.(conv|bn)\.(\w+)", name):
+        return f"{match[1]}.{int(match[2] == 'bn')}.{match[3]}"
+    elif match := re.fullmatch(r"((?:layer\d\.\d+\.)?)conv(\d)\.(conv|bn)\.(\w+)", name):
+        return f"{match[1]}{match[3]}{match[2]}.{match[4]}"
+    return name
+
+
+def from_flat_mobilenet(name: str) -> str:
+    """features.2.conv.7.weight -> features.2.conv.3.weight: convolution, batch norm and ReLU count one by one."""
+    match = re.fullmatch(r"features\.(\d+)\.conv\.(\d)\.(\w+)", name)
+    if not match:
+        return name
+    index = int(match[2])
+    return inverted_residual(int(match[1]), index // 3, index % 3 == 1, match[3])
+
+
+def inverted_residual(features: int, position: int, is_norm: bool, tensor: str) -> str:
+    """torchvision's name in a MobileNetV2 block: its last convolution, without activation, is not nested."""
+    last = 1 if features == 1 else 2  # the first block does not expand: one convolution fewer
+    if position == last:
+        return f"features.{features}.conv.{position + is_norm}.{tensor}"
+    return f"features.{features}.conv.{position}.{int(is_norm)}.{tensor}"
+
+
+def few(names: Iterable[str], most: int = 4) -> str:
+    names = list(names)
+    return ", ".join(names[:most]) + (f", … ({len(names) - most} more)" if len(names) > most else "")

@@ -1,0 +1,128 @@
+"""Video shuffle (VSN): Ma, Zhou, Lu, Zhang, "Learning Efficient Video Representation with Video Shuffle Networks",
+arXiv 1911.11319, 2019: figure 1 and the figures of the operator and of the blocks.
+
+Legend: B videos, T frames, C channels in T groups of g = C / T, H W pixels; frames lie along the batch axis,
+(B*T, C, H, W). Frame j of a clip is X[j].
+
+    Xhat[i, j*g + r] = X[j, i*g + r]        0 <= i, j < T, 0 <= r < g
+
+Frame i gathers group i of every frame: the transpose of the grid of frames and groups, hence its own inverse.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vsn_train.errors import InputError
+
+REMAINDERS = ("error", "keep")
+
+
+def video_shuffle(x: Tensor, num_frames: int, remainder: str = "error") -> Tensor:
+    """Exchange channel groups and frames of each clip (the formula above); applied twice it gives x back.
+
+    x: (B*T, C, H, W). remainder: what becomes of channels that do not split into T groups; "error", or "keep": the
+    first floor(C / T) * T channels are shuffled and the rest stays where it is. Returns a tensor of the same shape
+    and memory format. Raises ValueError when C is not divisible by T under "error", when the batch is not a whole
+    number of clips, or for another remainder.
+    """
+    frames, channels = x.shape[:2]
+    if frames % num_frames:
+        raise ValueError(f"{frames} frames are not a whole number of clips of {num_frames} frames")
+    check_groups(channels, num_frames, remainder)
+    if channels % num_frames:
+        shuffled = channels // num_frames * num_frames
+        return torch.cat([_shuffle(x[:, :shuffled], num_frames), x[:, shuffled:]], dim=1) if shuffled else x
+    return _shuffle(x, num_frames)
+
+
+def check_groups(channels: int, num_frames: int, remainder: str) -> None:
+    """Raise ValueError unless the channels can be shuffled over so many frames."""
+    if remainder not in REMAINDERS:
+        raise ValueError(f"remainder {remainder!r}: expected one of {', '.join(REMAINDERS)}")
+    if channels % num_frames and remainder == "error":
+        raise ValueError(
+            f"{channels} channels do not split into {num_frames} equal groups, one for each frame; choose a number of "
+            f"frames that divides {channels}, or remainder=keep, which leaves the last {channels % num_frames} in place"
+        )
+
+
+class ShuffledConv2d(nn.Module):
+    """A convolution on shuffled frames. Where frames come in shuffled, the same shuffle restores them."""
+
+    def __init__(
+        self, conv: nn.Conv2d, num_frames: int, remainder: str = "error", restores: bool = False, name: str = ""
+    ) -> None:
+        """restores: for the reader alone. name: of the layer, for the InputError when its channels do not split."""
+        super().__init__()
+        _check_layer(conv.in_channels, num_frames, remainder, name)
+        self.conv = conv
+        self.num_frames = num_frames
+        self.remainder = remainder
+        self.restores = restores
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(video_shuffle(x, self.num_frames, self.remainder))
+
+    def extra_repr(self) -> str:
+        return f"num_frames={self.num_frames}, remainder={self.remainder}, restores={self.restores}"
+
+
+class RestoredNorm2d(nn.Module):
+    """A batch norm of shuffled frames, restored behind it: the end of a residual branch.
+
+    The norm's statistics belong to channel slots, which hold other frames while shuffled, so the two do not commute.
+    """
+
+    def __init__(self, norm: nn.BatchNorm2d, num_frames: int, remainder: str = "error", name: str = "") -> None:
+        super().__init__()
+        _check_layer(norm.num_features, num_frames, remainder, name)
+        self.norm = norm
+        self.num_frames = num_frames
+        self.remainder = remainder
+
+    def forward(self, x: Tensor) -> Tensor:
+        return video_shuffle(self.norm(x), self.num_frames, self.remainder)
+
+    def extra_repr(self) -> str:
+        return f"num_frames={self.num_frames}, remainder={self.remainder}"
+
+
+def _check_layer(channels: int, num_frames: int, remainder: str, name: str) -> None:
+    try:
+        check_groups(channels, num_frames, remainder)
+    except ValueError as error:
+        raise InputError(f"{name}: {error}" if name else str(error)) from None
+
+
+class _Shuffle(torch.autograd.Function):
+    """Its own gradient. Nothing is kept, and gradients arrive at the convolutions in their memory format."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, num_frames: int) -> Tensor:
+        ctx.num_frames = num_frames
+        out = torch.empty_like(x)
+        _grid(out, num_frames).copy_(_grid(x, num_frames).transpose(1, 2))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _Shuffle.apply(gradients[0], ctx.num_frames), None
+
+
+def _shuffle(x: Tensor, num_frames: int) -> Tensor:
+    if not torch.compiler.is_compiling():
+        return _Shuffle.apply(x, num_frames)
+    # Views and one copy, which a compiler merges into its neighbours. `reshape` copies in the order of the axes.
+    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        x_BjHWig = _grid(x, num_frames).permute(0, 1, 4, 5, 2, 3)
+        return x_BjHWig.transpose(1, 4).reshape(x.shape[0], *x.shape[2:], x.shape[1]).permute(0, 3, 1, 2)
+    return _grid(x, num_frames).transpose(1, 2).reshape(x.shape)
+
+
+def _grid(x: Tensor, num_frames: int) -> Tensor:
+    """(B*T, C, H, W) as a view (B, T frames, T groups, C / T, H, W)."""
+    return x.unflatten(0, (-1, num_frames)).unflatten(2, (num_frames, -1))
