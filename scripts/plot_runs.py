@@ -18,6 +18,7 @@ matplotlib.use("Agg")  # no window system needed
 import matplotlib.pyplot as plt
 import numpy as np
 import yaml
+from matplotlib.ticker import MaxNLocator
 
 from vsn_train.analysis.scores import Scores
 from vsn_train.errors import InputError
@@ -53,6 +54,7 @@ def plot_runs(runs: list[Path], output: Path) -> None:
         axes[0].plot(epochs, accuracies, color=COLOURS[number % 6], marker=MARKERS[number % 6], label=label)
         draw_confusion(axes[1 + number], evaluated_scores(run), label)
     axes[0].set(xlabel="epoch", ylabel="validation top-1 (%)", ylim=(0, 102), title="Validation accuracy")
+    axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].grid(alpha=0.3)
     axes[0].legend(loc="lower right")
     figure.savefig(output, dpi=130, facecolor="white")

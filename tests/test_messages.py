@@ -32,13 +32,13 @@ def refused(command: str, *arguments: str, cwd: Path) -> str:
         (["seed=abc"], "seed=abc: expected a whole number"),
         (["optimizer.lr=fast"], "optimizer.lr=fast: expected a number"),
         (["resume=perhaps"], "resume=perhaps: expected true or false"),
-        (["backbone=tsmm"], "backbone=tsmm: no such choice; expected one of tsm, tsn"),
+        (["backbone=tsmm"], "backbone=tsmm: no such choice; expected one of sth, tsm, tsn, vsn_compact, vsn_headtail"),
         (["dataset=ucf"], "dataset=ucf: no such choice; expected one of motion, motion_static, ucf101"),
         (["runtime.device=gpu"], "runtime.device=gpu: expected one of auto, cpu, cuda"),
         (["data.batch_size=0"], "data.batch_size=0: expected a number above 0"),
         (["data.short_side=100"], "short_side=100 is smaller than protocol.crop_size="),
         (["protocol.crops=3"], "protocol.crops=3: expected one of 1, 10"),
-        (["backbone.arch=resnet19"], "arch 'resnet19': expected one of resnet18, resnet50"),
+        (["backbone.arch=resnet19"], "arch 'resnet19': expected one of resnet18, resnet34, resnet50"),
         (["weights=nowhere.pth"], "nowhere.pth: no such file"),
         (["resume=true", "name=mine"], "resume=true, but no run under runs/mine holds a checkpoint"),
         (["resume=true", "hydra.run.dir=run"], "run/checkpoints/last.pt: no such file"),
@@ -133,6 +133,6 @@ def test_help_and_mistakes_are_answered_before_torch_is_imported(arguments, tmp_
     assert result.code == (0 if arguments == ["--help"] else 2), result.err
     assert "torch was imported" not in result.err
     if arguments == ["--help"]:
-        assert "backbone   tsm, tsn\n" in result.out
+        assert "backbone   sth, tsm, tsn, vsn_compact, vsn_headtail\n" in result.out
         assert "_schema" not in result.out
     assert time.perf_counter() - started < 30  # far above what it takes: only a hang fails

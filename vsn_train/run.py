@@ -50,7 +50,11 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
         val_manifest = load_manifest(config.dataset, "val", process)
         torch.manual_seed(config.seed)
         model = build_model(config.backbone, len(manifest.class_names)).to(process.device)
-        weights = load_weights(model, config.weights) if config.weights else "none: random start"
+        weights = (
+            load_weights(model, config.weights, class_names=manifest.class_names)
+            if config.weights
+            else "none: random start"
+        )
         use_channels_last(model, config.runtime, process)
         options = config.optimizer
         optimizer = build_optimizer(model, options.lr, options.momentum, options.weight_decay, options.head_lr_factor)
