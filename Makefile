@@ -9,9 +9,9 @@ quickstart: .venv/installed
 	$(BIN)/vsn-eval checkpoint=$$run/checkpoints/best.pt
 
 test: .venv/installed-test lint
-	$(BIN)/pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile
 
-# Minutes longer: trains the quickstart's networks to the end and checks the numbers of the README.
+# Minutes longer: trains the README's two networks to the end, exports every form of every operator.
 test-slow: .venv/installed-test
 	$(BIN)/pytest -m slow
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from tests.media import write_counting_video
 
 CLIPS = Path(__file__).resolve().parents[2] / "shared" / "data" / "clips"
@@ -34,7 +35,9 @@ class Result:
     err: str
 
 
-def run_command(name: str, *arguments: str, cwd: Path | None = None, **environment: str) -> Result:
+def run_command(
+    name: str, *arguments: str, cwd: Path | None = None, timeout: float = 300, **environment: str
+) -> Result:
     """Run an installed command the way a user does, from another folder than the source tree's."""
     command = shutil.which(name, path=str(Path(sys.executable).parent))
     assert command, f"{name} is not installed beside {sys.executable}"
@@ -44,7 +47,7 @@ def run_command(name: str, *arguments: str, cwd: Path | None = None, **environme
         env=os.environ | {"PYTHONWARNINGS": "default"} | environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
         check=False,
     )
     return Result(done.returncode, done.stdout, done.stderr)

@@ -36,7 +36,7 @@ def refused(command: str, *arguments: str, cwd: Path) -> str:
         (["dataset=ucf"], "dataset=ucf: no such choice; expected one of motion, motion_static, ucf101"),
         (["runtime.device=gpu"], "runtime.device=gpu: expected one of auto, cpu, cuda"),
         (["data.batch_size=0"], "data.batch_size=0: expected a number above 0"),
-        (["data.short_side=100"], "short_side=100 is smaller than protocol.crop_size="),
+        (["data.short_side=20"], "short_side=20 is smaller than protocol.crop_size="),
         (["protocol.crops=3"], "protocol.crops=3: expected one of 1, 10"),
         (["backbone.arch=resnet19"], "arch 'resnet19': expected one of resnet18, resnet34, resnet50"),
         (["weights=nowhere.pth"], "nowhere.pth: no such file"),

@@ -151,6 +151,7 @@ def test_trains_in_bf16(operator, options, arch):
 
 @pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v2"])
 @pytest.mark.parametrize(("operator", "options"), FORMS, ids=NAMES)
+@pytest.mark.slow
 def test_exports_with_any_number_of_clips(operator, options, arch):
     stage, x = stage_of(operator, arch, options)
     clips = torch.export.Dim("clips", min=1, max=8)
@@ -161,6 +162,7 @@ def test_exports_with_any_number_of_clips(operator, options, arch):
 
 
 @pytest.mark.parametrize("operator", ["tsm", "vsn_compact", "vsn_headtail", "sth"])
+@pytest.mark.slow
 def test_onnx_file_gives_the_same_features(operator, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
