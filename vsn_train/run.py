@@ -23,7 +23,7 @@ from vsn_train.analysis.scores import Scores
 from vsn_train.data.datasets.motion import load_motion
 from vsn_train.data.datasets.ucf101 import load_ucf101
 from vsn_train.data.loader import EpochBatches, TestVideos, TrainingClips, read_test_video, test_loader, training_loader
-from vsn_train.data.manifest import Manifest
+from vsn_train.data.manifest import Manifest, mirrored_labels
 from vsn_train.engine.checkpoint import file_hash, load_checkpoint, save_checkpoint
 from vsn_train.engine.distributed import Process, join_processes
 from vsn_train.engine.evaluate import score_videos, video_groups
@@ -207,9 +207,7 @@ def predict(config: schema.Predict, run_folder: Path) -> None:
             Path(config.video), model.num_frames, protocol.clips, protocol.placement, protocol.short_side,
             config.data.decoder,
         )  # fmt: skip
-        mirrored = np.arange(len(names))
-        for left, right in checkpoint["flip_pairs"]:
-            mirrored[left], mirrored[right] = right, left
+        mirrored = mirrored_labels(len(names), checkpoint["flip_pairs"])
         scores = score_videos(
             model, [[video]], 1, process, mirrored_labels=mirrored, title="predict",
             autocast=autocast_for(config.runtime.precision, process.device), **view_options(protocol, config.runtime),

@@ -7,7 +7,7 @@ small.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,10 +47,7 @@ class Manifest:
 
     def mirrored_labels(self) -> np.ndarray:
         """(K,) int64: the label that a clip of class k has after a horizontal mirror."""
-        mirrored = np.arange(len(self.class_names))
-        for left, right in self.flip_pairs:
-            mirrored[left], mirrored[right] = right, left
-        return mirrored
+        return mirrored_labels(len(self.class_names), self.flip_pairs)
 
     def content_hash(self) -> str:
         """First 16 hex digits of the SHA-256 over ids, labels and class names: equal hash, equal test set."""
@@ -59,6 +56,14 @@ class Manifest:
             digest.update(path + b"\0" + str(int(label)).encode() + b"\n")
         digest.update("\0".join(self.class_names).encode())
         return digest.hexdigest()[:16]
+
+
+def mirrored_labels(classes: int, flip_pairs: Iterable[Sequence[int]]) -> np.ndarray:
+    """(classes,) int64: every label, with the two of each pair exchanged."""
+    mirrored = np.arange(classes)
+    for left, right in flip_pairs:
+        mirrored[left], mirrored[right] = right, left
+    return mirrored
 
 
 def make_manifest(
