@@ -25,6 +25,7 @@ class Manifest:
     labels: (N,) int64 class indices.
     class_names: K names; the index is the label.
     flip_pairs: pairs of labels that a horizontal mirror exchanges. A class in no pair keeps its label.
+    flips_allowed: False where a mirror image would need a label that is not known.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Manifest:
     labels: np.ndarray
     class_names: tuple[str, ...]
     flip_pairs: tuple[tuple[int, int], ...] = ()
+    flips_allowed: bool = True
 
     def __len__(self) -> int:
         return len(self.paths)
