@@ -193,7 +193,7 @@ def evaluate(config: schema.Eval, run_folder: Path) -> None:
         parts = ScoreParts(folder / "parts", facts)
         if process.is_main and not config.resume:
             parts.remove()
-        done = parts.read() if process.is_main else {}
+        done: Found = dict(parts.read()) if process.is_main else {}
         finished = process.gather(list(done))[0]  # also: nobody writes a part before the old ones are gone
         autocast = autocast_for(config.runtime.precision, process.device)
         evaluation = Evaluation(
@@ -205,7 +205,8 @@ def evaluate(config: schema.Eval, run_folder: Path) -> None:
             save_results(folder, scores, {"epoch": checkpoint["epoch"], "step": checkpoint["step"]})
             parts.remove()
             if config.report:
-                details = [("config", OmegaConf.to_yaml(OmegaConf.structured(config))), ("environment", environment())]
+                details: dict[str, Any] = {"config": OmegaConf.to_yaml(OmegaConf.structured(config))}
+                details["environment"] = environment()
                 write_report(folder / "report.html", scores, frames_of(manifest, config.data.decoder), details)
             print(f"checkpoint {config.checkpoint}: epoch {checkpoint['epoch']}, {facts['checkpoint']}")
             print(f"manifest {facts['manifest']}")
@@ -241,13 +242,13 @@ def predict(config: schema.Predict, run_folder: Path) -> None:
                 on_bad_video="error" if len(paths) == 1 else "wrong",
                 autocast=autocast_for(config.runtime.precision, process.device), title="",
             )[video.index]  # fmt: skip
-            if isinstance(found, BadVideo):
-                predictions.append({"video": str(path), "error": found.cause})
+            if isinstance(video, BadVideo) or isinstance(found, BadVideo):
+                predictions.append({"video": str(path), "error": video.cause})
                 continue
             shares = found[0] if protocol.average == "probabilities" else softmax(found[0])
             best = [(names[index], int(index), float(shares[index])) for index in np.argsort(-shares, kind="stable")]
             run_folder.mkdir(parents=True, exist_ok=True)
-            picture = run_folder / f"{len(predictions):04d}_{path.stem}.png"
+            picture = run_folder / (f"{len(predictions):04d}_{path.stem}.png" if len(paths) > 1 else "prediction.png")
             draw_prediction(picture, path, video, best[:5], protocol_name)
             print_bars(str(path) if len(paths) > 1 else "", best[: config.top_k])
             classes = [{"name": name, "index": index, "probability": share} for name, index, share in best]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,10 @@ def write_report(
     path: Path,
     scores: Scores,
     frames_of: Callable[[int], list[bytes]],
-    details: Sequence[tuple[str, str | dict[str, Any]]],
+    details: Mapping[str, str | dict[str, Any]],
 ) -> None:
-    """frames_of: index of a video -> JPEG files, asked for the mistakes that are shown. details: (title, text or plain
-    types) for the end of the page."""
+    """frames_of: index of a video -> JPEG files, asked for the mistakes that are shown. details: title -> text or plain
+    types, for the end of the page."""
     facts = scores.facts
     data = {
         "title": f"{facts.get('dataset')}, {facts.get('split')} split",
@@ -34,7 +34,7 @@ def write_report(
         "bad": facts.get("bad_videos", []),
         "details": [
             (title, text if isinstance(text, str) else json.dumps(text, indent=2))
-            for title, text in [*details, ("facts in scores.npz", facts)]
+            for title, text in {**details, "facts in scores.npz": facts}.items()
         ],
     }
     data |= _labelled(scores, frames_of) if scores.labelled else _unlabelled(scores)

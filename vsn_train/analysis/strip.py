@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -48,10 +49,12 @@ def draw_strip(
     columns, rows = min(count, PER_ROW), -(-count // PER_ROW)
     inches = 1.6 if width >= height else 1.6 * width / height
     row_inches = inches * height / width + 0.22
-    size = (max(columns * inches, 6.0), rows * row_inches + 0.35 + 0.3 * len(classes) + 0.15)
-    figure = Figure(figsize=size, dpi=130, facecolor="white", layout="constrained")
+    heights = [rows * row_inches + 0.35, 0.3 * len(classes) + 0.15]
+    figure = Figure(
+        figsize=(max(columns * inches, 6.0), sum(heights)), dpi=130, facecolor="white", layout="constrained"
+    )
     FigureCanvasAgg(figure)
-    top, bottom = figure.subfigures(2, 1, height_ratios=[rows * row_inches + 0.35, 0.3 * len(classes) + 0.15])
+    top, bottom = cast("Any", figure.subfigures(2, 1, height_ratios=heights))
     top.suptitle(title, fontsize=9, x=0.01, ha="left")
     axes = top.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:

@@ -86,7 +86,8 @@ class View(NamedTuple):
 def views_of(video: TestVideo, protocol: Protocol, device: torch.device) -> list[View]:
     """The views of one video, clip after clip. Its frames go to the device once; nothing is cut yet."""
     frames = video.frames.to(device)
-    windows = crop_windows(*frames.shape[-2:], protocol.crops, protocol.crop_size)
+    height, width = frames.shape[-2:]
+    windows = crop_windows(height, width, protocol.crops, protocol.crop_size)
     clips = torch.as_tensor(video.clips, device=device)
     return [
         View(frames, clip, top, left, protocol.crop_size, mirrored) for clip in clips for top, left, mirrored in windows
