@@ -40,11 +40,11 @@ def test_every_file_can_be_chosen_for_training(path):
 @pytest.mark.parametrize("command", ["eval", "predict"])
 def test_every_protocol_can_be_chosen_for_a_test(command, protocol):
     config = compose(command, f"protocol={protocol}", "data.crop_size=96", "data.short_side=128")
-    protocol_chosen = OmegaConf.to_object(config.protocol)
-    assert protocol_chosen.crop_size == (128 if protocol_chosen.crops == 3 else 96)
+    chosen = OmegaConf.to_object(config.protocol)
+    assert chosen.crop_size == (128 if chosen.crops == 3 else 96)
     views = {"center_1clip": 1, "center_2clip": 2, "fullres_3crop_2clip": 6, "threecrop_10clip": 30}
-    assert protocol_chosen.views == views.get(protocol, 100)
-    assert protocol_chosen.name(128, 96) == protocol
+    assert chosen.views == views.get(protocol, 100)
+    assert chosen.name(128, 96) == protocol
 
 
 @pytest.mark.parametrize(("dataset", "protocol"), [("motion", (1, 1)), ("motion_static", (1, 1)), ("ucf101", (10, 10))])
@@ -52,7 +52,7 @@ def test_the_default_protocol_follows_the_data_set_and_can_be_overridden(dataset
     config = compose("train", f"dataset={dataset}")
     assert (config.protocol.clips, config.protocol.crops) == protocol
     chosen = compose("train", f"dataset={dataset}", "protocol=center_2clip")
-    assert (chosen.protocol.clips, protocol_chosen.crops) == (2, 1)
+    assert (chosen.protocol.clips, chosen.protocol.crops) == (2, 1)
 
 
 def test_the_wheel_works_away_from_the_source(tmp_path):

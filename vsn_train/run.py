@@ -389,7 +389,8 @@ def frames_of(manifest: Manifest, decoder: str) -> Callable[[int], list[bytes]]:
 
 def views_are_kept(config: schema.Eval, videos: int, classes: int) -> bool:
     megabytes = videos * config.protocol.views * classes * 4 / 2**20
-    return config.keep_views == "always" or (config.keep_views == "auto" and megabytes <= 512)
+    wanted = config.keep_views == "always" or (config.keep_views == "auto" and megabytes <= 512)
+    return wanted and config.protocol.views > 1
 
 
 def check_mirrors(protocol: Protocol, flips_allowed: bool, name: str) -> None:

@@ -173,9 +173,12 @@ class Scores:
         sets, or 20 of them evenly spaced. So n = 1 is the mean over the single views where V <= 20.
         Raises InputError where the views were not kept.
         """
-        if self.views is None:
+        views = self.scores[:, None] if self.views is None else self.views
+        protocol = self.facts.get("protocol", {})
+        if views.shape[1] == 1 and protocol.get("clips", 1) * protocol.get("crops", 1) > 1:
             raise InputError("the score file holds no single views; evaluate with keep_views=always")
-        total = self.views.shape[1]
+        self._check_labelled()
+        total = views.shape[1]
         circle = np.random.default_rng(seed).permutation(total)
         starts = np.unique(np.linspace(0, total, min(total, 20), endpoint=False).astype(int))
         rows = []
@@ -183,8 +186,7 @@ class Scores:
             accuracies = []
             for start in starts if number < total else [0]:
                 chosen = np.sort(circle[(start + np.arange(number)) % total])
-                mean = self.views[:, chosen].mean(axis=1, dtype=np.float64).astype(np.float32)
-                self._check_labelled()
+                mean = views[:, chosen].mean(axis=1, dtype=np.float64).astype(np.float32)
                 accuracies.append(100 * float(right_among(mean, self.labels, 1).mean()))
             rows.append((number, float(np.mean(accuracies)), min(accuracies), max(accuracies)))
         return rows
