@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from vsn_train.errors import InputError
+from vsn_train.data.frames import FrameFolder, rows_of_frames
+from vsn_train.errors import InputError, VideoError
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -34,18 +35,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 DECODERS = ("auto", "decord", "pyav")
-
-
-class VideoError(InputError):
-    """A video that cannot be read. `path` names the file, `cause` says why in a few words."""
-
-    def __init__(self, path: str, cause: str) -> None:
-        super().__init__(path, cause)  # both in `args`: the error must survive pickling between processes
-        self.path = path
-        self.cause = cause
-
-    def __str__(self) -> str:
-        return f"cannot read {self.path}: {self.cause}"
+MODALITIES = ("rgb", "flow")
 
 
 class _Unexpected(Exception):
@@ -225,7 +215,7 @@ def _open_container(path: str) -> tuple[InputContainer, VideoStream]:
     import av
 
     if not os.path.isfile(path):
-        raise VideoError(path, "it is a folder, not a file" if os.path.isdir(path) else "no such file")
+        raise VideoError(path, "no such file or folder")
     if os.path.getsize(path) == 0:
         raise VideoError(path, "the file is empty")
     try:
@@ -347,15 +337,8 @@ class Video:
         """
         if self._closed:
             raise ValueError(f"{self.path} is closed")
-        wanted = np.asarray(frames)
-        if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):
-            raise TypeError(f"frames must be a list of integers, not {wanted.dtype} of shape {wanted.shape}")
-        rows: dict[int, list[int]] = {}
-        for row, frame in enumerate(wanted.tolist()):
-            if not 0 <= frame < self.num_frames:
-                raise IndexError(f"frame {frame} of {self.path}: it has {self.num_frames} frames, counted from 0")
-            rows.setdefault(frame, []).append(row)
-        images = np.empty((len(wanted), self.height, self.width, 3), np.uint8)
+        rows = rows_of_frames(self.path, self.num_frames, frames)
+        images = np.empty((len(frames), self.height, self.width, 3), np.uint8)
         decoded = self._images(sorted(rows)) if self._decord is None else self._decord.images(sorted(rows))
         for frame, image in decoded:
             if image.shape != images.shape[1:]:
@@ -532,17 +515,28 @@ class _Decord:
         return VideoError(self._video.path, f"decord does not read it exactly ({cause}): use decoder=auto or pyav")
 
 
-def open_video(path: str | os.PathLike[str], decoder: str = "auto") -> Video:
-    """Open a video file.
+def open_video(
+    path: str | os.PathLike[str], decoder: str = "auto", modality: str = "rgb", num_frames: int | None = None
+) -> Video | FrameFolder:
+    """Open a video file, or a folder that holds the frames of one video as pictures.
 
-    decoder: "pyav" (exact everywhere), "decord" (exact or VideoError), or "auto", which is "pyav": as measured, it is
-    faster than decord on every kind of file for which decord is exact. Both give the same pixels on 8-bit video and
-    differ by about one grey level on 10-bit video.
-    Raises VideoError if the file gives no frame, InputError for a decoder that does not exist or is not installed.
+    decoder: of files. "pyav" (exact everywhere), "decord" (exact or VideoError), or "auto", which is "pyav": as
+    measured, it is faster than decord on every kind of file for which decord is exact. Both give the same pixels on
+    8-bit video and differ by about one grey level on 10-bit video.
+    modality: "rgb", or "flow": pairs of pictures in a folder, see frames.py; `read` gives (N, 2, H, W) then.
+    num_frames: of a folder, where it is known; saves listing the folder. A file is asked itself.
+    Raises VideoError if there is no frame, InputError for a decoder that does not exist or is not installed.
     """
     if decoder not in DECODERS:
         raise InputError(f"unknown decoder {decoder!r}: choose one of {', '.join(DECODERS)}")
-    video = Video(os.fspath(path))
+    if modality not in MODALITIES:
+        raise InputError(f"unknown modality {modality!r}: choose one of {', '.join(MODALITIES)}")
+    path = os.fspath(path)
+    if os.path.isdir(path):
+        return FrameFolder(path, modality, num_frames)
+    if modality == "flow" and os.path.exists(path):
+        raise VideoError(path, "optical flow is read from a folder of pictures, which scripts/extract_flow.py makes")
+    video = Video(path)
     if decoder == "decord":
         try:
             video._decord = _Decord(video)
