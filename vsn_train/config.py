@@ -35,9 +35,33 @@ class Motion(Dataset):
 
 
 @dataclass
-class Ucf101(Dataset):
+class Official(Dataset):
+    """A data set as its authors distribute it: Something-Something V1 and V2, Jester, Kinetics-400."""
+
+    annotations: str | None = None  # folder of the official lists; null: they lie in or beside `root`
+    class_order: str = "official"  # or "sorted" by name, for checkpoints that were trained on sorted lists
+    max_missing_share: float = 0.0  # of a split's listed videos; where more are missing, nothing is started
+    count_frames: bool = False  # count every video's frames first, once; training then need not list frame folders
+
+
+@dataclass
+class OfficialSplits(Official):
+    """UCF101, HMDB51."""
+
     split: int = 1  # official split: 1, 2 or 3
-    annotations: str | None = None  # folder of the official lists; null: ucfTrainTestlist in or beside `root`
+
+
+@dataclass
+class Custom(Dataset):
+    """Lists of path,label[,num_frames], or folders of classes; all paths are relative to `root`."""
+
+    train: str | None = None  # list or folder; null: train.csv, train.txt or train/
+    val: str | None = None  # likewise
+    test: str | None = None  # likewise; may lack labels
+    classes: str | None = None  # file with a class name a line, in index order; null: what the training list names
+    flip_pairs: list[list[str]] = field(default_factory=list)  # pairs of class names that a mirror exchanges
+    max_missing_share: float = 0.0
+    count_frames: bool = False
 
 
 @dataclass
@@ -180,7 +204,17 @@ class Predict:
 
 
 # What a checkpoint's "dataset", "backbone" and "schedule" entries are, by the name that they carry.
-DATASETS: dict[str, type[Dataset]] = {"motion": Motion, "motion_static": Motion, "ucf101": Ucf101}
+DATASETS: dict[str, type[Dataset]] = {
+    "motion": Motion,
+    "motion_static": Motion,
+    "something_v1": Official,
+    "something_v2": Official,
+    "jester": Official,
+    "kinetics400": Official,
+    "ucf101": OfficialSplits,
+    "hmdb51": OfficialSplits,
+    "custom": Custom,
+}
 BACKBONES: dict[str, type[Backbone]] = {
     "tsn": Backbone,
     "tsm": Tsm,
@@ -205,7 +239,7 @@ def register_schemas() -> None:
     for name, node in {"train": Train, "eval": Eval, "predict": Predict}.items():
         store.store(name=f"{name}_schema", node=node)
     groups: dict[str, dict[str, Any]] = {
-        "dataset": {"motion": Motion, "ucf101": Ucf101},
+        "dataset": {"motion": Motion, "official": Official, "official_splits": OfficialSplits, "custom": Custom},
         "backbone": BACKBONES,
         "protocol": {"protocol": Protocol},
         "data": {"data": Data},
@@ -262,6 +296,7 @@ def _type_of(config: dict[str, Any], group: str, key: str, types: dict[str, Any]
 def check_train(config: Train) -> None:
     """Raise InputError for values that the types allow and the work does not."""
     _check_common(config.data, config.runtime)
+    _check_dataset(config.dataset)
     _check_protocol("protocol", config.protocol)
     _check_protocol("validation", config.validation)
     _positive("backbone.num_frames", config.backbone.num_frames)
@@ -291,6 +326,8 @@ def check_train(config: Train) -> None:
 
 def check_eval(config: Eval | Predict) -> None:
     _check_common(config.data, config.runtime)
+    if isinstance(config, Eval):
+        _check_dataset(config.dataset)
     _check_protocol("protocol", config.protocol)
 
 
@@ -305,6 +342,15 @@ def _check_common(data: Data, runtime: Runtime) -> None:
     for key, value in {"data.workers": data.workers, "runtime.threads": runtime.threads}.items():
         if value < 0:
             raise InputError(f"{key}={value}: expected zero or more")
+
+
+def _check_dataset(dataset: Dataset) -> None:
+    if isinstance(dataset, Official):
+        _choice("dataset.class_order", dataset.class_order, ("official", "sorted"))
+    if isinstance(dataset, OfficialSplits):
+        _choice("dataset.split", dataset.split, (1, 2, 3))
+    if isinstance(dataset, Official | Custom):
+        _between("dataset.max_missing_share", dataset.max_missing_share, 0, 1, "at most 1")
 
 
 def _check_protocol(name: str, protocol: Protocol) -> None:

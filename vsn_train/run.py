@@ -20,10 +20,16 @@ from torch.nn.parallel import DistributedDataParallel
 from vsn_train import __version__
 from vsn_train import config as schema
 from vsn_train.analysis.scores import Scores
+from vsn_train.data.datasets.custom import load_custom
+from vsn_train.data.datasets.hmdb51 import load_hmdb51
+from vsn_train.data.datasets.jester import load_jester
+from vsn_train.data.datasets.kinetics400 import load_kinetics400
 from vsn_train.data.datasets.motion import load_motion
+from vsn_train.data.datasets.something_v1 import load_something_v1
+from vsn_train.data.datasets.something_v2 import load_something_v2
 from vsn_train.data.datasets.ucf101 import load_ucf101
 from vsn_train.data.loader import EpochBatches, TestVideos, TrainingClips, read_test_video, test_loader, training_loader
-from vsn_train.data.manifest import Manifest, mirrored_labels
+from vsn_train.data.manifest import Manifest, mirrored_labels, sort_classes
 from vsn_train.engine.checkpoint import file_hash, load_checkpoint, save_checkpoint
 from vsn_train.engine.distributed import Process, join_processes
 from vsn_train.engine.evaluate import score_videos, video_groups
@@ -86,6 +92,9 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
             f"{len(manifest.class_names)} classes, {process.world_size} process(es) on {process.device.type}, "
             f"run folder {run_folder}"
         )
+        for each in (manifest, val_manifest):
+            if process.is_main and (line := note_missing(each, run_folder)):
+                log.line(line)
         log.line(f"weights: {weights}" if not position.step else f"resumed after epoch {position.epoch} from {last}")
         autocast = autocast_for(config.runtime.precision, process.device)
         loader = training_loader(
@@ -95,7 +104,7 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
                 config.data.sampling,
                 config.data.crop_size,
                 list(config.augment.scales),
-                config.augment.flip,
+                config.augment.flip and manifest.flips_allowed,
                 config.data.decoder,
                 config.seed,
             ),
@@ -172,6 +181,8 @@ def evaluate(config: schema.Eval, run_folder: Path) -> None:
         facts = {
             "dataset": manifest.name,
             "split": manifest.split,
+            "official_split": getattr(config.dataset, "split", None),  # of UCF101 and HMDB51
+            "missing": len(manifest.missing),
             "protocol": {"name": name, **asdict(config.protocol)},
             "num_frames": config.backbone.num_frames,
             "epoch": checkpoint["epoch"],
@@ -193,6 +204,8 @@ def evaluate(config: schema.Eval, run_folder: Path) -> None:
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         print(f"checkpoint {config.checkpoint}: epoch {checkpoint['epoch']}, {hashes['checkpoint']}")
         print(f"manifest {hashes['manifest']}")
+        if line := note_missing(manifest, folder):
+            print(line)
         print(f"run folder {run_folder}: eval/{name}/metrics.json, scores.npz")
 
 
@@ -238,9 +251,39 @@ def load_manifest(dataset: schema.Dataset, split: str, process: Process) -> Mani
             root, split, dataset.variant, dataset.seed, dataset.train_videos, dataset.val_videos, dataset.size,
             dataset.num_frames, progress=process.is_main,
         )  # fmt: skip
-    assert isinstance(dataset, schema.Ucf101)
+    if isinstance(dataset, schema.Custom):
+        lists = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
+        classes = root / dataset.classes if dataset.classes else None
+        return load_custom(root, split, lists, classes, dataset.flip_pairs, dataset.max_missing_share)
+    assert isinstance(dataset, schema.Official)
     annotations = Path(dataset.annotations).expanduser() if dataset.annotations else None
-    return load_ucf101(root, split, dataset.split, annotations)
+    share = dataset.max_missing_share
+    if isinstance(dataset, schema.OfficialSplits):
+        load_split = {"ucf101": load_ucf101, "hmdb51": load_hmdb51}[dataset.name]
+        manifest = load_split(root, split, dataset.split, annotations, share)
+    else:
+        load = {
+            "something_v1": load_something_v1,
+            "something_v2": load_something_v2,
+            "jester": load_jester,
+            "kinetics400": load_kinetics400,
+        }[dataset.name]
+        manifest = load(root, split, annotations, share)
+    return sort_classes(manifest) if dataset.class_order == "sorted" else manifest
+
+
+def note_missing(manifest: Manifest, folder: Path) -> str:
+    """Write missing_<split>.txt, the listed videos that are not there; the line for the log, empty if all are."""
+    path = folder / f"missing_{manifest.split}.txt"
+    if not manifest.missing:
+        path.unlink(missing_ok=True)  # of an evaluation before the folder was completed
+        return ""
+    path.write_text("".join(f"{each}\n" for each in manifest.missing), encoding="utf-8")
+    listed = len(manifest) + len(manifest.missing)
+    return (
+        f"{len(manifest.missing)} of {listed} {manifest.split} videos are not under {manifest.root} and are left out; "
+        f"{path} names them"
+    )
 
 
 def build_model(backbone: schema.Backbone, num_classes: int) -> Recognizer:
@@ -280,6 +323,11 @@ class Evaluation:
         autocast: torch.autocast,
     ) -> None:
         self.model, self.manifest, self.process, self.autocast = model, manifest, process, autocast
+        if protocol.crops > 1 and not manifest.flips_allowed:
+            raise InputError(
+                f"crops={protocol.crops} mirrors videos, but {manifest.name} has classes that a mirror changes into "
+                "unknown ones; use crops=1"
+            )
         self.options = view_options(protocol, config.runtime)
         groups = video_groups(len(manifest), protocol.clips * protocol.crops, config.runtime.views_per_batch, process)
         videos = TestVideos(
@@ -348,9 +396,13 @@ def check_classes(manifest: Manifest, trained: list[str], path: str) -> None:
     where = next(
         (i for i, (a, b) in enumerate(zip(found, trained, strict=False)) if a != b), min(len(found), len(trained))
     )
+    if sorted(found) == sorted(trained):
+        remedy = "the same names in another order: set dataset.class_order to that of the training, official or sorted"
+    else:
+        remedy = "evaluate on the data set that it was trained on"
     raise InputError(
         f"{manifest.name} has {len(found)} classes and {path} was trained on {len(trained)}; they differ first at "
-        f"index {where}; evaluate on the data set that it was trained on"
+        f"index {where}; {remedy}"
     )
 
 

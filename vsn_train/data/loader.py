@@ -93,7 +93,7 @@ class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
         generator = np.random.default_rng((self.seed, epoch, index))
         path = self.manifest.path(index)
         try:
-            with open_video(path, self.decoder) as video:
+            with open_video(path, self.decoder, num_frames=self.manifest.known_frames(index)) as video:
                 indices = sample_indices(video.num_frames, self.num_frames, 1, self.sampling, generator)[0]
                 clip = video.read(indices)
         except VideoError as error:
@@ -127,17 +127,19 @@ class TestVideos(Dataset[TestVideo | BadVideo]):
         path = self.manifest.path(index)
         try:
             return read_test_video(
-                path, self.num_frames, self.clips, self.placement, self.short_side, self.decoder, index
-            )
+                path, self.num_frames, self.clips, self.placement, self.short_side, self.decoder, index,
+                self.manifest.known_frames(index),
+            )  # fmt: skip
         except VideoError as error:
             return BadVideo(index, str(path), error.cause)
 
 
 def read_test_video(
-    path: Path, num_frames: int, clips: int, placement: str, short_side: int, decoder: str, index: int = 0
-) -> TestVideo:
-    """Decode and resize what the views of one video need. Raises VideoError."""
-    with open_video(path, decoder) as video:
+    path: Path, num_frames: int, clips: int, placement: str, short_side: int, decoder: str, index: int = 0,
+    known_frames: int | None = None,
+) -> TestVideo:  # fmt: skip
+    """Decode and resize what the views of one video need. known_frames: see open_video. Raises VideoError."""
+    with open_video(path, decoder, num_frames=known_frames) as video:
         wanted = sample_indices(video.num_frames, num_frames, clips, placement)
         unique, positions = np.unique(wanted, return_inverse=True)
         frames = video.read(unique)

@@ -158,12 +158,10 @@ def make_manifest(
     unlabelled = split == "test" and bool((label_column == UNLABELLED).all())
     for index in np.flatnonzero((label_column < 0) | (label_column >= classes)) if not unlabelled else ():
         raise InputError(
-            f"{name} {split}: label {label_column[index]} of {names[index]} is out of range: {classes} classes have "
-            f"labels 0 to {classes - 1}; correct the list"
+            f"{name} {split}: label {label_column[index]} of {names[int(index)]} is out of range: {classes} classes "
+            f"have labels 0 to {classes - 1}; correct the list"
         )
-    if len(set(names)) < len(names):
-        seen: set[str] = set()
-        twice = next(each for each in names if each in seen or seen.add(each))  # type: ignore[func-returns-value]
+    if twice := first_repeated(names):
         raise InputError(f"{name} {split}: {twice} is listed more than once; remove the repeated line from the list")
     path_column = np.array([path.encode() for path in paths])
     return Manifest(
@@ -181,13 +179,25 @@ def make_manifest(
     )
 
 
+def first_repeated(names: Sequence[str]) -> str | None:
+    """The first name that is there twice."""
+    if len(set(names)) == len(names):
+        return None
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
 def sort_classes(manifest: Manifest) -> Manifest:
     """The same videos with the classes in the order of their sorted names (by code point, as Python sorts).
 
     Some published checkpoints were trained on lists made that way; labels and flip pairs move along.
     """
     order = sorted(range(len(manifest.class_names)), key=manifest.class_names.__getitem__)
-    new_label = np.argsort(order)
+    new_label = np.argsort(np.array(order))
     return replace(
         manifest,
         labels=np.where(manifest.labels == UNLABELLED, UNLABELLED, new_label[manifest.labels]),

@@ -69,10 +69,10 @@ def load_custom(
     labels = [_label(row, index, listing, split) for row in rows]
     pairs, flips_allowed = _mirrors(list(index), flip_pairs)
     ids = [row.path for row in rows]
-    counts = [row.num_frames for row in rows]
+    counts = [row.num_frames for row in rows] if any(row.num_frames > 0 for row in rows) else None
     return make_present_manifest(
         "custom", split, root, ids, find_videos(root, ids), labels, list(index), pairs, listing=listing,
-        max_missing_share=max_missing_share, flips_allowed=flips_allowed, num_frames=counts if max(counts) >= 0 else None,
+        max_missing_share=max_missing_share, flips_allowed=flips_allowed, num_frames=counts,
     )  # fmt: skip
 
 

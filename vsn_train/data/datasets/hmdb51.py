@@ -18,13 +18,13 @@ from vsn_train.data.datasets.presence import find_videos, list_folder, make_pres
 from vsn_train.data.manifest import Manifest
 from vsn_train.errors import InputError
 
-USE = {"train": "1", "val": "2"}
+USE = {"train": "1", "val": "2", "test": "2"}
 
 
 def load_hmdb51(
     root: Path, split: str, list_number: int = 1, annotations: Path | None = None, max_missing_share: float = 0.0
 ) -> Manifest:
-    """split: "train" or "val", which is the official test list: HMDB51 has no validation set.
+    """split: "train"; "val" and "test" are both the official test list: HMDB51 has no validation set.
 
     root: folder of the class folders. list_number: official split 1, 2 or 3. annotations: folder of the lists; None
     looks for testTrainMulti_7030_splits in and beside the root. Raises InputError for missing folders or lists, for

@@ -92,7 +92,9 @@ def _read_rows(listing: Path, split: str, class_names: Sequence[str]) -> tuple[l
             continue
         if len(row) != len(columns):
             place = f"{listing} line {reader.line_num}"
-            raise InputError(f"{place}: found {len(row)} fields, expected {len(columns)} as in line 1: {','.join(row)!r}")
+            raise InputError(
+                f"{place}: found {len(row)} fields, expected {len(columns)} as in line 1: {','.join(row)!r}"
+            )
         video = row[id_at].strip()
         try:
             start, end = int(float(row[start_at])), int(float(row[end_at]))
@@ -103,8 +105,8 @@ def _read_rows(listing: Path, split: str, class_names: Sequence[str]) -> tuple[l
             raise InputError(f"{listing} line {reader.line_num}: youtube_id {video!r}; expected 11 characters")
         if split_at is not None and row[split_at].strip().lower() not in SPELLINGS[split]:
             raise InputError(
-                f"{listing} line {reader.line_num}: a video of split {row[split_at]!r}; expected {SPELLINGS[split][0]!r}: "
-                "take the list of that split"
+                f"{listing} line {reader.line_num}: a video of split {row[split_at]!r}, expected "
+                f"{SPELLINGS[split][0]!r}: take the list of that split"
             )
         label = UNLABELLED
         if label_at is not None:
@@ -133,9 +135,7 @@ def _find_files(root: Path, split: str, wanted: set[str], class_keys: set[str]) 
     return {name: path for name, (_, path) in best.items()}
 
 
-def _walk(
-    root: Path, folder: str, wanted: set[str], class_keys: set[str], depth: int
-) -> Iterator[tuple[str, str]]:
+def _walk(root: Path, folder: str, wanted: set[str], class_keys: set[str], depth: int) -> Iterator[tuple[str, str]]:
     """(path, video name) of the wanted videos below root/folder, down to `depth` folders of splits and classes."""
     for entry in list_folder(root / folder):
         path = f"{folder}/{entry}" if folder else entry
@@ -159,4 +159,4 @@ def _rank(path: str, split: str) -> int:
 
 def _folder_key(name: str) -> str:
     """One key for all spellings of a class's folder: blanks or _, with or without brackets and apostrophes."""
-    return re.sub(r"[\s_]+", "_", re.sub(r"[()'’]", "", name.strip().lower()))
+    return re.sub(r"[\s_]+", "_", re.sub(r"[()']", "", name.strip().lower()))

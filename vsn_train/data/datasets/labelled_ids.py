@@ -47,9 +47,7 @@ def read_split(
     return path, ids, labels
 
 
-def mirror_pairs(
-    class_names: Sequence[str], pairs: Sequence[tuple[str, str]]
-) -> tuple[list[tuple[int, int]], bool]:
+def mirror_pairs(class_names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> tuple[list[tuple[int, int]], bool]:
     """Label pairs of the name pairs among the classes, and whether flips are allowed.
 
     They are not where the classes, an excerpt of the data set, hold one of a pair without the other.

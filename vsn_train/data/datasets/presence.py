@@ -7,11 +7,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from vsn_train.data.manifest import Manifest, make_manifest
+from vsn_train.data.datasets.annotations import numbered_lines
+from vsn_train.data.manifest import Manifest, first_repeated, make_manifest
 from vsn_train.errors import InputError
 
 VIDEO_SUFFIXES = frozenset(
-    ".avi .mp4 .webm .mkv .mov .m4v .mpg .mpeg .wmv .flv .ogv .3gp .ts .mts .mxf .mjpeg".split()
+    f".{suffix}"
+    for suffix in ("avi", "mp4", "webm", "mkv", "mov", "m4v", "mpg", "mpeg", "wmv", "flv", "ogv", "3gp", "ts", "mjpeg")
 )
 
 
@@ -69,6 +71,10 @@ def make_present_manifest(
     """
     if not ids:
         raise InputError(f"{listing}: the list is empty; expected one video a line")
+    if twice := first_repeated(ids):
+        lines = [str(number) for number, line in numbered_lines(listing) if twice in line] if listing.is_file() else []
+        place = f"{listing} line{'s' * (len(lines) > 1)} {' and '.join(lines)}" if lines else str(listing)
+        raise InputError(f"{place}: {twice} is listed more than once; remove the repeated line")
     missing = [each for each, path in zip(ids, found, strict=True) if path is None]
     if len(missing) > max_missing_share * len(ids) or len(missing) == len(ids):
         accept = math.ceil(100 * len(missing) / len(ids)) / 100

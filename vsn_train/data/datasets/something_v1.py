@@ -15,7 +15,7 @@ from vsn_train.data.datasets.labelled_ids import mirror_pairs, read_classes, rea
 from vsn_train.data.datasets.presence import find_videos, make_present_manifest
 from vsn_train.data.manifest import Manifest
 
-# A mirror exchanges these; so say the data set's authors (their augmentation mappings for V2, which has the same names).
+# A mirror exchanges these, as the data set's authors say (augmentation mappings of V2, which has the same names).
 MIRROR_CLASSES = (
     ("Pulling something from left to right", "Pulling something from right to left"),
     ("Pushing something from left to right", "Pushing something from right to left"),

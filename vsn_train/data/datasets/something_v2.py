@@ -2,7 +2,7 @@
 
     <root>/<id>.webm                              root: 20bn-something-something-v2, or the folder that holds it
     something-something-v2-labels.json            {"Approaching something with your camera": "0", …}
-    something-something-v2-train.json             [{"id": "78687", "template": "Holding [something] next to [something]", …}, …]
+    something-something-v2-train.json             [{"id": "78687", "template": "Holding [something] next to …"}, …]
     something-something-v2-validation.json
     something-something-v2-test.json              [{"id": "1420"}, …]
 
@@ -42,8 +42,8 @@ def load_something_v2(
     """split: "train", "val" or "test", which has labels where test-answers.csv is there.
 
     root: folder of the videos, whatever their suffix, or of frame folders. annotations: folder of the JSON files; None
-    looks in and beside the root. Raises InputError for missing folders or files, for more than max_missing_share missing
-    videos and for an entry that does not fit, with file and line.
+    looks in and beside the root. Raises InputError for missing folders or files, for more than max_missing_share
+    missing videos and for an entry that does not fit, with file and line.
     """
     videos = video_root(root, ["20bn-something-something-v2"], "the folder of Something-Something V2's <id>.webm")
     places = search_places(root, annotations, "labels", "annotations")

@@ -22,7 +22,7 @@ from vsn_train.errors import InputError
 def load_ucf101(
     root: Path, split: str, list_number: int = 1, annotations: Path | None = None, max_missing_share: float = 0.0
 ) -> Manifest:
-    """split: "train" or "val", which is the official test list: UCF101 has no validation set.
+    """split: "train"; "val" and "test" are both the official test list: UCF101 has no validation set.
 
     root: folder of the class folders. list_number: official split 1, 2 or 3. annotations: folder of the lists; None
     looks for ucfTrainTestlist in and beside the root. Raises InputError for missing folders or lists, for more than
