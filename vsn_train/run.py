@@ -24,6 +24,7 @@ from vsn_train.data.datasets.motion import load_motion
 from vsn_train.data.datasets.ucf101 import load_ucf101
 from vsn_train.data.loader import EpochBatches, TestVideos, TrainingClips, read_test_video, test_loader, training_loader
 from vsn_train.data.manifest import Manifest, mirrored_labels
+from vsn_train.data.transforms import CROP_SCALES
 from vsn_train.engine.checkpoint import file_hash, load_checkpoint, save_checkpoint
 from vsn_train.engine.distributed import Process, join_processes
 from vsn_train.engine.evaluate import score_videos, video_groups
@@ -49,7 +50,7 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
         manifest = load_manifest(config.dataset, "train", process)
         val_manifest = load_manifest(config.dataset, "val", process)
         torch.manual_seed(config.seed)
-        model = build_model(config.backbone, len(manifest.class_names)).to(process.device)
+        model = build_model(config.backbone, len(manifest.class_names), config.data.modality).to(process.device)
         weights = (
             load_weights(model, config.weights, class_names=manifest.class_names)
             if config.weights
@@ -94,10 +95,11 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
                 config.backbone.num_frames,
                 config.data.sampling,
                 config.data.crop_size,
-                list(config.augment.scales),
+                list(config.augment.scales or CROP_SCALES[config.data.modality]),
                 config.augment.flip,
                 config.data.decoder,
                 config.seed,
+                config.data.modality,
             ),
             batches,
             config.data.workers,
@@ -161,7 +163,7 @@ def evaluate(config: schema.Eval, run_folder: Path) -> None:
     with join_processes(config.runtime.device, config.runtime.threads) as process:
         manifest = load_manifest(config.dataset, "val", process)
         check_classes(manifest, checkpoint["class_names"], config.checkpoint)
-        model = model_of(checkpoint, config.backbone, config.checkpoint).to(process.device)
+        model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
         use_channels_last(model, config.runtime, process)
         autocast = autocast_for(config.runtime.precision, process.device)
         scores = Evaluation(model, manifest, config.protocol, config, process, autocast)("evaluate")
@@ -201,11 +203,11 @@ def predict(config: schema.Predict, run_folder: Path) -> None:
     checkpoint = load_checkpoint(Path(config.checkpoint))
     protocol, names = config.protocol, checkpoint["class_names"]
     with join_processes(config.runtime.device, config.runtime.threads) as process:
-        model = model_of(checkpoint, config.backbone, config.checkpoint).to(process.device)
+        model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
         use_channels_last(model, config.runtime, process)
         video = read_test_video(
             Path(config.video), model.num_frames, protocol.clips, protocol.placement, protocol.short_side,
-            config.data.decoder,
+            config.data.decoder, config.data.modality,
         )  # fmt: skip
         mirrored = mirrored_labels(len(names), checkpoint["flip_pairs"])
         scores = score_videos(
@@ -243,12 +245,18 @@ def load_manifest(dataset: schema.Dataset, split: str, process: Process) -> Mani
     return load_ucf101(root, split, dataset.split, annotations)
 
 
-def build_model(backbone: schema.Backbone, num_classes: int) -> Recognizer:
-    return create_model(num_classes=num_classes, **asdict(backbone))
+def build_model(backbone: schema.Backbone, num_classes: int, modality: str) -> Recognizer:
+    return create_model(num_classes=num_classes, modality=modality, **asdict(backbone))
 
 
-def model_of(checkpoint: dict[str, Any], backbone: schema.Backbone, path: str) -> Recognizer:
+def model_of(checkpoint: dict[str, Any], backbone: schema.Backbone, modality: str, path: str) -> Recognizer:
     """The checkpoint's network. Raises InputError where the command line asks for another one."""
+    trained = checkpoint["config"]["data"].get("modality", "rgb")
+    if modality != trained:
+        raise InputError(
+            f"data.modality={modality}, but {path} was trained on {trained}; leave data.modality out, or take a "
+            f"checkpoint that was trained on {modality}"
+        )
     for key, asked in asdict(backbone).items():
         trained = checkpoint["config"]["backbone"][key]
         if asked != trained:
@@ -256,7 +264,7 @@ def model_of(checkpoint: dict[str, Any], backbone: schema.Backbone, path: str) -
                 f"backbone.{key}={asked}, but {path} was trained with {trained}; leave backbone.{key} out, or train "
                 "with the other value"
             )
-    model = build_model(backbone, len(checkpoint["class_names"]))
+    model = build_model(backbone, len(checkpoint["class_names"]), modality)
     model.load_state_dict(checkpoint["model"])
     return model
 
@@ -284,7 +292,7 @@ class Evaluation:
         groups = video_groups(len(manifest), protocol.clips * protocol.crops, config.runtime.views_per_batch, process)
         videos = TestVideos(
             manifest, config.backbone.num_frames, protocol.clips, protocol.placement, protocol.short_side,
-            config.data.decoder,
+            config.data.decoder, config.data.modality,
         )  # fmt: skip
         self.loader, self.total = test_loader(videos, groups, config.data.workers), len(groups)
 
