@@ -110,6 +110,7 @@ class Data:
     batch_size: int = 8  # videos per process and step
     workers: int = 2  # loader processes per training process
     decoder: str = "auto"  # "auto", "decord" or "pyav"
+    modality: str = "rgb"  # "rgb", or "flow": optical flow from folders of x and y pictures
     sampling: str = "uniform"  # frames of a training clip: "uniform" segments, or a "dense" window of 64 frames
     short_side: int = 256  # pixels: the test's resize
     crop_size: int = 224  # pixels: what the network sees
@@ -118,7 +119,8 @@ class Data:
 
 @dataclass
 class Augment:
-    scales: list[float] = field(default_factory=lambda: [1.0, 0.875, 0.75, 0.66])  # crop side / short side of the frame
+    # Crop side / short side of the frame; null: TSN's, which are 1, 0.875, 0.75 and, for RGB, 0.66.
+    scales: list[float] | None = None
     flip: bool = True  # mirror every second clip; the label follows the data set's flip pairs
 
 
@@ -320,7 +322,8 @@ def check_train(config: Train) -> None:
     }.items():
         if value < 0:
             raise InputError(f"{key}={value}: expected zero or more")
-    if not config.augment.scales or not all(0 < scale <= 1 for scale in config.augment.scales):
+    scales = config.augment.scales
+    if scales is not None and not (scales and all(0 < scale <= 1 for scale in scales)):
         raise InputError(f"augment.scales={config.augment.scales}: expected one or more numbers above 0 and at most 1")
 
 
@@ -333,6 +336,7 @@ def check_eval(config: Eval | Predict) -> None:
 
 def _check_common(data: Data, runtime: Runtime) -> None:
     _choice("data.decoder", data.decoder, ("auto", "decord", "pyav"))
+    _choice("data.modality", data.modality, ("rgb", "flow"))
     _choice("runtime.device", runtime.device, ("auto", "cpu", "cuda"))
     _choice("runtime.precision", runtime.precision, ("auto", "fp32", "bf16"))
     _positive("runtime.devices", runtime.devices)

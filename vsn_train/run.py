@@ -28,8 +28,10 @@ from vsn_train.data.datasets.motion import load_motion
 from vsn_train.data.datasets.something_v1 import load_something_v1
 from vsn_train.data.datasets.something_v2 import load_something_v2
 from vsn_train.data.datasets.ucf101 import load_ucf101
+from vsn_train.data.frame_counts import count_frames
 from vsn_train.data.loader import EpochBatches, TestVideos, TrainingClips, read_test_video, test_loader, training_loader
 from vsn_train.data.manifest import Manifest, mirrored_labels, sort_classes
+from vsn_train.data.transforms import CROP_SCALES
 from vsn_train.engine.checkpoint import file_hash, load_checkpoint, save_checkpoint
 from vsn_train.engine.distributed import Process, join_processes
 from vsn_train.engine.evaluate import score_videos, video_groups
@@ -52,10 +54,10 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
     run folder before data, network and checkpoint have been found to fit.
     """
     with join_processes(config.runtime.device, config.runtime.threads) as process:
-        manifest = load_manifest(config.dataset, "train", process)
-        val_manifest = load_manifest(config.dataset, "val", process)
+        manifest = load_manifest(config.dataset, "train", process, config.data)
+        val_manifest = load_manifest(config.dataset, "val", process, config.data)
         torch.manual_seed(config.seed)
-        model = build_model(config.backbone, len(manifest.class_names)).to(process.device)
+        model = build_model(config.backbone, len(manifest.class_names), config.data.modality).to(process.device)
         weights = (
             load_weights(model, config.weights, class_names=manifest.class_names)
             if config.weights
@@ -103,10 +105,11 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
                 config.backbone.num_frames,
                 config.data.sampling,
                 config.data.crop_size,
-                list(config.augment.scales),
+                list(config.augment.scales or CROP_SCALES[config.data.modality]),
                 config.augment.flip and manifest.flips_allowed,
                 config.data.decoder,
                 config.seed,
+                config.data.modality,
             ),
             batches,
             config.data.workers,
@@ -168,9 +171,9 @@ def evaluate(config: schema.Eval, run_folder: Path) -> None:
     """vsn-eval in this process: writes eval/<protocol>/{metrics.json,scores.npz} into the run folder."""
     checkpoint = load_checkpoint(Path(config.checkpoint))
     with join_processes(config.runtime.device, config.runtime.threads) as process:
-        manifest = load_manifest(config.dataset, "val", process)
+        manifest = load_manifest(config.dataset, "val", process, config.data)
         check_classes(manifest, checkpoint["class_names"], config.checkpoint)
-        model = model_of(checkpoint, config.backbone, config.checkpoint).to(process.device)
+        model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
         use_channels_last(model, config.runtime, process)
         autocast = autocast_for(config.runtime.precision, process.device)
         scores = Evaluation(model, manifest, config.protocol, config, process, autocast)("evaluate")
@@ -214,11 +217,11 @@ def predict(config: schema.Predict, run_folder: Path) -> None:
     checkpoint = load_checkpoint(Path(config.checkpoint))
     protocol, names = config.protocol, checkpoint["class_names"]
     with join_processes(config.runtime.device, config.runtime.threads) as process:
-        model = model_of(checkpoint, config.backbone, config.checkpoint).to(process.device)
+        model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
         use_channels_last(model, config.runtime, process)
         video = read_test_video(
             Path(config.video), model.num_frames, protocol.clips, protocol.placement, protocol.short_side,
-            config.data.decoder,
+            config.data.decoder, config.data.modality,
         )  # fmt: skip
         mirrored = mirrored_labels(len(names), checkpoint["flip_pairs"])
         scores = score_videos(
@@ -244,7 +247,23 @@ def predict(config: schema.Predict, run_folder: Path) -> None:
     print(f"written: {path}")
 
 
-def load_manifest(dataset: schema.Dataset, split: str, process: Process) -> Manifest:
+def load_manifest(dataset: schema.Dataset, split: str, process: Process, data: schema.Data | None = None) -> Manifest:
+    """data: for counting frames, where dataset.count_frames asks for it; None leaves that out."""
+    manifest = read_manifest(dataset, split, process)
+    if data is None or isinstance(dataset, schema.Motion) or not getattr(dataset, "count_frames", False):
+        return manifest
+    counted, unreadable = None, []
+    if process.is_main:
+        counted, unreadable = count_frames(manifest, data.modality, max(data.workers, 1))
+    for cause in unreadable[:3]:
+        print(f"cannot read {cause}", file=sys.stderr)
+    if len(unreadable) > 3:
+        print(f"and {len(unreadable) - 3} more {split} videos cannot be read", file=sys.stderr)
+    counts = process.gather(None if counted is None else counted.num_frames)[0]
+    return replace(manifest, num_frames=counts)
+
+
+def read_manifest(dataset: schema.Dataset, split: str, process: Process) -> Manifest:
     root = Path(dataset.root).expanduser()
     if isinstance(dataset, schema.Motion):
         return load_motion(
@@ -286,12 +305,18 @@ def note_missing(manifest: Manifest, folder: Path) -> str:
     )
 
 
-def build_model(backbone: schema.Backbone, num_classes: int) -> Recognizer:
-    return create_model(num_classes=num_classes, **asdict(backbone))
+def build_model(backbone: schema.Backbone, num_classes: int, modality: str) -> Recognizer:
+    return create_model(num_classes=num_classes, modality=modality, **asdict(backbone))
 
 
-def model_of(checkpoint: dict[str, Any], backbone: schema.Backbone, path: str) -> Recognizer:
+def model_of(checkpoint: dict[str, Any], backbone: schema.Backbone, modality: str, path: str) -> Recognizer:
     """The checkpoint's network. Raises InputError where the command line asks for another one."""
+    trained = checkpoint["config"]["data"].get("modality", "rgb")
+    if modality != trained:
+        raise InputError(
+            f"data.modality={modality}, but {path} was trained on {trained}; leave data.modality out, or take a "
+            f"checkpoint that was trained on {modality}"
+        )
     for key, asked in asdict(backbone).items():
         trained = checkpoint["config"]["backbone"][key]
         if asked != trained:
@@ -299,7 +324,7 @@ def model_of(checkpoint: dict[str, Any], backbone: schema.Backbone, path: str) -
                 f"backbone.{key}={asked}, but {path} was trained with {trained}; leave backbone.{key} out, or train "
                 "with the other value"
             )
-    model = build_model(backbone, len(checkpoint["class_names"]))
+    model = build_model(backbone, len(checkpoint["class_names"]), modality)
     model.load_state_dict(checkpoint["model"])
     return model
 
@@ -332,7 +357,7 @@ class Evaluation:
         groups = video_groups(len(manifest), protocol.clips * protocol.crops, config.runtime.views_per_batch, process)
         videos = TestVideos(
             manifest, config.backbone.num_frames, protocol.clips, protocol.placement, protocol.short_side,
-            config.data.decoder,
+            config.data.decoder, config.data.modality,
         )  # fmt: skip
         self.loader, self.total = test_loader(videos, groups, config.data.workers), len(groups)
 
