@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from vsn_train.data.augment import Augmentation, augment
 from vsn_train.data.manifest import Manifest
 from vsn_train.data.sampling import sample_indices
-from vsn_train.data.transforms import multi_scale_crop, resize_short_side
+from vsn_train.data.transforms import resize_short_side
 from vsn_train.data.video import VideoError, open_video
 
 IGNORED = -100  # label of a filler clip; cross_entropy leaves it out
@@ -69,18 +70,14 @@ class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
         manifest: Manifest,
         num_frames: int,
         sampling: str,
-        crop_size: int,
-        scales: list[float],
-        flip: bool,
+        augmentation: Augmentation,
         decoder: str,
         seed: int,
     ) -> None:
         self.manifest = manifest
         self.num_frames = num_frames
         self.sampling = sampling
-        self.crop_size = crop_size
-        self.scales = scales
-        self.flip = flip
+        self.augmentation = augmentation
         self.decoder = decoder
         self.seed = seed
         self.mirrored = manifest.mirrored_labels()
@@ -98,11 +95,9 @@ class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
                 clip = video.read(indices)
         except VideoError as error:
             return BadVideo(index, str(path), error.cause)
-        clip = multi_scale_crop(clip, self.crop_size, self.scales, generator)
+        clip, mirrored = augment(clip, self.augmentation, generator)
         label = int(self.manifest.labels[index])
-        if self.flip and generator.random() < 0.5:
-            clip, label = clip.flip(-1), int(self.mirrored[label])
-        return clip, label
+        return clip, int(self.mirrored[label]) if mirrored else label
 
 
 class TestVideos(Dataset[TestVideo | BadVideo]):
@@ -177,7 +172,7 @@ def training_loader(clips: TrainingClips, batches: EpochBatches, workers: int, p
         clips,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=_Collate(clips.num_frames, clips.crop_size),
+        collate_fn=_Collate(clips.num_frames, clips.augmentation.crop_size),
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
         worker_init_fn=_one_thread,
