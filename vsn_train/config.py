@@ -119,9 +119,22 @@ class Data:
 
 @dataclass
 class Augment:
-    # Crop side / short side of the frame; null: TSN's, which are 1, 0.875, 0.75 and, for RGB, 0.66.
+    """What training does to a clip. One draw serves all its frames."""
+
+    crop: str = "multiscale"  # "multiscale" (TSN), "random_resized" (Inception) or "center" (as in a test)
+    # multiscale: crop / short side; null: TSN's, which are 1, 0.875, 0.75 and, for RGB, 0.66
     scales: list[float] | None = None
+    area: list[float] = field(default_factory=lambda: [0.08, 1.0])  # random_resized: least and largest share of a frame
+    aspect: list[float] = field(default_factory=lambda: [0.75, 1.3333])  # random_resized: width / height, from and to
     flip: bool = True  # mirror every second clip; the label follows the data set's flip pairs
+    rand_augment: int = 0  # RandAugment's N: operations per clip
+    magnitude: int = 9  # RandAugment's M, 0 to 30
+    brightness: float = 0.0  # colour jitter: factors from 1 - value to 1 + value
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0  # turns by up to this share of the colour circle, at most 0.5
+    mixup: float = 0.0  # alpha of Beta(alpha, alpha); 0: no mixup. With cutmix too, a coin decides for each batch
+    cutmix: float = 0.0  # the same for CutMix
 
 
 @dataclass
@@ -322,9 +335,27 @@ def check_train(config: Train) -> None:
     }.items():
         if value < 0:
             raise InputError(f"{key}={value}: expected zero or more")
-    scales = config.augment.scales
-    if scales is not None and not (scales and all(0 < scale <= 1 for scale in scales)):
-        raise InputError(f"augment.scales={config.augment.scales}: expected one or more numbers above 0 and at most 1")
+    _check_augment(config.augment, config.data.modality)
+
+
+def _check_augment(augment: Augment, modality: str) -> None:
+    _choice("augment.crop", augment.crop, ("multiscale", "random_resized", "center"))
+    if augment.scales is not None and not (augment.scales and all(0 < scale <= 1 for scale in augment.scales)):
+        raise InputError(f"augment.scales={augment.scales}: expected one or more numbers above 0 and at most 1")
+    if len(augment.area) != 2 or not 0 < augment.area[0] <= augment.area[1] <= 1:
+        raise InputError(f"augment.area={augment.area}: expected [least, largest], both above 0 and at most 1")
+    if len(augment.aspect) != 2 or not 0 < augment.aspect[0] <= augment.aspect[1]:
+        raise InputError(f"augment.aspect={augment.aspect}: expected [from, to], both above 0")
+    _between("augment.magnitude", augment.magnitude, 0, 30, "at most 30")
+    _between("augment.hue", augment.hue, 0, 0.5, "at most 0.5")
+    for key in ("rand_augment", "brightness", "contrast", "saturation", "mixup", "cutmix"):
+        if getattr(augment, key) < 0:
+            raise InputError(f"augment.{key}={getattr(augment, key)}: expected zero or more")
+    for key in ("rand_augment", "brightness", "contrast", "saturation", "hue"):
+        if modality == "flow" and getattr(augment, key):
+            raise InputError(
+                f"augment.{key}={getattr(augment, key)} with data.modality=flow: flow has no colours; set it to 0"
+            )
 
 
 def check_eval(config: Eval | Predict) -> None:

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from vsn_train import __version__
 from vsn_train import config as schema
 from vsn_train.analysis.scores import Scores
+from vsn_train.data.augment import Augmentation
 from vsn_train.data.datasets.custom import load_custom
 from vsn_train.data.datasets.hmdb51 import load_hmdb51
 from vsn_train.data.datasets.jester import load_jester
@@ -104,9 +105,7 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
                 manifest,
                 config.backbone.num_frames,
                 config.data.sampling,
-                config.data.crop_size,
-                list(config.augment.scales or CROP_SCALES[config.data.modality]),
-                config.augment.flip and manifest.flips_allowed,
+                augmentation_of(config, manifest),
                 config.data.decoder,
                 config.seed,
                 config.data.modality,
@@ -162,6 +161,8 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
             seed=config.seed,
             log_every=config.runtime.log_every,
             max_bad_share=config.data.max_bad_share,
+            mixup=config.augment.mixup,
+            cutmix=config.augment.cutmix,
         )
         log.line(f"done: best val top1 {position.best_top1:.2f}; vsn-eval checkpoint={last.with_name('best.pt')}")
         log.close()
@@ -303,6 +304,13 @@ def note_missing(manifest: Manifest, folder: Path) -> str:
         f"{len(manifest.missing)} of {listed} {manifest.split} videos are not under {manifest.root} and are left out; "
         f"{path} names them"
     )
+
+
+def augmentation_of(config: schema.Train, manifest: Manifest) -> Augmentation:
+    options = {key: value for key, value in asdict(config.augment).items() if key not in ("mixup", "cutmix")}
+    options["scales"] = config.augment.scales or CROP_SCALES[config.data.modality]
+    options["flip"] = config.augment.flip and manifest.flips_allowed
+    return Augmentation(crop_size=config.data.crop_size, short_side=config.data.short_side, **options)
 
 
 def build_model(backbone: schema.Backbone, num_classes: int, modality: str) -> Recognizer:

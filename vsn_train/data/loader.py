@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from vsn_train.data.augment import Augmentation, augment
+from vsn_train.data.fastseek import FastSeekCopy
 from vsn_train.data.frames import FrameFolder
 from vsn_train.data.manifest import Manifest
 from vsn_train.data.sampling import FLOW_STACK, flow_stacks, sample_indices
-from vsn_train.data.transforms import mirror, multi_scale_crop, resize_short_side, take_clip
+from vsn_train.data.transforms import resize_short_side, take_clip
 from vsn_train.data.video import Video, VideoError, open_video
 
 STACK_LENGTH = {"rgb": 1, "flow": FLOW_STACK}  # frames of a video that one frame of a clip takes
@@ -74,9 +76,7 @@ class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
         manifest: Manifest,
         num_frames: int,
         sampling: str,
-        crop_size: int,
-        scales: list[float],
-        flip: bool,
+        augmentation: Augmentation,
         decoder: str,
         seed: int,
         modality: str = "rgb",
@@ -84,9 +84,7 @@ class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
         self.manifest = manifest
         self.num_frames = num_frames
         self.sampling = sampling
-        self.crop_size = crop_size
-        self.scales = scales
-        self.flip = flip
+        self.augmentation = augmentation
         self.decoder = decoder
         self.seed = seed
         self.modality = modality
@@ -107,11 +105,9 @@ class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
                 clip = read_clip(video, wanted[0], self.modality)
         except VideoError as error:
             return BadVideo(index, str(path), error.cause)
-        clip = multi_scale_crop(clip, self.crop_size, self.scales, generator)
+        clip, mirrored = augment(clip, self.augmentation, generator)
         label = int(self.manifest.labels[index])
-        if self.flip and generator.random() < 0.5:
-            clip, label = mirror(clip), int(self.mirrored[label])
-        return clip, label
+        return clip, int(self.mirrored[label]) if mirrored else label
 
 
 class TestVideos(Dataset[TestVideo | BadVideo]):
@@ -172,7 +168,7 @@ def read_test_video(
     return TestVideo(index, resize_short_side(frames, short_side), positions.reshape(wanted.shape))
 
 
-def read_clip(video: Video | FrameFolder, indices: np.ndarray, modality: str) -> Tensor:
+def read_clip(video: Video | FrameFolder | FastSeekCopy, indices: np.ndarray, modality: str) -> Tensor:
     """uint8 (T, C, H, W): the frames at `indices` (T,), or the stacks of flow that begin there."""
     if modality == "rgb":
         return video.read(indices)
@@ -213,7 +209,9 @@ def training_loader(clips: TrainingClips, batches: EpochBatches, workers: int, p
         clips,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=_Collate(clips.num_frames, 3 if clips.modality == "rgb" else 2 * FLOW_STACK, clips.crop_size),
+        collate_fn=_Collate(
+            clips.num_frames, 3 if clips.modality == "rgb" else 2 * FLOW_STACK, clips.augmentation.crop_size
+        ),
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
         worker_init_fn=_one_thread,

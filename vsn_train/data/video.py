@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from vsn_train.data.colour import RgbConverter
+from vsn_train.data.fastseek import FastSeekCopy, places_of_copy
 from vsn_train.data.frames import FrameFolder, rows_of_frames
 from vsn_train.errors import InputError, VideoError
 
@@ -294,19 +296,14 @@ class Video:
     height: int
     width: int
 
-    def __init__(self, path: str) -> None:
-        import av
-        from av.video.reformatter import VideoReformatter
-
+    def __init__(self, path: str, container: InputContainer, stream: VideoStream) -> None:
         self.path = path
         self._closed = False
-        self._container, stream = _open_container(path)
+        self._container = container
         try:
             self.fps = float(stream.average_rate or 0.0)
             self._decoder = stream.codec_context
-            self._reformatter = VideoReformatter()
-            # PyAV 17 began to convert colours in as many threads as there are cores.
-            self._one_thread: dict[str, Any] = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
+            self._to_rgb = RgbConverter()
             self._decord: _Decord | None = None
             # Compressed, so a second of video takes about 100 kB.
             self._packets, times, damaged = _read_packets(self._container, stream)
@@ -450,12 +447,7 @@ class Video:
 
     def _image(self, frame: VideoFrame) -> np.ndarray:
         """(H, W, 3) uint8 RGB, upright."""
-        # POINT: take the nearest chroma sample. FFmpeg's fast 8-bit path, which made everybody's training frames, does
-        # so whatever it is told; this way 10-bit video is treated alike. Range and matrix are the frame's own.
-        rgb = self._reformatter.reformat(frame, format="rgb24", interpolation="POINT", **self._one_thread)
-        plane = rgb.planes[0]
-        image = np.frombuffer(memoryview(plane), np.uint8).reshape(rgb.height, plane.line_size)[:, : 3 * rgb.width]
-        return _upright(image.reshape(rgb.height, rgb.width, 3), frame)
+        return _upright(self._to_rgb(frame), frame)
 
 
 class _Decord:
@@ -517,8 +509,8 @@ class _Decord:
 
 def open_video(
     path: str | os.PathLike[str], decoder: str = "auto", modality: str = "rgb", num_frames: int | None = None
-) -> Video | FrameFolder:
-    """Open a video file, or a folder that holds the frames of one video as pictures.
+) -> Video | FrameFolder | FastSeekCopy:
+    """Open a video file, a folder that holds the frames of one video as pictures, or a copy by prepare_videos.py.
 
     decoder: of files. "pyav" (exact everywhere), "decord" (exact or VideoError), or "auto", which is "pyav": as
     measured, it is faster than decord on every kind of file for which decord is exact. Both give the same pixels on
@@ -534,9 +526,18 @@ def open_video(
     path = os.fspath(path)
     if os.path.isdir(path):
         return FrameFolder(path, modality, num_frames)
-    if modality == "flow" and os.path.exists(path):
-        raise VideoError(path, "optical flow is read from a folder of pictures, which scripts/extract_flow.py makes")
-    video = Video(path)
+    container, stream = _open_container(path)
+    try:
+        places = places_of_copy(container, stream)
+        if places and (decoder != "decord" or modality == "flow"):
+            return FastSeekCopy(path, container, stream, places, modality)
+        if modality == "flow":
+            cause = "optical flow is read from a folder of pictures, which scripts/extract_flow.py makes"
+            raise VideoError(path, cause)
+    except BaseException:
+        container.close()
+        raise
+    video = Video(path, container, stream)
     if decoder == "decord":
         try:
             video._decord = _Decord(video)
