@@ -344,6 +344,17 @@ class Video:
             images[rows[frame]] = image
         return torch.from_numpy(images).permute(0, 3, 1, 2)
 
+    def frames(self) -> Iterator[np.ndarray]:
+        """Every frame in turn, (H, W, 3) uint8, decoded once: for what needs them all and not all at the same time."""
+        due = 0
+        for frame, image in self._images(list(range(self.num_frames))):
+            if frame < due:
+                continue  # damage made the decoder start again
+            if image.shape != (self.height, self.width, 3):
+                raise VideoError(self.path, f"frame {frame} has another size than frame 0")
+            yield image
+            due += 1
+
     def close(self) -> None:
         self._closed = True
         self._packets, self._map, self._decord = [], None, None
