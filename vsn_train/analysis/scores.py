@@ -18,9 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vsn_train.data.manifest import UNLABELLED
 from vsn_train.errors import InputError
-
-UNKNOWN = -1  # label of a video of a split whose labels are not public
 
 
 class Interval(NamedTuple):
@@ -74,7 +73,7 @@ class Scores:
 
     @property
     def labelled(self) -> bool:
-        return bool((self.labels != UNKNOWN).all())
+        return bool((self.labels != UNLABELLED).all())
 
     @property
     def readable(self) -> np.ndarray:
@@ -197,7 +196,7 @@ class Scores:
     def _check_labelled(self) -> None:
         if not self.labelled:
             raise InputError(
-                f"{int((self.labels == UNKNOWN).sum())} of {len(self)} videos have no label, so there is no accuracy; "
+                f"{int((self.labels == UNLABELLED).sum())} of {len(self)} videos have no label, so there is no accuracy; "
                 "expected a labelled split: vsn-eval split=val"
             )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -25,8 +26,9 @@ def draw_prediction(
 ) -> None:
     """Write a PNG of the frames of the middle clip with their times, and of the best classes (name, index, share)."""
     # Uniform clips begin with the one of the segments' middles; dense ones follow the time of the video.
-    in_time = np.argsort(video.clips.mean(axis=1), kind="stable")
-    clip = video.clips[in_time[len(in_time) // 2]]
+    first_fields = video.clips if video.clips.ndim == 2 else video.clips[..., 0]
+    in_time = np.argsort(first_fields.mean(axis=1), kind="stable")
+    clip = first_fields[in_time[len(in_time) // 2]]
     numbers = video.numbers[clip]
     captions = [f"{number / video.fps:.2f} s" if video.fps else f"frame {number}" for number in numbers]
     classes = [(name, share) for name, _, share in best]
@@ -41,7 +43,7 @@ def draw_strip(
     classes: Sequence[tuple[str, float]],
     title: str,
 ) -> None:
-    """Write a PNG: the frames, uint8 (T, 3, H, W), with a caption each, and under them the classes' shares as bars.
+    """Write a PNG: the frames, uint8 (T, 3 or 2, H, W), with a caption each, and under them the classes' shares as bars.
 
     classes: (name, share from 0 to 1), best first.
     """
@@ -60,7 +62,7 @@ def draw_strip(
     for axis in axes:
         axis.axis("off")
     for axis, frame, caption in zip(axes, frames, captions, strict=False):
-        axis.imshow(frame.permute(1, 2, 0).numpy())
+        axis.imshow(_picture(frame).permute(1, 2, 0).numpy())
         axis.set_title(caption, fontsize=7, pad=2)
     bars = bottom.subplots()
     names, shares = [name for name, _ in classes], np.array([share for _, share in classes])
@@ -76,11 +78,16 @@ def draw_strip(
     figure.savefig(path)
 
 
-def jpeg_frames(path: Path, count: int, short_side: int, decoder: str = "auto") -> list[bytes]:
+def jpeg_frames(path: Path, count: int, short_side: int, decoder: str = "auto", modality: str = "rgb") -> list[bytes]:
     """The middle frames of `count` segments of a video as small JPEG files; none where it cannot be read."""
     try:
-        with open_video(path, decoder) as video:
+        with open_video(path, decoder, modality) as video:
             frames = resize_short_side(video.read(sample_indices(video.num_frames, count)[0]), short_side)
     except VideoError:
         return []
-    return [encode_jpeg(frame, quality=80).numpy().tobytes() for frame in frames]
+    return [encode_jpeg(_picture(frame), quality=80).numpy().tobytes() for frame in frames]
+
+
+def _picture(frame: Tensor) -> Tensor:
+    """(3, H, W): optical flow's x and y as red and green over the grey that means rest."""
+    return frame if len(frame) == 3 else torch.cat([frame, torch.full_like(frame[:1], 128)])

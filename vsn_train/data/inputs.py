@@ -50,11 +50,12 @@ class GivenVideos(Dataset["TestVideo | BadVideo"]):
         placement: str,
         short_side: int,
         decoder: str,
+        modality: str = "rgb",
         start: float = 0.0,
         end: float | None = None,
     ) -> None:
         self.paths = paths
-        self.options = (num_frames, clips, placement, short_side, decoder)
+        self.options = (num_frames, clips, placement, short_side, decoder, modality)
         self.start = start
         self.end = end
 
@@ -63,6 +64,6 @@ class GivenVideos(Dataset["TestVideo | BadVideo"]):
 
     def __getitem__(self, index: int) -> TestVideo | BadVideo:
         try:
-            return read_test_video(self.paths[index], *self.options, index, self.start, self.end)
+            return read_test_video(self.paths[index], *self.options, index, start=self.start, end=self.end)
         except VideoError as error:
             return BadVideo(index, str(self.paths[index]), error.cause)

@@ -17,11 +17,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from vsn_train.data.augment import Augmentation, augment
+from vsn_train.data.fastseek import FastSeekCopy
+from vsn_train.data.frames import FrameFolder
 from vsn_train.data.manifest import Manifest
-from vsn_train.data.sampling import sample_indices
-from vsn_train.data.transforms import multi_scale_crop, resize_short_side
-from vsn_train.data.video import VideoError, open_video
+from vsn_train.data.sampling import FLOW_STACK, flow_stacks, sample_indices
+from vsn_train.data.transforms import resize_short_side, take_clip
+from vsn_train.data.video import Video, VideoError, open_video
 
+STACK_LENGTH = {"rgb": 1, "flow": FLOW_STACK}  # frames of a video that one frame of a clip takes
 IGNORED = -100  # label of a filler clip; cross_entropy leaves it out
 
 
@@ -52,8 +56,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class TestVideo:
-    """The decoded frames of a video's views. frames: uint8 (U, C, H, W), each needed frame once; clips: int64
-    (clips, T), positions in `frames`; numbers: int64 (U,), which frames of the video these are; fps: of the video."""
+    """The decoded frames of a video's views.
+
+    frames: uint8 (U, C, H, W), each needed frame once. clips: int64 (clips, T), positions in `frames`; for optical flow
+    (clips, T, 5). `take_clip` puts a clip together. numbers: int64 (U,), which frames of the video these are. fps: of
+    the video.
+    """
 
     __test__ = False  # pytest, this is no test
 
@@ -72,20 +80,18 @@ class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
         manifest: Manifest,
         num_frames: int,
         sampling: str,
-        crop_size: int,
-        scales: list[float],
-        flip: bool,
+        augmentation: Augmentation,
         decoder: str,
         seed: int,
+        modality: str = "rgb",
     ) -> None:
         self.manifest = manifest
         self.num_frames = num_frames
         self.sampling = sampling
-        self.crop_size = crop_size
-        self.scales = scales
-        self.flip = flip
+        self.augmentation = augmentation
         self.decoder = decoder
         self.seed = seed
+        self.modality = modality
         self.mirrored = manifest.mirrored_labels()
 
     def __len__(self) -> int:
@@ -96,16 +102,16 @@ class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
         generator = np.random.default_rng((self.seed, epoch, index))
         path = self.manifest.path(index)
         try:
-            with open_video(path, self.decoder) as video:
-                indices = sample_indices(video.num_frames, self.num_frames, 1, self.sampling, generator)[0]
-                clip = video.read(indices)
+            with open_video(path, self.decoder, self.modality, self.manifest.known_frames(index)) as video:
+                wanted = sample_indices(
+                    video.num_frames, self.num_frames, 1, self.sampling, generator, STACK_LENGTH[self.modality]
+                )
+                clip = read_clip(video, wanted[0], self.modality)
         except VideoError as error:
             return BadVideo(index, str(path), error.cause)
-        clip = multi_scale_crop(clip, self.crop_size, self.scales, generator)
+        clip, mirrored = augment(clip, self.augmentation, generator)
         label = int(self.manifest.labels[index])
-        if self.flip and generator.random() < 0.5:
-            clip, label = clip.flip(-1), int(self.mirrored[label])
-        return clip, label
+        return clip, int(self.mirrored[label]) if mirrored else label
 
 
 class TestVideos(Dataset[TestVideo | BadVideo]):
@@ -114,7 +120,14 @@ class TestVideos(Dataset[TestVideo | BadVideo]):
     __test__ = False  # pytest, this is no test
 
     def __init__(
-        self, manifest: Manifest, num_frames: int, clips: int, placement: str, short_side: int, decoder: str
+        self,
+        manifest: Manifest,
+        num_frames: int,
+        clips: int,
+        placement: str,
+        short_side: int,
+        decoder: str,
+        modality: str = "rgb",
     ) -> None:
         self.manifest = manifest
         self.num_frames = num_frames
@@ -122,6 +135,7 @@ class TestVideos(Dataset[TestVideo | BadVideo]):
         self.placement = placement
         self.short_side = short_side
         self.decoder = decoder
+        self.modality = modality
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -130,8 +144,9 @@ class TestVideos(Dataset[TestVideo | BadVideo]):
         path = self.manifest.path(index)
         try:
             return read_test_video(
-                path, self.num_frames, self.clips, self.placement, self.short_side, self.decoder, index
-            )
+                path, self.num_frames, self.clips, self.placement, self.short_side, self.decoder, self.modality, index,
+                self.manifest.known_frames(index),
+            )  # fmt: skip
         except VideoError as error:
             return BadVideo(index, str(path), error.cause)
 
@@ -143,17 +158,22 @@ def read_test_video(
     placement: str,
     short_side: int,
     decoder: str,
+    modality: str = "rgb",
     index: int = 0,
+    known_frames: int | None = None,
     start: float = 0.0,
     end: float | None = None,
 ) -> TestVideo:
     """Decode and resize what the views of one video need.
 
-    start, end: seconds; the part of the video that counts (end None: to its end). Raises VideoError.
+    known_frames: see open_video. start, end: seconds; the part of the video that counts (end None: to its end).
+    Raises VideoError.
     """
-    with open_video(path, decoder) as video:
+    with open_video(path, decoder, modality, known_frames) as video:
         first, stop = _frames_between(path, video.num_frames, video.fps, start, end)
-        wanted = first + sample_indices(stop - first, num_frames, clips, placement)
+        wanted = first + sample_indices(stop - first, num_frames, clips, placement, length=STACK_LENGTH[modality])
+        if modality == "flow":
+            wanted = flow_stacks(wanted, stop)
         unique, positions = np.unique(wanted, return_inverse=True)
         frames = video.read(unique)
     frames = resize_short_side(frames, short_side)
@@ -171,6 +191,14 @@ def _frames_between(path: Path, frames: int, fps: float, start: float, end: floa
     if first >= min(stop, frames):
         raise VideoError(str(path), f"it is {frames / fps:.2f} s long and has no frame between start and end")
     return first, min(stop, frames)
+
+
+def read_clip(video: Video | FrameFolder | FastSeekCopy, indices: np.ndarray, modality: str) -> Tensor:
+    """uint8 (T, C, H, W): the frames at `indices` (T,), or the stacks of flow that begin there."""
+    if modality == "rgb":
+        return video.read(indices)
+    stacks = flow_stacks(indices, video.num_frames)
+    return take_clip(video.read(stacks.ravel()), torch.arange(stacks.size).view(stacks.shape))
 
 
 class EpochBatches:
@@ -206,7 +234,9 @@ def training_loader(clips: TrainingClips, batches: EpochBatches, workers: int, p
         clips,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=_Collate(clips.num_frames, clips.crop_size),
+        collate_fn=_Collate(
+            clips.num_frames, 3 if clips.modality == "rgb" else 2 * FLOW_STACK, clips.augmentation.crop_size
+        ),
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
         worker_init_fn=_one_thread,
@@ -228,8 +258,8 @@ def test_loader(videos: Dataset[TestVideo | BadVideo], groups: list[list[int]], 
 
 
 class _Collate:
-    def __init__(self, num_frames: int, crop_size: int) -> None:
-        self.empty = (num_frames, 3, crop_size, crop_size)
+    def __init__(self, num_frames: int, channels: int, crop_size: int) -> None:
+        self.empty = (num_frames, channels, crop_size, crop_size)
 
     def __call__(self, samples: list[tuple[Tensor, int] | BadVideo]) -> Batch:
         bad = tuple(sample for sample in samples if isinstance(sample, BadVideo))

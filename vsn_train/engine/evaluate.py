@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vsn_train.data.loader import BadVideo, TestVideo
 from vsn_train.data.protocol import Protocol
-from vsn_train.data.transforms import crop_windows, normalize
+from vsn_train.data.transforms import crop_windows, mirror, normalize, take_clip
 from vsn_train.data.video import VideoError
 from vsn_train.engine.distributed import Process
 from vsn_train.engine.log import Progress
@@ -73,7 +73,8 @@ def score_videos(
 
 
 class View(NamedTuple):
-    """One clip of one video through one window. frames: (U, C, H, W) on the device; clip: (T,) positions in it."""
+    """One clip of one video through one window. frames: (U, C, H, W) on the device; clip: positions in it, see
+    `TestVideo.clips`."""
 
     frames: Tensor
     clip: Tensor
@@ -96,8 +97,9 @@ def views_of(video: TestVideo, protocol: Protocol, device: torch.device) -> list
 
 def cut(view: View) -> Tensor:
     """uint8 (T, C, S, S)."""
-    window = view.frames[..., view.top : view.top + view.size, view.left : view.left + view.size][view.clip]
-    return window.flip(-1) if view.mirrored else window
+    window = view.frames[..., view.top : view.top + view.size, view.left : view.left + view.size]
+    clip = take_clip(window, view.clip)
+    return mirror(clip) if view.mirrored else clip
 
 
 def mean_of_views(views: np.ndarray) -> np.ndarray:
