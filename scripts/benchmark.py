@@ -3,6 +3,7 @@
     python scripts/benchmark.py model                        the pairs behind the speed claims, R50, 8 x 224 x 224
     python scripts/benchmark.py model sth/tsm tsm/tsn --mode forward train --batch 1 4 --compile off on
     python scripts/benchmark.py model sth:p=0.5,integration=sum/sth:textbook --device cuda --precision bf16
+    python scripts/benchmark.py eval ../clips/*.mp4 --protocols tencrop_10clip      a test, against view by view
 
 Everything that is compared runs in turns; reported are medians and the ratios within each round with their quartiles.
 Run it on a machine with nothing else to do.
@@ -12,13 +13,32 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
-from vsn_train.analysis.speed import MODES, Setting, Workload, compare_models, hardware, time_models, write_results
+from vsn_train.analysis.speed import (
+    MODES,
+    Setting,
+    Workload,
+    compare_models,
+    hardware,
+    interleave,
+    markdown_table,
+    ratio,
+    time_models,
+    write_results,
+)
+from vsn_train.data.inputs import find_videos
+from vsn_train.data.protocol import Protocol
+from vsn_train.engine.distributed import Process
+from vsn_train.engine.evaluate_speed import Test, peak_of_processes, score_decoding_once, score_view_by_view
 from vsn_train.errors import InputError
+from vsn_train.models import create_model
 from vsn_train.models.backbone import ARCHS
 
 # Operators against the network without one, STH against TSM, and each against its textbook form.
@@ -30,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     model_arguments(commands.add_parser("model", help="forward pass and training step of networks, pair by pair"))
+    eval_arguments(commands.add_parser("eval", help="videos/s and memory of each protocol, against view by view"))
     arguments = parser.parse_args()
     try:
         arguments.run(arguments)
@@ -93,6 +114,89 @@ def model(arguments: argparse.Namespace) -> None:
     facts["rounds"] = str(arguments.rounds)
     write_results(arguments.output, "Speed and memory of the networks", facts, "\n\n".join(parts), data)
     print(f"written: {arguments.output}.md and .json")
+
+
+# ---- Tests -----------------------------------------------------------------------------------------------------------
+
+
+def eval_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("videos", nargs="+", help="files, folders or patterns")
+    parser.add_argument("--protocols", nargs="+", choices=list(PROTOCOLS), default=list(PROTOCOLS))
+    parser.add_argument("--operator", default="tsm", choices=("tsn", "tsm", "vsn_compact", "vsn_headtail", "sth"))
+    parser.add_argument("--arch", choices=ARCHS, default="resnet18")
+    parser.add_argument("--num-frames", type=int, default=8)
+    parser.add_argument("--size", type=int, default=112, help="crop in pixels; the short side is 8/7 of it")
+    parser.add_argument("--views-per-batch", type=int, default=16)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path, default=Path("runs/benchmark/eval"), help="without .md and .json")
+    parser.set_defaults(run=evaluation)
+
+
+def evaluation(arguments: argparse.Namespace) -> None:
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: this machine has no CUDA device; use --device cpu")
+    device = torch.device(arguments.device)
+    torch.manual_seed(0)
+    model = create_model(arguments.operator, arguments.arch, arguments.num_frames, num_classes=400).to(device)
+    if arguments.channels_last:
+        model.to(memory_format=torch.channels_last)
+    paths = find_videos(arguments.videos)
+    facts = hardware(arguments.device) | {
+        "network": f"{arguments.operator} {arguments.arch}, {arguments.num_frames} x {arguments.size} x "
+        f"{arguments.size}, {arguments.precision}{', channels last' if arguments.channels_last else ''}",
+        "videos": str(len(paths)),
+        "workers": str(arguments.workers),
+        "views per batch": str(arguments.views_per_batch),
+        "rounds": str(arguments.rounds),
+    }
+    rows, data = [], []
+    for name in arguments.protocols:
+        protocol = PROTOCOLS[name](arguments.size * 8 // 7, arguments.size)
+        test = Test(
+            model, paths, arguments.num_frames, protocol, Process(0, 1, device),
+            torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16"),
+            arguments.views_per_batch, arguments.workers,
+        )  # fmt: skip
+        found: dict[str, np.ndarray] = {}
+        peaks: dict[str, list[int]] = {"once": [], "by view": []}
+
+        def run(way: str, score: Callable[[Test], np.ndarray], test: Test = test, found: Any = found,
+                peaks: Any = peaks) -> Callable[[], None]:  # fmt: skip
+            def action() -> None:
+                peak = peak_of_processes(lambda: found.update({way: score(test)}))
+                peaks[way].append(peak or 0)
+
+            return action
+
+        actions = {"once": run("once", score_decoding_once), "by view": run("by view", score_view_by_view)}
+        times = interleave(actions, arguments.rounds, warmup=0, device=arguments.device)
+        gain = ratio(times["by view"], times["once"])
+        error = float(np.abs(found["once"] - found["by view"]).max())
+        speeds = {way: len(paths) / float(np.median(times[way])) for way in times}
+        row = [name, str(protocol.views)] + [f"{speeds[way]:.3f}" for way in ("by view", "once")] + [str(gain)]
+        rows.append([*row, *(f"{max(peaks[way]) / 2**20:.0f}" for way in ("by view", "once")), f"{error:.1e}"])
+        print("  ".join(rows[-1]), flush=True)
+        data.append({"protocol": name, "views": protocol.views, "largest_difference": error,
+                     "seconds": {way: times[way].tolist() for way in times}, "peak_bytes": peaks})  # fmt: skip
+    header = ["protocol", "views", "by view, videos/s", "once, videos/s", "ratio (quartiles)", "by view, MiB",
+              "once, MiB", "largest difference"]  # fmt: skip
+    text = markdown_table(header, rows)
+    write_results(arguments.output, "Speed and memory of tests", facts, text, data)
+    print(f"\n{text}\n\nwritten: {arguments.output}.md and .json")
+
+
+# The protocols of configs/protocol, for a short side and a crop in pixels.
+PROTOCOLS: dict[str, Callable[[int, int], Protocol]] = {
+    "center_1clip": lambda side, crop: Protocol(1, "uniform", 1, side, crop),
+    "center_2clip": lambda side, crop: Protocol(2, "uniform", 1, side, crop),
+    "fullres_3crop_2clip": lambda side, crop: Protocol(2, "uniform", 3, side, side),
+    "threecrop_10clip": lambda side, crop: Protocol(10, "dense", 3, side, side),
+    "tencrop_10clip": lambda side, crop: Protocol(10, "dense", 10, side, crop),
+}
 
 
 if __name__ == "__main__":
