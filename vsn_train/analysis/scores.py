@@ -196,8 +196,8 @@ class Scores:
     def _check_labelled(self) -> None:
         if not self.labelled:
             raise InputError(
-                f"{int((self.labels == UNLABELLED).sum())} of {len(self)} videos have no label, so there is no accuracy; "
-                "expected a labelled split: vsn-eval split=val"
+                f"{int((self.labels == UNLABELLED).sum())} of {len(self)} videos have no label, so there is no "
+                "accuracy; expected a labelled split: vsn-eval split=val"
             )
 
 

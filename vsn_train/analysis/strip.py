@@ -43,7 +43,7 @@ def draw_strip(
     classes: Sequence[tuple[str, float]],
     title: str,
 ) -> None:
-    """Write a PNG: the frames, uint8 (T, 3 or 2, H, W), with a caption each, and under them the classes' shares as bars.
+    """Write a PNG: the frames, uint8 (T, 3 or 2, H, W), with a caption each; under them the classes' shares as bars.
 
     classes: (name, share from 0 to 1), best first.
     """

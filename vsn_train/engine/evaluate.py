@@ -52,7 +52,7 @@ def score_videos(
             raise VideoError(bad.path, bad.cause)
 
         good = [video for video in group if isinstance(video, TestVideo)]
-        views = [view for video in good for view in views_of(video, protocol, process.device)]
+        views = [view for video in good for view in distinct_views(video, protocol, process.device)]
         logits = torch.empty(len(views), len(swap), device=process.device)
         for start in range(0, len(views), views_per_batch):
             chunk = slice(start, start + views_per_batch)
@@ -65,7 +65,9 @@ def score_videos(
         scores = torch.where(mirrored[:, None], logits[:, swap], logits)
         if protocol.average == "probabilities":
             scores = scores.softmax(dim=1)
-        for video, rows in zip(good, scores.cpu().numpy().reshape(-1, protocol.views, len(swap)), strict=True):
+        left = scores.cpu().numpy()
+        for video in good:
+            rows, left = all_views(video, protocol, left)
             results[video.index] = rows if keep_views else mean_of_views(rows)[None]
         store(results)
         found |= results
@@ -84,15 +86,31 @@ class View(NamedTuple):
     mirrored: bool
 
 
-def views_of(video: TestVideo, protocol: Protocol, device: torch.device) -> list[View]:
-    """The views of one video, clip after clip. Its frames go to the device once; nothing is cut yet."""
+def distinct_clips(video: TestVideo) -> tuple[np.ndarray, np.ndarray]:
+    """The clips of a video, each once, and (clips,) which of them each clip is. The dense clips of a video shorter than
+    their window are all the same, and go through the network once."""
+    flat = video.clips.reshape(len(video.clips), -1)
+    _, first, which = np.unique(flat, axis=0, return_index=True, return_inverse=True)
+    return video.clips[first], which.reshape(-1)
+
+
+def distinct_views(video: TestVideo, protocol: Protocol, device: torch.device) -> list[View]:
+    """The views of the distinct clips of one video, clip after clip. Its frames go to the device once; nothing is cut
+    yet."""
     frames = video.frames.to(device)
     height, width = frames.shape[-2:]
     windows = crop_windows(height, width, protocol.crops, protocol.crop_size)
-    clips = torch.as_tensor(video.clips, device=device)
+    clips = torch.as_tensor(distinct_clips(video)[0], device=device)
     return [
         View(frames, clip, top, left, protocol.crop_size, mirrored) for clip in clips for top, left, mirrored in windows
     ]
+
+
+def all_views(video: TestVideo, protocol: Protocol, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(V, K): the scores of one video's views, the first of `scores` (rows of distinct views, K); and the rest."""
+    clips, which = distinct_clips(video)
+    own, rest = np.split(scores, [len(clips) * protocol.crops])
+    return own.reshape(len(clips), protocol.crops, -1)[which].reshape(protocol.views, -1), rest
 
 
 def cut(view: View) -> Tensor:
