@@ -21,6 +21,7 @@ from vsn_train.engine.distributed import Process
 from vsn_train.engine.evaluate import mean_of_views, score_videos, video_groups
 from vsn_train.engine.parts import ScoreParts
 from vsn_train.errors import InputError
+from vsn_train.run import check_mirrors
 
 test_loader.__test__ = False  # type: ignore[attr-defined]  # a function of the library, not a test
 
@@ -195,3 +196,10 @@ def test_probabilities_are_averaged_where_the_protocol_says_so(manifest):
     shares = scores_of(manifest, Protocol(2, "dense", 5, 72, 64, "probabilities"))
     for a, b in zip(logits, shares, strict=True):
         np.testing.assert_allclose(softmax(a), b, atol=1e-5)
+
+
+def test_mirrored_crops_are_refused_where_the_pairs_are_not_known():
+    with pytest.raises(InputError, match=r"crops=10 mirrors every crop, but made .* use protocol\.crops=5"):
+        check_mirrors(Protocol(1, "uniform", 10, 72, 64), False, "made")
+    check_mirrors(Protocol(1, "uniform", 10, 72, 64), True, "made")
+    check_mirrors(Protocol(1, "uniform", 5, 72, 64), False, "made")
