@@ -35,6 +35,7 @@ def refused(command: str, *arguments: str, cwd: Path) -> str:
         (["backbone=tsmm"], "backbone=tsmm: no such choice; expected one of sth, tsm, tsn, vsn_compact, vsn_headtail"),
         (["dataset=ucf"], "dataset=ucf: no such choice; expected one of motion, motion_static, ucf101"),
         (["runtime.device=gpu"], "runtime.device=gpu: expected one of auto, cpu, cuda"),
+        (["data.modality=depth"], "data.modality=depth: expected one of rgb, flow"),
         (["data.batch_size=0"], "data.batch_size=0: expected a number above 0"),
         (["data.short_side=20"], "short_side=20 is smaller than protocol.crop_size="),
         (["protocol.crops=3"], "protocol.crops=3: expected one of 1, 10"),
@@ -119,6 +120,8 @@ def test_arguments_that_do_not_fit_the_checkpoint(ucf101_run, motion_cache, tmp_
     )
     assert "was trained with 4; leave backbone.num_frames out" in text
     assert "backbone.operator=tsn" in refused("vsn-eval", checkpoint, out, "backbone.operator=tsn", cwd=cwd)
+    assert "data.modality=flow, but" in (text := refused("vsn-eval", checkpoint, out, "data.modality=flow", cwd=cwd))
+    assert "was trained on rgb; leave data.modality out, or take a checkpoint" in text
     assert "motion has 12 classes and" in refused("vsn-eval", checkpoint, out, "dataset=motion", *motion_cache, cwd=cwd)
     assert "unknown key 'dataset.variant'" in refused("vsn-eval", checkpoint, "dataset.variant=x", cwd=cwd)
     assert "cannot read nowhere.mp4" in refused("vsn-predict", checkpoint, "video=nowhere.mp4", cwd=cwd)

@@ -35,9 +35,33 @@ class Motion(Dataset):
 
 
 @dataclass
-class Ucf101(Dataset):
+class Official(Dataset):
+    """A data set as its authors distribute it: Something-Something V1 and V2, Jester, Kinetics-400."""
+
+    annotations: str | None = None  # folder of the official lists; null: they lie in or beside `root`
+    class_order: str = "official"  # or "sorted" by name, for checkpoints that were trained on sorted lists
+    max_missing_share: float = 0.0  # of a split's listed videos; where more are missing, nothing is started
+    count_frames: bool = False  # count every video's frames first, once; training then need not list frame folders
+
+
+@dataclass
+class OfficialSplits(Official):
+    """UCF101, HMDB51."""
+
     split: int = 1  # official split: 1, 2 or 3
-    annotations: str | None = None  # folder of the official lists; null: ucfTrainTestlist in or beside `root`
+
+
+@dataclass
+class Custom(Dataset):
+    """Lists of path,label[,num_frames], or folders of classes; all paths are relative to `root`."""
+
+    train: str | None = None  # list or folder; null: train.csv, train.txt or train/
+    val: str | None = None  # likewise
+    test: str | None = None  # likewise; may lack labels
+    classes: str | None = None  # file with a class name a line, in index order; null: what the training list names
+    flip_pairs: list[list[str]] = field(default_factory=list)  # pairs of class names that a mirror exchanges
+    max_missing_share: float = 0.0
+    count_frames: bool = False
 
 
 @dataclass
@@ -86,6 +110,7 @@ class Data:
     batch_size: int = 8  # videos per process and step
     workers: int = 2  # loader processes per training process
     decoder: str = "auto"  # "auto", "decord" or "pyav"
+    modality: str = "rgb"  # "rgb", or "flow": optical flow from folders of x and y pictures
     sampling: str = "uniform"  # frames of a training clip: "uniform" segments, or a "dense" window of 64 frames
     short_side: int = 256  # pixels: the test's resize
     crop_size: int = 224  # pixels: what the network sees
@@ -97,7 +122,8 @@ class Augment:
     """What training does to a clip. One draw serves all its frames."""
 
     crop: str = "multiscale"  # "multiscale" (TSN), "random_resized" (Inception) or "center" (as in a test)
-    scales: list[float] = field(default_factory=lambda: [1.0, 0.875, 0.75, 0.66])  # multiscale: crop / short side
+    # multiscale: crop side / short side of the frame; null: TSN's, which are 1, 0.875, 0.75 and, for RGB, 0.66
+    scales: list[float] | None = None
     area: list[float] = field(default_factory=lambda: [0.08, 1.0])  # random_resized: least and largest share of a frame
     aspect: list[float] = field(default_factory=lambda: [0.75, 1.3333])  # random_resized: width / height, from and to
     flip: bool = True  # mirror every second clip; the label follows the data set's flip pairs
@@ -193,7 +219,17 @@ class Predict:
 
 
 # What a checkpoint's "dataset", "backbone" and "schedule" entries are, by the name that they carry.
-DATASETS: dict[str, type[Dataset]] = {"motion": Motion, "motion_static": Motion, "ucf101": Ucf101}
+DATASETS: dict[str, type[Dataset]] = {
+    "motion": Motion,
+    "motion_static": Motion,
+    "something_v1": Official,
+    "something_v2": Official,
+    "jester": Official,
+    "kinetics400": Official,
+    "ucf101": OfficialSplits,
+    "hmdb51": OfficialSplits,
+    "custom": Custom,
+}
 BACKBONES: dict[str, type[Backbone]] = {
     "tsn": Backbone,
     "tsm": Tsm,
@@ -218,7 +254,7 @@ def register_schemas() -> None:
     for name, node in {"train": Train, "eval": Eval, "predict": Predict}.items():
         store.store(name=f"{name}_schema", node=node)
     groups: dict[str, dict[str, Any]] = {
-        "dataset": {"motion": Motion, "ucf101": Ucf101},
+        "dataset": {"motion": Motion, "official": Official, "official_splits": OfficialSplits, "custom": Custom},
         "backbone": BACKBONES,
         "protocol": {"protocol": Protocol},
         "data": {"data": Data},
@@ -275,6 +311,7 @@ def _type_of(config: dict[str, Any], group: str, key: str, types: dict[str, Any]
 def check_train(config: Train) -> None:
     """Raise InputError for values that the types allow and the work does not."""
     _check_common(config.data, config.runtime)
+    _check_dataset(config.dataset)
     _check_protocol("protocol", config.protocol)
     _check_protocol("validation", config.validation)
     _positive("backbone.num_frames", config.backbone.num_frames)
@@ -298,12 +335,13 @@ def check_train(config: Train) -> None:
     }.items():
         if value < 0:
             raise InputError(f"{key}={value}: expected zero or more")
-    _check_augment(config.augment)
+    _check_augment(config.augment, config.data.modality)
 
 
-def _check_augment(augment: Augment) -> None:
+def _check_augment(augment: Augment, modality: str) -> None:
     _choice("augment.crop", augment.crop, ("multiscale", "random_resized", "center"))
-    if not augment.scales or not all(0 < scale <= 1 for scale in augment.scales):
+    scales = augment.scales
+    if scales is not None and not (scales and all(0 < scale <= 1 for scale in scales)):
         raise InputError(f"augment.scales={augment.scales}: expected one or more numbers above 0 and at most 1")
     if len(augment.area) != 2 or not 0 < augment.area[0] <= augment.area[1] <= 1:
         raise InputError(f"augment.area={augment.area}: expected [least, largest], both above 0 and at most 1")
@@ -314,15 +352,25 @@ def _check_augment(augment: Augment) -> None:
     for key in ("rand_augment", "brightness", "contrast", "saturation", "mixup", "cutmix"):
         if getattr(augment, key) < 0:
             raise InputError(f"augment.{key}={getattr(augment, key)}: expected zero or more")
+    if modality == "flow":
+        for key in ("rand_augment", "brightness", "contrast", "saturation", "hue"):
+            if getattr(augment, key):
+                raise InputError(
+                    f"augment.{key}={getattr(augment, key)} changes colours, but data.modality=flow has none: choose "
+                    f"another augment, or augment.{key}=0"
+                )
 
 
 def check_eval(config: Eval | Predict) -> None:
     _check_common(config.data, config.runtime)
+    if isinstance(config, Eval):
+        _check_dataset(config.dataset)
     _check_protocol("protocol", config.protocol)
 
 
 def _check_common(data: Data, runtime: Runtime) -> None:
     _choice("data.decoder", data.decoder, ("auto", "decord", "pyav"))
+    _choice("data.modality", data.modality, ("rgb", "flow"))
     _choice("runtime.device", runtime.device, ("auto", "cpu", "cuda"))
     _choice("runtime.precision", runtime.precision, ("auto", "fp32", "bf16"))
     _positive("runtime.devices", runtime.devices)
@@ -332,6 +380,15 @@ def _check_common(data: Data, runtime: Runtime) -> None:
     for key, value in {"data.workers": data.workers, "runtime.threads": runtime.threads}.items():
         if value < 0:
             raise InputError(f"{key}={value}: expected zero or more")
+
+
+def _check_dataset(dataset: Dataset) -> None:
+    if isinstance(dataset, Official):
+        _choice("dataset.class_order", dataset.class_order, ("official", "sorted"))
+    if isinstance(dataset, OfficialSplits):
+        _choice("dataset.split", dataset.split, (1, 2, 3))
+    if isinstance(dataset, Official | Custom):
+        _between("dataset.max_missing_share", dataset.max_missing_share, 0, 1, "at most 1")
 
 
 def _check_protocol(name: str, protocol: Protocol) -> None:

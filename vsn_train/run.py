@@ -21,10 +21,18 @@ from vsn_train import __version__
 from vsn_train import config as schema
 from vsn_train.analysis.scores import Scores
 from vsn_train.data.augment import Augmentation
+from vsn_train.data.datasets.custom import load_custom
+from vsn_train.data.datasets.hmdb51 import load_hmdb51
+from vsn_train.data.datasets.jester import load_jester
+from vsn_train.data.datasets.kinetics400 import load_kinetics400
 from vsn_train.data.datasets.motion import load_motion
+from vsn_train.data.datasets.something_v1 import load_something_v1
+from vsn_train.data.datasets.something_v2 import load_something_v2
 from vsn_train.data.datasets.ucf101 import load_ucf101
+from vsn_train.data.frame_counts import count_frames
 from vsn_train.data.loader import EpochBatches, TestVideos, TrainingClips, read_test_video, test_loader, training_loader
-from vsn_train.data.manifest import Manifest, mirrored_labels
+from vsn_train.data.manifest import Manifest, mirrored_labels, sort_classes
+from vsn_train.data.transforms import CROP_SCALES
 from vsn_train.engine.checkpoint import file_hash, load_checkpoint, save_checkpoint
 from vsn_train.engine.distributed import Process, join_processes
 from vsn_train.engine.evaluate import score_videos, video_groups
@@ -47,10 +55,10 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
     run folder before data, network and checkpoint have been found to fit.
     """
     with join_processes(config.runtime.device, config.runtime.threads) as process:
-        manifest = load_manifest(config.dataset, "train", process)
-        val_manifest = load_manifest(config.dataset, "val", process)
+        manifest = load_manifest(config.dataset, "train", process, config.data)
+        val_manifest = load_manifest(config.dataset, "val", process, config.data)
         torch.manual_seed(config.seed)
-        model = build_model(config.backbone, len(manifest.class_names)).to(process.device)
+        model = build_model(config.backbone, len(manifest.class_names), config.data.modality).to(process.device)
         weights = (
             load_weights(model, config.weights, class_names=manifest.class_names)
             if config.weights
@@ -87,6 +95,9 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
             f"{len(manifest.class_names)} classes, {process.world_size} process(es) on {process.device.type}, "
             f"run folder {run_folder}"
         )
+        for each in (manifest, val_manifest):
+            if process.is_main and (line := note_missing(each, run_folder)):
+                log.line(line)
         log.line(f"weights: {weights}" if not position.step else f"resumed after epoch {position.epoch} from {last}")
         autocast = autocast_for(config.runtime.precision, process.device)
         loader = training_loader(
@@ -94,9 +105,10 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
                 manifest,
                 config.backbone.num_frames,
                 config.data.sampling,
-                augmentation_of(config.augment, config.data),
+                augmentation_of(config.augment, config.data, manifest),
                 config.data.decoder,
                 config.seed,
+                config.data.modality,
             ),
             batches,
             config.data.workers,
@@ -160,9 +172,9 @@ def evaluate(config: schema.Eval, run_folder: Path) -> None:
     """vsn-eval in this process: writes eval/<protocol>/{metrics.json,scores.npz} into the run folder."""
     checkpoint = load_checkpoint(Path(config.checkpoint))
     with join_processes(config.runtime.device, config.runtime.threads) as process:
-        manifest = load_manifest(config.dataset, "val", process)
+        manifest = load_manifest(config.dataset, "val", process, config.data)
         check_classes(manifest, checkpoint["class_names"], config.checkpoint)
-        model = model_of(checkpoint, config.backbone, config.checkpoint).to(process.device)
+        model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
         use_channels_last(model, config.runtime, process)
         autocast = autocast_for(config.runtime.precision, process.device)
         scores = Evaluation(model, manifest, config.protocol, config, process, autocast)("evaluate")
@@ -173,6 +185,8 @@ def evaluate(config: schema.Eval, run_folder: Path) -> None:
         facts = {
             "dataset": manifest.name,
             "split": manifest.split,
+            "official_split": getattr(config.dataset, "split", None),  # of UCF101 and HMDB51
+            "missing": len(manifest.missing),
             "protocol": {"name": name, **asdict(config.protocol)},
             "num_frames": config.backbone.num_frames,
             "epoch": checkpoint["epoch"],
@@ -194,6 +208,8 @@ def evaluate(config: schema.Eval, run_folder: Path) -> None:
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         print(f"checkpoint {config.checkpoint}: epoch {checkpoint['epoch']}, {hashes['checkpoint']}")
         print(f"manifest {hashes['manifest']}")
+        if line := note_missing(manifest, folder):
+            print(line)
         print(f"run folder {run_folder}: eval/{name}/metrics.json, scores.npz")
 
 
@@ -202,11 +218,11 @@ def predict(config: schema.Predict, run_folder: Path) -> None:
     checkpoint = load_checkpoint(Path(config.checkpoint))
     protocol, names = config.protocol, checkpoint["class_names"]
     with join_processes(config.runtime.device, config.runtime.threads) as process:
-        model = model_of(checkpoint, config.backbone, config.checkpoint).to(process.device)
+        model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
         use_channels_last(model, config.runtime, process)
         video = read_test_video(
             Path(config.video), model.num_frames, protocol.clips, protocol.placement, protocol.short_side,
-            config.data.decoder,
+            config.data.decoder, config.data.modality,
         )  # fmt: skip
         mirrored = mirrored_labels(len(names), checkpoint["flip_pairs"])
         scores = score_videos(
@@ -232,29 +248,83 @@ def predict(config: schema.Predict, run_folder: Path) -> None:
     print(f"written: {path}")
 
 
-def load_manifest(dataset: schema.Dataset, split: str, process: Process) -> Manifest:
+def load_manifest(dataset: schema.Dataset, split: str, process: Process, data: schema.Data | None = None) -> Manifest:
+    """data: for counting frames, where dataset.count_frames asks for it; None leaves that out."""
+    manifest = read_manifest(dataset, split, process)
+    if data is None or isinstance(dataset, schema.Motion) or not getattr(dataset, "count_frames", False):
+        return manifest
+    counted, unreadable = None, []
+    if process.is_main:
+        counted, unreadable = count_frames(manifest, data.modality, max(data.workers, 1))
+    for cause in unreadable[:3]:
+        print(f"cannot read {cause}", file=sys.stderr)
+    if len(unreadable) > 3:
+        print(f"and {len(unreadable) - 3} more {split} videos cannot be read", file=sys.stderr)
+    counts = process.gather(None if counted is None else counted.num_frames)[0]
+    return replace(manifest, num_frames=counts)
+
+
+def read_manifest(dataset: schema.Dataset, split: str, process: Process) -> Manifest:
     root = Path(dataset.root).expanduser()
     if isinstance(dataset, schema.Motion):
         return load_motion(
             root, split, dataset.variant, dataset.seed, dataset.train_videos, dataset.val_videos, dataset.size,
             dataset.num_frames, progress=process.is_main,
         )  # fmt: skip
-    assert isinstance(dataset, schema.Ucf101)
+    if isinstance(dataset, schema.Custom):
+        lists = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
+        classes = root / dataset.classes if dataset.classes else None
+        return load_custom(root, split, lists, classes, dataset.flip_pairs, dataset.max_missing_share)
+    assert isinstance(dataset, schema.Official)
     annotations = Path(dataset.annotations).expanduser() if dataset.annotations else None
-    return load_ucf101(root, split, dataset.split, annotations)
+    share = dataset.max_missing_share
+    if isinstance(dataset, schema.OfficialSplits):
+        load_split = {"ucf101": load_ucf101, "hmdb51": load_hmdb51}[dataset.name]
+        manifest = load_split(root, split, dataset.split, annotations, share)
+    else:
+        load = {
+            "something_v1": load_something_v1,
+            "something_v2": load_something_v2,
+            "jester": load_jester,
+            "kinetics400": load_kinetics400,
+        }[dataset.name]
+        manifest = load(root, split, annotations, share)
+    return sort_classes(manifest) if dataset.class_order == "sorted" else manifest
 
 
-def augmentation_of(augment: schema.Augment, data: schema.Data) -> Augmentation:
+def note_missing(manifest: Manifest, folder: Path) -> str:
+    """Write missing_<split>.txt, the listed videos that are not there; the line for the log, empty if all are."""
+    path = folder / f"missing_{manifest.split}.txt"
+    if not manifest.missing:
+        path.unlink(missing_ok=True)  # of an evaluation before the folder was completed
+        return ""
+    path.write_text("".join(f"{each}\n" for each in manifest.missing), encoding="utf-8")
+    listed = len(manifest) + len(manifest.missing)
+    return (
+        f"{len(manifest.missing)} of {listed} {manifest.split} videos are not under {manifest.root} and are left out; "
+        f"{path} names them"
+    )
+
+
+def augmentation_of(augment: schema.Augment, data: schema.Data, manifest: Manifest) -> Augmentation:
     per_clip = {key: value for key, value in asdict(augment).items() if key not in ("mixup", "cutmix")}
+    per_clip["scales"] = augment.scales or CROP_SCALES[data.modality]
+    per_clip["flip"] = augment.flip and manifest.flips_allowed
     return Augmentation(crop_size=data.crop_size, short_side=data.short_side, **per_clip)
 
 
-def build_model(backbone: schema.Backbone, num_classes: int) -> Recognizer:
-    return create_model(num_classes=num_classes, **asdict(backbone))
+def build_model(backbone: schema.Backbone, num_classes: int, modality: str) -> Recognizer:
+    return create_model(num_classes=num_classes, modality=modality, **asdict(backbone))
 
 
-def model_of(checkpoint: dict[str, Any], backbone: schema.Backbone, path: str) -> Recognizer:
+def model_of(checkpoint: dict[str, Any], backbone: schema.Backbone, modality: str, path: str) -> Recognizer:
     """The checkpoint's network. Raises InputError where the command line asks for another one."""
+    trained = checkpoint["config"]["data"].get("modality", "rgb")
+    if modality != trained:
+        raise InputError(
+            f"data.modality={modality}, but {path} was trained on {trained}; leave data.modality out, or take a "
+            f"checkpoint that was trained on {modality}"
+        )
     for key, asked in asdict(backbone).items():
         trained = checkpoint["config"]["backbone"][key]
         if asked != trained:
@@ -262,7 +332,7 @@ def model_of(checkpoint: dict[str, Any], backbone: schema.Backbone, path: str) -
                 f"backbone.{key}={asked}, but {path} was trained with {trained}; leave backbone.{key} out, or train "
                 "with the other value"
             )
-    model = build_model(backbone, len(checkpoint["class_names"]))
+    model = build_model(backbone, len(checkpoint["class_names"]), modality)
     model.load_state_dict(checkpoint["model"])
     return model
 
@@ -286,11 +356,16 @@ class Evaluation:
         autocast: torch.autocast,
     ) -> None:
         self.model, self.manifest, self.process, self.autocast = model, manifest, process, autocast
+        if protocol.crops > 1 and not manifest.flips_allowed:
+            raise InputError(
+                f"crops={protocol.crops} mirrors videos, but {manifest.name} has classes that a mirror changes into "
+                "unknown ones; use crops=1"
+            )
         self.options = view_options(protocol, config.runtime)
         groups = video_groups(len(manifest), protocol.clips * protocol.crops, config.runtime.views_per_batch, process)
         videos = TestVideos(
             manifest, config.backbone.num_frames, protocol.clips, protocol.placement, protocol.short_side,
-            config.data.decoder,
+            config.data.decoder, config.data.modality,
         )  # fmt: skip
         self.loader, self.total = test_loader(videos, groups, config.data.workers), len(groups)
 
@@ -354,9 +429,13 @@ def check_classes(manifest: Manifest, trained: list[str], path: str) -> None:
     where = next(
         (i for i, (a, b) in enumerate(zip(found, trained, strict=False)) if a != b), min(len(found), len(trained))
     )
+    if sorted(found) == sorted(trained):
+        remedy = "the same names in another order: set dataset.class_order to that of the training, official or sorted"
+    else:
+        remedy = "evaluate on the data set that it was trained on"
     raise InputError(
         f"{manifest.name} has {len(found)} classes and {path} was trained on {len(trained)}; they differ first at "
-        f"index {where}; evaluate on the data set that it was trained on"
+        f"index {where}; {remedy}"
     )
 
 

@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from vsn_train.data.transforms import FIXED_OFFSETS, crop_views, multi_scale_crop, normalize, resize_short_side
+from vsn_train.data.transforms import (
+    FIXED_OFFSETS,
+    crop_views,
+    mirror,
+    multi_scale_crop,
+    normalize,
+    resize_short_side,
+    take_clip,
+)
 from vsn_train.errors import InputError
 
 
@@ -66,10 +74,34 @@ def test_ten_crops_are_corners_and_centre_and_the_same_mirrored():
     corner = [(int(view[0, 0, 0, 0]), int(view[0, 1, 0, 0])) for view, _ in views[:5]]
     assert corner == [(0, 0), (0, 60), (20, 0), (20, 60), (10, 30)]
     assert [mirrored for _, mirrored in views] == [False] * 5 + [True] * 5
-    for (view, _), (mirror, _) in zip(views[:5], views[5:], strict=True):
-        assert torch.equal(view.flip(-1), mirror)
+    for (view, _), (mirrored, _) in zip(views[:5], views[5:], strict=True):
+        assert torch.equal(view.flip(-1), mirrored)
 
 
 def test_crop_larger_than_the_frame():
     with pytest.raises(InputError, match="frames of 30x20 are smaller than the crop of 24"):
         crop_views(ramp(20, 30), 1, 24)
+
+
+def test_flow_is_normalised_around_the_middle_grey():
+    video = torch.randint(0, 256, (2, 4, 10, 5, 6), dtype=torch.uint8)
+    torch.testing.assert_close(normalize(video), (video / 255 - 0.5) / 0.226)
+
+
+def test_a_mirror_turns_flow_round_in_x():
+    clip = torch.randint(0, 256, (4, 10, 5, 6), dtype=torch.uint8)
+    mirrored = mirror(clip)
+    assert torch.equal(mirrored[:, 0::2], 255 - clip[:, 0::2].flip(-1))
+    assert torch.equal(mirrored[:, 1::2], clip[:, 1::2].flip(-1))
+    assert torch.equal(mirror(mirrored), clip)
+    assert torch.equal(mirror(clip[:, :3]), clip[:, :3].flip(-1))
+    views = crop_views(clip, 10, 3)
+    assert all(torch.equal(mirror(a), b) for (a, _), (b, _) in zip(views[:5], views[5:], strict=True))
+
+
+def test_a_flow_clip_is_stacks_of_x_and_y_in_turn():
+    fields = torch.arange(7 * 2, dtype=torch.uint8).view(7, 2, 1, 1)  # field i: x = 2 i, y = 2 i + 1
+    clip = take_clip(fields, torch.tensor([[0, 1, 2, 3, 4], [4, 5, 6, 6, 6]]))
+    assert clip.shape == (2, 10, 1, 1)
+    assert clip[1].flatten().tolist() == [8, 9, 10, 11, 12, 13, 12, 13, 12, 13]
+    assert torch.equal(take_clip(fields, torch.tensor([3, 3, 0])), fields[[3, 3, 0]])

@@ -79,5 +79,5 @@ def test_missing_folders(tmp_path):
     with pytest.raises(InputError, match="found no ucfTrainTestlist in or beside"):
         load_ucf101(tmp_path, "train")
     root = make(tmp_path)
-    with pytest.raises(InputError, match=r"testlist01.txt: no such file; expected UCF101's official list"):
+    with pytest.raises(InputError, match=r"testlist01.txt: no such file; expected an official annotation file"):
         load_ucf101(root, "val")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from vsn_train.data.transforms import center_crop, multi_scale_crop
+from vsn_train.data.transforms import center_crop, mirror, multi_scale_crop
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def augment(clip: Tensor, how: Augmentation, generator: np.random.Generator) -> 
     clip = random_crop(clip, how, generator)
     mirrored = how.flip and bool(generator.random() < 0.5)
     if mirrored:
-        clip = clip.flip(-1)
+        clip = mirror(clip)
     return change_look(clip, how, generator), mirrored
 
 

@@ -5,8 +5,8 @@ says where each packet lies, so that opening reads the index alone and a frame c
 packet holds was checked against a full decode when the copy was written, and a tag says so; whatever the tag and the
 index do not agree on is read like any other file.
 
-The file keeps the name of what it was made from, `v_X_g01_c01.avi` or the folder's `78687`: FFmpeg looks at what is in
-a file, not at its name, and so every list of the data set still fits.
+A copy of `v_X_g01_c01.avi` has that name too: FFmpeg looks at what is in a file, not at its suffix. The folder `78687`
+becomes `78687.mp4`. So every list of a data set still fits.
 """
 
 from __future__ import annotations

@@ -17,11 +17,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vsn_train.data.augment import Augmentation, augment
+from vsn_train.data.fastseek import FastSeekCopy
+from vsn_train.data.frames import FrameFolder
 from vsn_train.data.manifest import Manifest
-from vsn_train.data.sampling import sample_indices
-from vsn_train.data.transforms import resize_short_side
-from vsn_train.data.video import VideoError, open_video
+from vsn_train.data.sampling import FLOW_STACK, flow_stacks, sample_indices
+from vsn_train.data.transforms import resize_short_side, take_clip
+from vsn_train.data.video import Video, VideoError, open_video
 
+STACK_LENGTH = {"rgb": 1, "flow": FLOW_STACK}  # frames of a video that one frame of a clip takes
 IGNORED = -100  # label of a filler clip; cross_entropy leaves it out
 
 
@@ -52,8 +55,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class TestVideo:
-    """The decoded frames of a video's views. frames: uint8 (U, C, H, W), each needed frame once; clips: int64
-    (clips, T), positions in `frames`."""
+    """The decoded frames of a video's views.
+
+    frames: uint8 (U, C, H, W), each needed frame once. clips: int64 (clips, T), positions in `frames`; for optical flow
+    (clips, T, 5). `take_clip` puts a clip together.
+    """
 
     __test__ = False  # pytest, this is no test
 
@@ -73,6 +79,7 @@ class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
         augmentation: Augmentation,
         decoder: str,
         seed: int,
+        modality: str = "rgb",
     ) -> None:
         self.manifest = manifest
         self.num_frames = num_frames
@@ -80,6 +87,7 @@ class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
         self.augmentation = augmentation
         self.decoder = decoder
         self.seed = seed
+        self.modality = modality
         self.mirrored = manifest.mirrored_labels()
 
     def __len__(self) -> int:
@@ -90,9 +98,11 @@ class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
         generator = np.random.default_rng((self.seed, epoch, index))
         path = self.manifest.path(index)
         try:
-            with open_video(path, self.decoder) as video:
-                indices = sample_indices(video.num_frames, self.num_frames, 1, self.sampling, generator)[0]
-                clip = video.read(indices)
+            with open_video(path, self.decoder, self.modality, self.manifest.known_frames(index)) as video:
+                wanted = sample_indices(
+                    video.num_frames, self.num_frames, 1, self.sampling, generator, STACK_LENGTH[self.modality]
+                )
+                clip = read_clip(video, wanted[0], self.modality)
         except VideoError as error:
             return BadVideo(index, str(path), error.cause)
         clip, mirrored = augment(clip, self.augmentation, generator)
@@ -106,7 +116,14 @@ class TestVideos(Dataset[TestVideo | BadVideo]):
     __test__ = False  # pytest, this is no test
 
     def __init__(
-        self, manifest: Manifest, num_frames: int, clips: int, placement: str, short_side: int, decoder: str
+        self,
+        manifest: Manifest,
+        num_frames: int,
+        clips: int,
+        placement: str,
+        short_side: int,
+        decoder: str,
+        modality: str = "rgb",
     ) -> None:
         self.manifest = manifest
         self.num_frames = num_frames
@@ -114,6 +131,7 @@ class TestVideos(Dataset[TestVideo | BadVideo]):
         self.placement = placement
         self.short_side = short_side
         self.decoder = decoder
+        self.modality = modality
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -122,21 +140,40 @@ class TestVideos(Dataset[TestVideo | BadVideo]):
         path = self.manifest.path(index)
         try:
             return read_test_video(
-                path, self.num_frames, self.clips, self.placement, self.short_side, self.decoder, index
-            )
+                path, self.num_frames, self.clips, self.placement, self.short_side, self.decoder, self.modality, index,
+                self.manifest.known_frames(index),
+            )  # fmt: skip
         except VideoError as error:
             return BadVideo(index, str(path), error.cause)
 
 
 def read_test_video(
-    path: Path, num_frames: int, clips: int, placement: str, short_side: int, decoder: str, index: int = 0
+    path: Path,
+    num_frames: int,
+    clips: int,
+    placement: str,
+    short_side: int,
+    decoder: str,
+    modality: str = "rgb",
+    index: int = 0,
+    known_frames: int | None = None,
 ) -> TestVideo:
-    """Decode and resize what the views of one video need. Raises VideoError."""
-    with open_video(path, decoder) as video:
-        wanted = sample_indices(video.num_frames, num_frames, clips, placement)
+    """Decode and resize what the views of one video need. known_frames: see open_video. Raises VideoError."""
+    with open_video(path, decoder, modality, known_frames) as video:
+        wanted = sample_indices(video.num_frames, num_frames, clips, placement, length=STACK_LENGTH[modality])
+        if modality == "flow":
+            wanted = flow_stacks(wanted, video.num_frames)
         unique, positions = np.unique(wanted, return_inverse=True)
         frames = video.read(unique)
     return TestVideo(index, resize_short_side(frames, short_side), positions.reshape(wanted.shape))
+
+
+def read_clip(video: Video | FrameFolder | FastSeekCopy, indices: np.ndarray, modality: str) -> Tensor:
+    """uint8 (T, C, H, W): the frames at `indices` (T,), or the stacks of flow that begin there."""
+    if modality == "rgb":
+        return video.read(indices)
+    stacks = flow_stacks(indices, video.num_frames)
+    return take_clip(video.read(stacks.ravel()), torch.arange(stacks.size).view(stacks.shape))
 
 
 class EpochBatches:
@@ -168,11 +205,12 @@ class EpochBatches:
 
 def training_loader(clips: TrainingClips, batches: EpochBatches, workers: int, pin_memory: bool) -> DataLoader[Any]:
     """Yields `Batch`."""
+    channels = 3 if clips.modality == "rgb" else 2 * FLOW_STACK
     return DataLoader(
         clips,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=_Collate(clips.num_frames, clips.augmentation.crop_size),
+        collate_fn=_Collate(clips.num_frames, channels, clips.augmentation.crop_size),
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
         worker_init_fn=_one_thread,
@@ -194,8 +232,8 @@ def test_loader(videos: TestVideos, groups: list[list[int]], workers: int) -> Da
 
 
 class _Collate:
-    def __init__(self, num_frames: int, crop_size: int) -> None:
-        self.empty = (num_frames, 3, crop_size, crop_size)
+    def __init__(self, num_frames: int, channels: int, crop_size: int) -> None:
+        self.empty = (num_frames, channels, crop_size, crop_size)
 
     def __call__(self, samples: list[tuple[Tensor, int] | BadVideo]) -> Batch:
         bad = tuple(sample for sample in samples if isinstance(sample, BadVideo))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,12 +19,12 @@ import numpy as np
 import torch
 
 from vsn_train.data.colour import RgbConverter
+from vsn_train.data.datasets.presence import VIDEO_SUFFIXES
 from vsn_train.data.fastseek import FastSeekCopy, copy_tag
 from vsn_train.data.frames import FrameFolder
 from vsn_train.data.video import Video, open_video
 from vsn_train.errors import InputError, VideoError
 
-VIDEO_SUFFIXES = tuple(".mp4 .m4v .mov .avi .webm .mkv .mpg .mpeg .flv .wmv .ts .3gp".split())
 _PICTURE = re.compile(r".*\d\.(jpe?g|png)", re.IGNORECASE)
 
 CHECKED_FRAMES = 9  # of a re-encoded video, compared with what was encoded
@@ -47,7 +47,7 @@ def find_sources(root: Path) -> tuple[list[str], int]:
     for folder, folders, _ in os.walk(root, followlinks=True):
         videos, pictures = [], False
         for entry in os.scandir(folder):
-            if entry.name.lower().endswith(VIDEO_SUFFIXES):
+            if os.path.splitext(entry.name)[1].lower() in VIDEO_SUFFIXES:
                 videos.append(entry.name)
             elif _PICTURE.fullmatch(entry.name):
                 pictures = True
@@ -60,6 +60,11 @@ def find_sources(root: Path) -> tuple[list[str], int]:
             found.append(relative)
         found += [os.path.normpath(os.path.join(relative, name)) for name in videos]
     return sorted(found), others
+
+
+def target_of(source: Path, target: Path) -> Path:
+    """The name of a copy: a video's own, suffix included; of a folder of pictures its name and .mp4."""
+    return target.with_name(target.name + ".mp4") if source.is_dir() else target
 
 
 def prepare(source: Path, target: Path, short_side: int, crf: int, modality: str) -> Copy:
@@ -228,5 +233,3 @@ def take_shard(sources: list[str], text: str) -> list[str]:
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
         raise InputError(f"--shard {text}: expected i/n with i from 1 to n, such as 1/4")
     return sources[int(number) - 1 :: int(count)]
-
-

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vsn_train.data.loader import BadVideo, TestVideo
-from vsn_train.data.transforms import crop_views, normalize
+from vsn_train.data.transforms import crop_views, normalize, take_clip
 from vsn_train.data.video import VideoError
 from vsn_train.engine.distributed import Process
 from vsn_train.engine.log import Progress
@@ -74,7 +74,9 @@ def cut_views(
             raise VideoError(video.path, video.cause)
         frames = video.frames.to(device)  # once; the crops are cut there
         for clip in video.clips:
-            for view, is_mirrored in crop_views(frames[torch.as_tensor(clip, device=device)], crops, crop_size):
+            for view, is_mirrored in crop_views(
+                take_clip(frames, torch.as_tensor(clip, device=device)), crops, crop_size
+            ):
                 views.append(view)
                 owners.append(video.index)
                 mirrored.append(is_mirrored)

@@ -1,0 +1,162 @@
+"""Kinetics-400: Kay et al., 2017. The official CSV files, and every folder layout and file name in use.
+
+    train.csv  val.csv  test.csv         label,youtube_id,time_start,time_end,split,is_cc
+                                         "using segway",R6llTwEh07w,0,10,val,0        test: no label
+    <root>/…/R6llTwEh07w_000000_000010.mp4      or R6llTwEh07w.mp4, or a folder of frames of either name
+
+The folders in between may be split folders (train, videos_val, …), class folders in any spelling (using segway,
+using_segway, and without brackets and apostrophes as in TSM's lists), both, or none. No copy is complete.
+
+Class index = position in the sorted names; there is no official index file. kinetics400.txt holds them, so that a
+list of Kinetics-600 or -700 is not taken for this one.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from vsn_train.data.datasets.annotations import numbered_lines, read_text, search_places, video_root
+from vsn_train.data.datasets.presence import list_folder, make_present_manifest, video_name
+from vsn_train.data.manifest import UNLABELLED, Manifest
+from vsn_train.errors import InputError
+
+# Names of the CSV files, of the folders and in the column "split".
+SPELLINGS = {
+    "train": ("train", "training"),
+    "val": ("val", "validate", "validation"),
+    "test": ("test", "testing"),
+}
+
+
+def load_kinetics400(
+    root: Path, split: str, annotations: Path | None = None, max_missing_share: float = 0.1
+) -> Manifest:
+    """split: "train", "val" or "test", which has labels where the CSV has the column.
+
+    root: folder of the videos of all splits. annotations: folder of the CSV files; None looks in and beside the root.
+    Videos that are not there are left out and named in the manifest's `missing`; more than max_missing_share of them is
+    an InputError, and so are missing folders or files and a line that does not fit, with file and line.
+    """
+    root = video_root(root, [], "the folder of Kinetics-400's videos")
+    listing = _find_listing(search_places(root, annotations, "annotations", "kinetics400"), split)
+    class_names = [name for _, name in numbered_lines(Path(__file__).with_suffix(".txt"))]
+    ids, alternatives, labels = _read_rows(listing, split, class_names)
+    wanted = {name for names in alternatives for name in names}
+    places = _find_files(root, split, wanted, {_folder_key(name) for name in class_names})
+    found = [next((places[name] for name in names if name in places), None) for names in alternatives]
+    return make_present_manifest(
+        "kinetics400", split, root, ids, found, labels, class_names, listing=listing,
+        max_missing_share=max_missing_share,
+    )  # fmt: skip
+
+
+def _find_listing(places: Sequence[Path], split: str) -> Path:
+    pattern = re.compile(rf"(k|kinetics)?[-_]?(400)?[-_]?({'|'.join(SPELLINGS[split])})([-_](list|split))?\.csv", re.I)
+    for place in places:
+        names = sorted(path.name for path in place.glob("*.csv"))
+        matching = [name for name in names if pattern.fullmatch(name)]
+        if len(matching) == 1:
+            return place / matching[0]
+        if matching:
+            raise InputError(
+                f"{place} holds {' and '.join(matching)}, each of which may list the {split} videos; keep one of them "
+                "there, or name another folder with dataset.annotations"
+            )
+    raise InputError(
+        f"found no {SPELLINGS[split][0]}.csv or kinetics-400_{SPELLINGS[split][0]}.csv in "
+        f"{', '.join(map(str, places))}; put the official list there, or name its folder with dataset.annotations"
+    )
+
+
+def _read_rows(listing: Path, split: str, class_names: Sequence[str]) -> tuple[list[str], list[list[str]], list[int]]:
+    """Ids, the names that each video may have on disk, and labels."""
+    classes = {name: label for label, name in enumerate(class_names)}
+    text = read_text(listing)
+    reader = csv.reader(text.splitlines(keepends=True))
+    columns = {name.strip().lower(): position for position, name in enumerate(next(reader, []))}
+    needed = ["youtube_id", "time_start", "time_end", *(["label"] if split != "test" else [])]
+    absent = [name for name in needed if name not in columns]
+    if absent:
+        raise InputError(
+            f"{listing} line 1: no column {' and no column '.join(absent)} in {text.partition(chr(10))[0].strip()!r}; "
+            f"expected a header with {', '.join(needed)}"
+        )
+    id_at, start_at, end_at = (columns[name] for name in needed[:3])
+    label_at, split_at = columns.get("label"), columns.get("split")
+    ids, alternatives, labels = [], [], []
+    for row in reader:
+        if not row:
+            continue
+        if len(row) != len(columns):
+            place = f"{listing} line {reader.line_num}"
+            raise InputError(
+                f"{place}: found {len(row)} fields, expected {len(columns)} as in line 1: {','.join(row)!r}"
+            )
+        video = row[id_at].strip()
+        try:
+            start, end = int(float(row[start_at])), int(float(row[end_at]))
+        except ValueError:
+            times = f"{row[start_at]!r} and {row[end_at]!r}"
+            raise InputError(f"{listing} line {reader.line_num}: times {times}; expected seconds") from None
+        if not video or "/" in video:
+            raise InputError(f"{listing} line {reader.line_num}: youtube_id {video!r}; expected 11 characters")
+        if split_at is not None and row[split_at].strip().lower() not in SPELLINGS[split]:
+            raise InputError(
+                f"{listing} line {reader.line_num}: a video of split {row[split_at]!r}, expected "
+                f"{SPELLINGS[split][0]!r}: take the list of that split"
+            )
+        label = UNLABELLED
+        if label_at is not None:
+            name = row[label_at].strip().replace("_", " ")
+            if name not in classes:
+                raise InputError(
+                    f"{listing} line {reader.line_num}: class {row[label_at]!r} is not one of the 400 of Kinetics-400; "
+                    "correct the line, take the list of this data set, or use dataset=custom"
+                )
+            label = classes[name]
+        # As everybody names the files; then the id alone, and times as they are.
+        names = [f"{video}_{start:06d}_{end:06d}", video, f"{video}_{start}_{end}"]
+        ids.append(names[0])
+        alternatives.append(names)
+        labels.append(label)
+    return ids, alternatives, labels
+
+
+def _find_files(root: Path, split: str, wanted: set[str], class_keys: set[str]) -> dict[str, str]:
+    """Video name -> path under `root`, of the wanted ones. Where a name is there twice, the better place wins."""
+    best: dict[str, tuple[int, str]] = {}
+    for path, name in _walk(root, "", wanted, class_keys, depth=3):
+        rank = _rank(path, split)
+        if name not in best or rank < best[name][0]:
+            best[name] = rank, path
+    return {name: path for name, (_, path) in best.items()}
+
+
+def _walk(root: Path, folder: str, wanted: set[str], class_keys: set[str], depth: int) -> Iterator[tuple[str, str]]:
+    """(path, video name) of the wanted videos below root/folder, down to `depth` folders of splits and classes."""
+    for entry in list_folder(root / folder):
+        path = f"{folder}/{entry}" if folder else entry
+        name = video_name(entry)
+        if name in wanted and not (name == entry and _folder_key(entry) in class_keys):
+            yield path, name
+        elif name == entry and depth > 0 and (root / path).is_dir():
+            yield from _walk(root, path, wanted, class_keys, depth - 1)
+
+
+def _rank(path: str, split: str) -> int:
+    """Lower is better: replacements of corrupt files, the split's own folder, anywhere, another split's folder."""
+    folders = path.lower().split("/")[:-1]
+    if any("replacement" in folder for folder in folders):
+        return 0
+    words = {word for folder in folders for word in re.split(r"[-_]", folder)}
+    if words & set(SPELLINGS[split]):
+        return 1
+    return 3 if any(words & set(names) for names in SPELLINGS.values()) else 2
+
+
+def _folder_key(name: str) -> str:
+    """One key for all spellings of a class's folder: blanks or _, with or without brackets and apostrophes."""
+    return re.sub(r"[\s_]+", "_", re.sub(r"[()']", "", name.strip().lower()))
