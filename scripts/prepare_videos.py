@@ -6,8 +6,8 @@
     python scripts/prepare_videos.py /data/flow /fast/flow --modality flow
 
 Videos are brought to a short side of 256 pixels and re-encoded as H.264 in which no frame needs another one. Folders of
-JPEG or PNG pictures are put into one file each, byte for byte. Every copy has the relative path of its source
-(a video keeps its suffix, a folder `78687` becomes `78687.mp4`), so that training needs another dataset.root and no more.
+JPEG or PNG pictures are put into one file each, byte for byte. Every copy has the relative path of its source (a
+video keeps its suffix, a folder `78687` becomes `78687.mp4`): training needs another dataset.root and nothing else.
 
 A copy gets its name when it has been checked; started again, the work goes on with what is missing. Sources that cannot
 be read are listed in failed.txt and do not stop the rest. Exit code 0: done, 2: wrong input.
