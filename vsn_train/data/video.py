@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from vsn_train.data.colour import RgbConverter
-from vsn_train.data.fastseek import FastSeekCopy, places_of_copy
+from vsn_train.data.fastseek import FastSeekCopy, read_index
 from vsn_train.data.frames import FrameFolder, rows_of_frames
 from vsn_train.errors import InputError, VideoError
 
@@ -296,10 +296,10 @@ class Video:
     height: int
     width: int
 
-    def __init__(self, path: str, container: InputContainer, stream: VideoStream) -> None:
+    def __init__(self, path: str) -> None:
         self.path = path
         self._closed = False
-        self._container = container
+        self._container, stream = _open_container(path)
         try:
             self.fps = float(stream.average_rate or 0.0)
             self._decoder = stream.codec_context
@@ -537,18 +537,12 @@ def open_video(
     path = os.fspath(path)
     if os.path.isdir(path):
         return FrameFolder(path, modality, num_frames)
-    container, stream = _open_container(path)
-    try:
-        places = places_of_copy(container, stream)
-        if places and (decoder != "decord" or modality == "flow"):
-            return FastSeekCopy(path, container, stream, places, modality)
-        if modality == "flow":
-            cause = "optical flow is read from a folder of pictures, which scripts/extract_flow.py makes"
-            raise VideoError(path, cause)
-    except BaseException:
-        container.close()
-        raise
-    video = Video(path, container, stream)
+    index = read_index(path) if os.path.isfile(path) else None
+    if index and (decoder != "decord" or modality == "flow"):
+        return FastSeekCopy(path, index, modality)
+    if modality == "flow" and os.path.exists(path):
+        raise VideoError(path, "optical flow is read from a folder of pictures, which scripts/extract_flow.py makes")
+    video = Video(path)
     if decoder == "decord":
         try:
             video._decord = _Decord(video)
