@@ -145,7 +145,7 @@ def test_flow_is_packed_in_pairs(tmp_path):
     with open_video(folder, modality="flow") as pictures, open_video(tmp_path / "flow.mp4", modality="flow") as copy:
         assert torch.equal(copy.read([4, 0, 2]), pictures.read([4, 0, 2]))
         assert copy.num_frames == 5
-    with pytest.raises(VideoError, match="holds flow frames: set data.modality=flow"):
+    with pytest.raises(VideoError, match=r"holds flow frames: set data\.modality=flow"):
         open_video(tmp_path / "flow.mp4")
 
 

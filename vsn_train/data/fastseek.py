@@ -2,9 +2,9 @@
 
 An MP4 file of H.264 without prediction between pictures, or of JPEG or PNG pictures taken over as they were. At its
 end, in a box that other programs pass over, lies an index: how to decode, and where each packet is. Opening a copy
-reads the index alone, and a frame costs its own packet alone. Which frame a packet holds was checked against a full decode when
-the copy was written. A file without the index, such as a copy that another program has rewritten, is read like any
-other video.
+reads the index alone, and a frame costs its own packet alone. Which frame a packet holds was checked against a full
+decode when the copy was written. A file without the index, such as a copy that another program has rewritten, is read
+like any other video.
 
 A copy of `v_X_g01_c01.avi` has that name too: FFmpeg looks at what is in a file, not at its suffix. The folder `78687`
 becomes `78687.mp4`. So every list of a data set still fits.
