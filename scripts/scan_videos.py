@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4, help="processes that count frames")
     parser.add_argument("--no-frames", action="store_true", help="do not open the videos")
     parser.add_argument("--save", type=Path, metavar="FOLDER", help="write the manifests there")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     complete = True
     try:
         config = compose(arguments.overrides)
