@@ -125,3 +125,14 @@ def test_label_outside_the_training_list(tmp_path):
         load_custom(tmp_path, "val", NONE)
     with pytest.raises(InputError, match=r"found no test.csv, test.txt, test in .*name it with dataset.test"):
         load_custom(tmp_path, "test", NONE)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    make(tmp_path, "a/1.mp4,walk\n")
+
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.listdir", refuse)
+    with pytest.raises(InputError, match=r"/a: cannot be listed \(Permission denied\); expected a folder of videos"):
+        load_custom(tmp_path, "train", NONE)
