@@ -130,7 +130,7 @@ def encode(video: Video | FastSeekCopy, path: Path, short_side: int, crf: int) -
     return sample
 
 
-def every_frame(video: Video | FastSeekCopy) -> Iterator[np.ndarray]:
+def every_frame(video: Video | FrameFolder | FastSeekCopy) -> Iterator[np.ndarray]:
     """(H, W, 3) uint8, one after the other, decoded once."""
     if isinstance(video, Video):
         yield from video.frames()
@@ -228,5 +228,3 @@ def take_shard(sources: list[str], text: str) -> list[str]:
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
         raise InputError(f"--shard {text}: expected i/n with i from 1 to n, such as 1/4")
     return sources[int(number) - 1 :: int(count)]
-
-
