@@ -21,10 +21,7 @@ class DecordReader:
     """
 
     def __init__(self, path: str, height: int, width: int, table: PacketTable) -> None:
-        try:
-            import decord
-        except ImportError as error:
-            raise InputError("decoder=decord, but decord is not installed: use decoder=auto or pyav") from error
+        decord = self.library()
         self._path = path
         self._shape = (height, width, 3)
         if not table.whole:
@@ -41,6 +38,15 @@ class DecordReader:
             and table.key_pictures_are_starts
         )
         self._reader = self._try(self._open)
+
+    @staticmethod
+    def library() -> Any:
+        """The decord package. Raises InputError where it is not installed."""
+        try:
+            import decord
+        except ImportError as error:
+            raise InputError("decoder=decord, but decord is not installed: use decoder=auto or pyav") from error
+        return decord
 
     def images(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
         """(frame, (H, W, 3) image) of every wanted frame; `wanted` is sorted and without repeats."""

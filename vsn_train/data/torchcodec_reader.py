@@ -31,7 +31,7 @@ class TorchCodecReader:
             raise self._error(f"codec {table.codec} in container {table.container}")
         times = [table.times[packet] for packet in frame_map.packet_of]
         known = [time for time in times if time is not None]
-        if len(known) < len(table.packets) or any(a >= b for a, b in pairwise(known)):
+        if len(known) < len(times) or any(a >= b for a, b in pairwise(known)):
             raise self._error("its presentation times do not tell the order of its frames")
         in_turn = list(range(len(table.packets)))
         if table.container == "avi" and not known == frame_map.packet_of == in_turn:
@@ -41,13 +41,31 @@ class TorchCodecReader:
         self._seconds = [float(time * table.time_base) for time in known]
         self._tolerance = float(table.time_base) / 2
         try:
-            self._decoder = _video_decoder()(
+            self._decoder = self.library()(
                 path, stream_index=table.stream, dimension_order="NHWC", num_ffmpeg_threads=1, device="cpu"
             )
             if len(self._decoder) != len(known):
                 raise self._error(f"it counts {len(self._decoder)} frames of {len(known)}")
         except (RuntimeError, ValueError) as error:
             raise self._error(_first_words(error)) from error
+
+    @staticmethod
+    def library() -> Any:
+        """TorchCodec's VideoDecoder. Raises InputError where it is not installed or finds no FFmpeg."""
+        try:
+            from torchcodec.decoders import VideoDecoder
+        except ModuleNotFoundError as error:
+            raise InputError(
+                "decoder=torchcodec, but torchcodec is not installed: pip install 'vsn-train[torchcodec]', or use "
+                "decoder=auto or pyav"
+            ) from error
+        except (ImportError, OSError, RuntimeError) as error:
+            raise InputError(
+                "decoder=torchcodec, but torchcodec cannot load FFmpeg's shared libraries: install FFmpeg (apt install "
+                "ffmpeg, dnf install ffmpeg, conda install ffmpeg) and a torchcodec made for this torch; or use "
+                "decoder=auto or pyav"
+            ) from error
+        return VideoDecoder
 
     def images(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
         """(frame, (H, W, 3) image) of every wanted frame; `wanted` is sorted and without repeats."""
@@ -66,23 +84,6 @@ class TorchCodecReader:
 
     def _error(self, cause: str) -> VideoError:
         return VideoError(self._path, f"TorchCodec does not read it exactly ({cause}): use decoder=auto or pyav")
-
-
-def _video_decoder() -> Any:
-    try:
-        from torchcodec.decoders import VideoDecoder
-    except ModuleNotFoundError as error:
-        raise InputError(
-            "decoder=torchcodec, but torchcodec is not installed: pip install 'vsn-train[torchcodec]', or use "
-            "decoder=auto or pyav"
-        ) from error
-    except (ImportError, OSError, RuntimeError) as error:
-        raise InputError(
-            "decoder=torchcodec, but torchcodec cannot load FFmpeg's shared libraries: install FFmpeg (apt install "
-            "ffmpeg, dnf install ffmpeg, conda install ffmpeg) and a torchcodec made for this torch; or use "
-            "decoder=auto or pyav"
-        ) from error
-    return VideoDecoder
 
 
 def _first_words(error: Exception) -> str:

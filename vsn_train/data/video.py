@@ -154,6 +154,22 @@ class Video:
             yield image
             due += 1
 
+    def decode_in_turn(self) -> Iterator[np.ndarray]:
+        """Every image of a plain decode from the first packet to the last, whatever the packets announce: what `read`
+        has to agree with. (H, W, 3) uint8; damaged pictures are left out."""
+        for frame in self._decode(self._table.packets, strict=False):
+            yield self._image(frame)
+
+    @property
+    def codec(self) -> str:
+        """FFmpeg's name: "h264", "mpeg4", …"""
+        return self._table.codec
+
+    @property
+    def header_frames(self) -> int:
+        """The number of frames that the container announces; 0 where it does not. It is often wrong."""
+        return self._container.streams[self._table.stream].frames
+
     def close(self) -> None:
         self._closed = True
         self._reader = None
