@@ -98,7 +98,7 @@ class Sth(Backbone):
 class Data:
     batch_size: int = 8  # videos per process and step
     workers: int = 2  # loader processes per training process
-    decoder: str = "auto"  # "auto", "decord" or "pyav"
+    decoder: str = "auto"  # "auto", "decord", "pyav" or "torchcodec"
     modality: str = "rgb"  # "rgb", or "flow": optical flow from folders of x and y pictures
     sampling: str = "uniform"  # frames of a training clip: "uniform" segments, or a "dense" window of 64 frames
     short_side: int = 256  # pixels: the test's resize
@@ -375,7 +375,7 @@ def check_predict(config: Predict) -> None:
 
 
 def _check_common(data: Data, runtime: Runtime) -> None:
-    _choice("data.decoder", data.decoder, ("auto", "decord", "pyav"))
+    _choice("data.decoder", data.decoder, ("auto", "decord", "pyav", "torchcodec"))
     _choice("data.modality", data.modality, ("rgb", "flow"))
     _choice("runtime.device", runtime.device, ("auto", "cpu", "cuda"))
     _choice("runtime.precision", runtime.precision, ("auto", "fp32", "bf16"))

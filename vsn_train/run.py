@@ -533,7 +533,7 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Of what decides numbers: this program, torch, torchvision and the decoders."""
     found = {"vsn-train": __version__, "python": platform.python_version()}
-    for package in ("torch", "torchvision", "decord", "av", "numpy"):
+    for package in ("torch", "torchvision", "decord", "av", "torchcodec", "numpy"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Work on many files, each in a process of its own: a file that crashes or hangs its decoder costs itself, not the run."""
+"""Work on many files, each in its own process: a file that crashes or hangs its decoder costs itself, not the run."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there is no result."""
+    """Why there is no result. kind: "unreadable", "hanging" or "crashing"."""
 
     cause: str
+    kind: str = "unreadable"
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,12 @@ def _run(results: connection.Connection, work: Callable[[Item], Any], item: Item
 def _finish(job: _Job[Any], timeout: float) -> Any:
     """The result of a job that has one, has died or is late; its process is gone then."""
     try:
-        result = job.results.recv() if job.results.poll() else Failure(f"took longer than {timeout:g} s")
+        result = job.results.recv() if job.results.poll() else Failure(f"took longer than {timeout:g} s", "hanging")
     except EOFError:
         job.process.join()
         code = job.process.exitcode
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        result = Failure(f"its decoder ended the process ({how})")
+        result = Failure(f"its decoder ended the process ({how})", "crashing")
     job.process.kill()
     job.process.join()
     job.results.close()
