@@ -22,5 +22,5 @@ def test_files_folders_and_patterns(tmp_path):
     assert find_videos(f"{tmp_path}/b.mp4") == [tmp_path / "b.mp4"]
     (tmp_path / "empty").mkdir()
     for given in ("*.ogv", "empty"):
-        with pytest.raises(InputError, match="found no videos; expected files that end in"):
+        with pytest.raises(InputError, match="found no videos; expected files that end in one of 3gp, avi"):
             found(given)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 
+from vsn_train.data.datasets.presence import VIDEO_SUFFIXES
 from vsn_train.data.loader import BadVideo, TestVideo, read_test_video
 from vsn_train.data.video import VideoError
 from vsn_train.errors import InputError
 
-VIDEOS = {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
 PICTURES = {".jpg", ".jpeg", ".png"}
 
 
@@ -28,7 +28,8 @@ def find_videos(given: str | Sequence[str]) -> list[Path]:
         matches = [path] if path.exists() else [Path(each) for each in sorted(glob.glob(str(path), recursive=True))]
         videos = [video for match in matches for video in (_in_folder(match) if match.is_dir() else [match])]
         if not videos and (path.is_dir() or glob.has_magic(str(path))):
-            raise InputError(f"video={name}: found no videos; expected files that end in {', '.join(sorted(VIDEOS))}")
+            known = ", ".join(sorted(VIDEO_SUFFIXES))
+            raise InputError(f"video={name}: found no videos; expected files that end in one of {known}")
         found |= dict.fromkeys(videos or [path])  # a file that is missing is named when it is opened
     return list(found)
 
@@ -36,7 +37,7 @@ def find_videos(given: str | Sequence[str]) -> list[Path]:
 def _in_folder(folder: Path) -> list[Path]:
     if any(path.suffix.lower() in PICTURES for path in folder.iterdir()):
         return [folder]
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEOS and path.is_file())
+    return sorted(path for path in folder.rglob("*") if path.suffix[1:].lower() in VIDEO_SUFFIXES and path.is_file())
 
 
 class GivenVideos(Dataset["TestVideo | BadVideo"]):
