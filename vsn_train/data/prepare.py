@@ -50,7 +50,7 @@ def find_sources(root: Path) -> tuple[list[str], int]:
     for folder, folders, _ in os.walk(root, followlinks=True):
         videos, pictures = [], False
         for entry in os.scandir(folder):
-            if os.path.splitext(entry.name)[1].lower() in VIDEO_SUFFIXES:
+            if os.path.splitext(entry.name)[1][1:].lower() in VIDEO_SUFFIXES:
                 videos.append(entry.name)
             elif _PICTURE.fullmatch(entry.name):
                 pictures = True
