@@ -71,8 +71,9 @@ def whole(ucf101_run, many, tmp_path_factory):
     return evaluated(ucf101_run, many, tmp_path_factory.mktemp("whole"), "data.workers=0")
 
 
+@pytest.mark.slow
 def test_the_same_bytes_from_any_number_of_processes_and_workers(ucf101_run, many, whole, tmp_path):
-    # Two processes are in the next test.
+    # One and two processes, and zero, one and two workers, are in the next test, which is not slow.
     again = evaluated(ucf101_run, many, tmp_path, "runtime.devices=3", "data.workers=4")
     assert again.read_bytes() == whole.read_bytes()
     scores = Scores.load(whole)
