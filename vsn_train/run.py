@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -59,11 +60,7 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
         val_manifest = load_manifest(config.dataset, "val", process, config.data)
         torch.manual_seed(config.seed)
         model = build_model(config.backbone, len(manifest.class_names), config.data.modality).to(process.device)
-        weights = (
-            load_weights(model, config.weights, class_names=manifest.class_names)
-            if config.weights
-            else "none: random start"
-        )
+        weights = start_weights(model, config, manifest.class_names)
         use_channels_last(model, config.runtime, process)
         options = config.optimizer
         optimizer = build_optimizer(model, options.lr, options.momentum, options.weight_decay, options.head_lr_factor)
@@ -98,6 +95,8 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
         for each in (manifest, val_manifest):
             if process.is_main and (line := note_missing(each, run_folder)):
                 log.line(line)
+        if config.augment.flip and not manifest.flips_allowed:
+            log.line("training without mirrors: they would change classes into ones that are not known (flip pairs)")
         log.line(f"weights: {weights}" if not position.step else f"resumed after epoch {position.epoch} from {last}")
         autocast = autocast_for(config.runtime.precision, process.device)
         loader = training_loader(
@@ -316,6 +315,29 @@ def augmentation_of(config: schema.Train, manifest: Manifest) -> Augmentation:
 
 def build_model(backbone: schema.Backbone, num_classes: int, modality: str) -> Recognizer:
     return create_model(num_classes=num_classes, modality=modality, **asdict(backbone))
+
+
+def start_weights(model: Recognizer, config: schema.Train, class_names: Sequence[str]) -> str:
+    """Load config.weights where it is set. Returns what became of its tensors, for the log."""
+    if not config.weights:
+        return "none: random start"
+    order = config.weights_class_order
+    if order is not None and order != "sorted":
+        if not Path(order).is_file():
+            raise InputError(f"weights_class_order={order}: no such file; expected sorted, or one class name a line")
+        names = [line.strip() for line in Path(order).read_text(encoding="utf-8").splitlines() if line.strip()]
+    else:
+        names = sorted(class_names)
+    return str(
+        load_weights(
+            model,
+            config.weights,
+            new_head=config.weights_new_head,
+            allow_other_operator=config.weights_other_operator,
+            class_order=names if order else None,
+            class_names=class_names,
+        )
+    )
 
 
 def model_of(checkpoint: dict[str, Any], backbone: schema.Backbone, modality: str, path: str) -> Recognizer:

@@ -21,7 +21,7 @@ def test_changing_the_kept_tensor_in_place_is_an_error_as_always(layer):
     conv, x = LAYERS[layer](), torch.randn(2 * T, 16, 6, 6)
     out = conv(x)
     x.add_(1)
-    with pytest.raises(RuntimeError, match="in place|inplace"):
+    with pytest.raises(RuntimeError, match=r"in place|inplace"):
         out.sum().backward()
 
 
@@ -46,3 +46,15 @@ def test_inference_without_a_copy_gives_the_convolution_of_the_shifted_frames(cl
         assert torch.equal(out, shifted_product(x, layer.conv.weight, T))
     assert out.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(out, expected)
+
+
+def test_compiled_inference_takes_the_form_without_a_copy_too():
+    layer = ShiftedConv2d(nn.Conv2d(24, 10, 1, bias=False), T)
+    x = torch.randn(2 * T, 24, 5, 5).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        out = torch.compile(layer, fullgraph=True)(x)
+        torch.testing.assert_close(out, layer(x))
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    # With a gradient the same module compiles to the shift and the convolution.
+    trained = torch.compile(layer, fullgraph=True)(x.requires_grad_())
+    torch.testing.assert_close(trained, out.clone())
