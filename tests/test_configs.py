@@ -44,7 +44,14 @@ def test_every_protocol_can_be_chosen_for_a_test(command, protocol):
     assert config.protocol.clips * config.protocol.crops == {"center_1clip": 1, "center_2clip": 2}.get(protocol, 100)
 
 
-@pytest.mark.parametrize(("dataset", "protocol"), [("motion", (1, 1)), ("motion_static", (1, 1)), ("ucf101", (10, 10))])
+@pytest.mark.parametrize(
+    ("dataset", "protocol"),
+    [
+        ("motion", (1, 1)), ("motion_static", (1, 1)), ("custom", (1, 1)), ("something_v1", (1, 1)),
+        ("something_v2", (2, 1)), ("jester", (2, 1)), ("kinetics400", (10, 10)), ("ucf101", (10, 10)),
+        ("hmdb51", (10, 10)),
+    ],
+)  # fmt: skip
 def test_the_default_protocol_follows_the_data_set_and_can_be_overridden(dataset, protocol):
     config = compose("train", f"dataset={dataset}")
     assert (config.protocol.clips, config.protocol.crops) == protocol

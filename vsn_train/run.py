@@ -253,7 +253,8 @@ def load_manifest(dataset: schema.Dataset, split: str, process: Process, data: s
     manifest = read_manifest(dataset, split, process)
     if data is None or isinstance(dataset, schema.Motion) or not getattr(dataset, "count_frames", False):
         return manifest
-    counted, unreadable = None, []
+    counted: Manifest | None = None
+    unreadable: list[str] = []
     if process.is_main:
         counted, unreadable = count_frames(manifest, data.modality, max(data.workers, 1))
     for cause in unreadable[:3]:

@@ -29,6 +29,7 @@ SPELLINGS = {
     "val": ("val", "validate", "validation"),
     "test": ("test", "testing"),
 }
+_TIMED = re.compile(r"[\w-]{11}_\d+_\d+")  # a folder of frames of this or another split's video
 
 
 def load_kinetics400(
@@ -43,10 +44,9 @@ def load_kinetics400(
     root = video_root(root, [], "the folder of Kinetics-400's videos")
     listing = _find_listing(search_places(root, annotations, "annotations", "kinetics400"), split)
     class_names = [name for _, name in numbered_lines(Path(__file__).with_suffix(".txt"))]
-    ids, alternatives, labels = _read_rows(listing, split, class_names)
-    wanted = {name for names in alternatives for name in names}
-    places = _find_files(root, split, wanted, {_folder_key(name) for name in class_names})
-    found = [next((places[name] for name in names if name in places), None) for names in alternatives]
+    ids, videos, labels = _read_rows(listing, split, class_names)
+    names = _find_files(root, split, set(videos), {_folder_key(name) for name in class_names})
+    found = [names.get(each) or _find_otherwise(names, each, video) for each, video in zip(ids, videos, strict=True)]
     return make_present_manifest(
         "kinetics400", split, root, ids, found, labels, class_names, listing=listing,
         max_missing_share=max_missing_share,
@@ -71,9 +71,9 @@ def _find_listing(places: Sequence[Path], split: str) -> Path:
     )
 
 
-def _read_rows(listing: Path, split: str, class_names: Sequence[str]) -> tuple[list[str], list[list[str]], list[int]]:
-    """Ids, the names that each video may have on disk, and labels."""
-    classes = {name: label for label, name in enumerate(class_names)}
+def _read_rows(listing: Path, split: str, class_names: Sequence[str]) -> tuple[list[str], list[str], list[int]]:
+    """Ids, which are the usual file names, YouTube ids and labels."""
+    label_of = {name: label for label, name in enumerate(class_names)}
     text = read_text(listing)
     reader = csv.reader(text.splitlines(keepends=True))
     columns = {name.strip().lower(): position for position, name in enumerate(next(reader, []))}
@@ -86,18 +86,18 @@ def _read_rows(listing: Path, split: str, class_names: Sequence[str]) -> tuple[l
         )
     id_at, start_at, end_at = (columns[name] for name in needed[:3])
     label_at, split_at = columns.get("label"), columns.get("split")
-    ids, alternatives, labels = [], [], []
+    ids, videos, labels = [], [], []
     for row in reader:
         if not row:
             continue
         if len(row) != len(columns):
-            place = f"{listing} line {reader.line_num}"
             raise InputError(
-                f"{place}: found {len(row)} fields, expected {len(columns)} as in line 1: {','.join(row)!r}"
+                f"{listing} line {reader.line_num}: found {len(row)} fields, expected {len(columns)} as in line 1: "
+                f"{','.join(row)!r}"
             )
         video = row[id_at].strip()
         try:
-            start, end = int(float(row[start_at])), int(float(row[end_at]))
+            ids.append(f"{video}_{int(float(row[start_at])):06d}_{int(float(row[end_at])):06d}")
         except ValueError:
             times = f"{row[start_at]!r} and {row[end_at]!r}"
             raise InputError(f"{listing} line {reader.line_num}: times {times}; expected seconds") from None
@@ -108,50 +108,50 @@ def _read_rows(listing: Path, split: str, class_names: Sequence[str]) -> tuple[l
                 f"{listing} line {reader.line_num}: a video of split {row[split_at]!r}, expected "
                 f"{SPELLINGS[split][0]!r}: take the list of that split"
             )
-        label = UNLABELLED
-        if label_at is not None:
-            name = row[label_at].strip().replace("_", " ")
-            if name not in classes:
-                raise InputError(
-                    f"{listing} line {reader.line_num}: class {row[label_at]!r} is not one of the 400 of Kinetics-400; "
-                    "correct the line, take the list of this data set, or use dataset=custom"
-                )
-            label = classes[name]
-        # As everybody names the files; then the id alone, and times as they are.
-        names = [f"{video}_{start:06d}_{end:06d}", video, f"{video}_{start}_{end}"]
-        ids.append(names[0])
-        alternatives.append(names)
-        labels.append(label)
-    return ids, alternatives, labels
+        name = "" if label_at is None else row[label_at].strip().replace("_", " ")
+        if label_at is not None and name not in label_of:
+            raise InputError(
+                f"{listing} line {reader.line_num}: class {row[label_at]!r} is not one of the 400 of Kinetics-400; "
+                "correct the line, take the list of this data set, or use dataset=custom"
+            )
+        videos.append(video)
+        labels.append(label_of.get(name, UNLABELLED))
+    return ids, videos, labels
 
 
-def _find_files(root: Path, split: str, wanted: set[str], class_keys: set[str]) -> dict[str, str]:
-    """Video name -> path under `root`, of the wanted ones. Where a name is there twice, the better place wins."""
-    best: dict[str, tuple[int, str]] = {}
-    for path, name in _walk(root, "", wanted, class_keys, depth=3):
-        rank = _rank(path, split)
-        if name not in best or rank < best[name][0]:
-            best[name] = rank, path
-    return {name: path for name, (_, path) in best.items()}
+def _find_files(root: Path, split: str, videos: set[str], class_keys: set[str]) -> dict[str, str]:
+    """Video name -> path under `root`. Where a name is there twice, the better folder wins."""
+    folders = sorted(_walk(root, "", videos, class_keys, depth=3), key=lambda each: -_rank(each[0], split))
+    return {
+        video_name(entry): f"{folder}/{entry}" if folder else entry for folder, entries in folders for entry in entries
+    }
 
 
-def _walk(root: Path, folder: str, wanted: set[str], class_keys: set[str], depth: int) -> Iterator[tuple[str, str]]:
-    """(path, video name) of the wanted videos below root/folder, down to `depth` folders of splits and classes."""
+def _walk(
+    root: Path, folder: str, videos: set[str], class_keys: set[str], depth: int
+) -> Iterator[tuple[str, list[str]]]:
+    """(folder, its files and frame folders of videos) for root/folder and `depth` levels of folders below."""
+    here = []
     for entry in list_folder(root / folder):
-        path = f"{folder}/{entry}" if folder else entry
-        name = video_name(entry)
-        if name in wanted and not (name == entry and _folder_key(entry) in class_keys):
-            yield path, name
-        elif name == entry and depth > 0 and (root / path).is_dir():
-            yield from _walk(root, path, wanted, class_keys, depth - 1)
+        is_file, is_timed = video_name(entry) != entry, _TIMED.fullmatch(entry)
+        if is_file or is_timed or (entry in videos and _folder_key(entry) not in class_keys):
+            here.append(entry)
+        elif depth > 0 and (root / folder / entry).is_dir():
+            yield from _walk(root, f"{folder}/{entry}" if folder else entry, videos, class_keys, depth - 1)
+    yield folder, here
 
 
-def _rank(path: str, split: str) -> int:
+def _find_otherwise(names: dict[str, str], sample_id: str, video: str) -> str | None:
+    """The path of a video whose file is not called as usual: by its YouTube id, or with the times as they are."""
+    _, start, end = sample_id.rsplit("_", 2)
+    return names.get(video) or names.get(f"{video}_{int(start)}_{int(end)}")
+
+
+def _rank(folder: str, split: str) -> int:
     """Lower is better: replacements of corrupt files, the split's own folder, anywhere, another split's folder."""
-    folders = path.lower().split("/")[:-1]
-    if any("replacement" in folder for folder in folders):
+    if "replacement" in folder.lower():
         return 0
-    words = {word for folder in folders for word in re.split(r"[-_]", folder)}
+    words = set(re.split(r"[-_/]", folder.lower()))
     if words & set(SPELLINGS[split]):
         return 1
     return 3 if any(words & set(names) for names in SPELLINGS.values()) else 2

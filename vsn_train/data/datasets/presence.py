@@ -12,15 +12,14 @@ from vsn_train.data.manifest import Manifest, first_repeated, make_manifest
 from vsn_train.errors import InputError
 
 VIDEO_SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in ("avi", "mp4", "webm", "mkv", "mov", "m4v", "mpg", "mpeg", "wmv", "flv", "ogv", "3gp", "ts", "mjpeg")
+    ("avi", "mp4", "webm", "mkv", "mov", "m4v", "mpg", "mpeg", "wmv", "flv", "ogv", "3gp", "ts", "mjpeg")
 )
 
 
 def video_name(entry: str) -> str:
     """The video's name: a file's without its suffix, a frame folder's whole one."""
-    stem, suffix = os.path.splitext(entry)
-    return stem if suffix.lower() in VIDEO_SUFFIXES else entry
+    stem, _, suffix = entry.rpartition(".")
+    return stem if suffix.lower() in VIDEO_SUFFIXES and stem else entry
 
 
 def list_folder(folder: Path) -> list[str]:
