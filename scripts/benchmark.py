@@ -2,6 +2,7 @@
 
     python scripts/benchmark.py model                        the pairs behind the speed claims, R50, 8 x 224 x 224
     python scripts/benchmark.py model sth/tsm tsm/tsn --mode forward train --batch 1 4 --compile off on
+    python scripts/benchmark.py loader /data/kinetics400/val /data/UCF-101   reading videos: training and tests
     python scripts/benchmark.py model sth:p=0.5,integration=sum/sth:textbook --device cuda --precision bf16
 
 Everything that is compared runs in turns; reported are medians and the ratios within each round with their quartiles.
@@ -12,12 +13,29 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from omegaconf import OmegaConf
 
+from vsn_train.analysis.loader_speed import (
+    Reading,
+    as_data,
+    clips_per_second,
+    compare_reading,
+    gather_videos,
+    growth_table,
+    memory_table,
+    reading_table,
+    together,
+    total_table,
+    worker_memory,
+)
 from vsn_train.analysis.speed import MODES, Setting, Workload, compare_models, hardware, time_models, write_results
+from vsn_train.config import config_folder
+from vsn_train.data.isolated import usable_cores
 from vsn_train.errors import InputError
 from vsn_train.models.backbone import ARCHS
 
@@ -30,6 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     model_arguments(commands.add_parser("model", help="forward pass and training step of networks, pair by pair"))
+    loader_arguments(commands.add_parser("loader", help="reading videos for training and for each protocol"))
     arguments = parser.parse_args()
     try:
         arguments.run(arguments)
@@ -93,6 +112,66 @@ def model(arguments: argparse.Namespace) -> None:
     facts["rounds"] = str(arguments.rounds)
     write_results(arguments.output, "Speed and memory of the networks", facts, "\n\n".join(parts), data)
     print(f"written: {arguments.output}.md and .json")
+
+
+def loader_arguments(parser: argparse.ArgumentParser) -> None:
+    protocols = sorted(path.stem for path in (config_folder() / "protocol").glob("*.yaml"))
+    parser.add_argument("videos", nargs="+", type=Path, help="files, or folders that are reported one by one")
+    parser.add_argument(
+        "--mode", nargs="+", choices=["train", *protocols], default=["train", "center_1clip", "tencrop_10clip"]
+    )
+    parser.add_argument("--limit", type=int, default=20, help="videos of a folder, evenly spread")
+    parser.add_argument("--num-frames", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--no-copies", action="store_true", help="do not make fast-seek copies, in a temporary folder")
+    parser.add_argument("--workers", type=int, default=usable_cores(), help="for the total; 0: leave it out")
+    parser.add_argument("--memory", type=int, default=0, metavar="CLIPS", help="memory of a worker over so many clips")
+    parser.add_argument("--output", type=Path, default=Path("runs/benchmark/loader"), help="without .md and .json")
+    parser.set_defaults(run=loader)
+
+
+def loader(arguments: argparse.Namespace) -> None:
+    facts, parts, data = hardware(), [], []
+    facts["rounds"] = str(arguments.rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        copies = None if arguments.no_copies else Path(folder)
+        groups = [gather_videos(path, arguments.limit, copies) for path in arguments.videos]
+
+        def report(title: str, table: str) -> None:
+            parts.append(f"## {title}\n\n{table}")
+            print(parts[-1] + "\n", flush=True)
+
+        if copies:
+            report("Space of the fast-seek copies", growth_table(groups))
+        for mode in arguments.mode:
+            results = [
+                compare_reading(group, reading_of(mode, arguments.num_frames), arguments.rounds) for group in groups
+            ]
+            data += [row for result in results for row in as_data(result)]
+            report(f"{mode}, one core", reading_table(results + ([together(results)] if len(results) > 1 else [])))
+        training = Reading("train", arguments.num_frames)
+        if arguments.workers:
+            speeds = clips_per_second(groups, training, arguments.workers, clips=200)
+            data.append({"mode": "train", "workers": arguments.workers, "clips_per_s": speeds})
+            report("train, all workers together", total_table(speeds, arguments.workers))
+        if arguments.memory:
+            kinds = {"ours": [f for group in groups for f in group.files]}
+            kinds |= {"ours, copies": [f for group in groups for f in group.copies]} if copies else {}
+            memory = {name: worker_memory(files, training, arguments.memory) for name, files in kinds.items()}
+            data.append({"mode": "memory", "megabytes": memory})
+            report("Resident memory of one worker", memory_table(memory))
+    write_results(arguments.output, "Speed of reading videos", facts, "\n\n".join(parts), data)
+    print(f"written: {arguments.output}.md and .json")
+
+
+def reading_of(mode: str, num_frames: int) -> Reading:
+    """ "train", or a file of configs/protocol under the sizes of configs/data."""
+    if mode == "train":
+        return Reading("train", num_frames)
+    protocol = OmegaConf.load(config_folder() / "protocol" / f"{mode}.yaml")
+    sizes = {"data": {"short_side": 256, "crop_size": 224}}
+    values = OmegaConf.merge(sizes, protocol)
+    return Reading(mode, num_frames, values.placement, values.clips, values.crops, values.short_side, values.crop_size)
 
 
 if __name__ == "__main__":

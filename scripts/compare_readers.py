@@ -33,7 +33,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vsn_train.data.isolated import Failure, work_isolated
-from vsn_train.data.prepare import VIDEO_SUFFIXES, find_sources, written_aside
+from vsn_train.data.prepare import find_sources, written_aside
 from vsn_train.data.video import READERS, Video, open_video
 from vsn_train.errors import InputError, VideoError
 
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     root = arguments.clips.expanduser()
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
-    names = [name for name in find_sources(root)[0] if name.lower().endswith(VIDEO_SUFFIXES)]
+    names = [name for name in find_sources(root)[0] if (root / name).is_file()]
     if not names:
         raise InputError(f"{root}: expected videos in it, found none")
     work = partial(compare, root=root, signatures=arguments.signatures, readers=tuple(available_readers()))

@@ -7,7 +7,7 @@
 
 Videos are brought to a short side of 256 pixels and re-encoded as H.264 in which no frame needs another one. Folders of
 JPEG or PNG pictures are put into one file each, byte for byte. Every copy has the relative path of its source (a
-video's suffix, too; a folder becomes a file), so that training takes it with dataset.root alone changed.
+video keeps its suffix, a folder `78687` becomes `78687.mp4`): training needs another dataset.root and nothing else.
 
 A copy gets its name when it has been checked; started again, the work goes on with what is missing. Sources that cannot
 be read are listed in failed.txt and do not stop the rest. Exit code 0: done, 2: wrong input.
@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vsn_train.data.isolated import Failure, usable_cores, work_isolated
-from vsn_train.data.prepare import Copy, find_sources, prepare, space_of, take_shard, written_aside
+from vsn_train.data.prepare import Copy, find_sources, prepare, space_of, take_shard, target_of, written_aside
 from vsn_train.errors import InputError
 
 
@@ -57,12 +57,13 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(f"{source}: expected videos, or folders of pictures, in it; found neither")
     mine = take_shard(found, arguments.shard)
     keep_settings(target, {"short_side": arguments.short_side, "crf": arguments.crf, "modality": arguments.modality})
-    there = [name for name in mine if (target / name).is_file()]
+    targets = {name: target_of(source / name, target / name) for name in mine}
+    there = [name for name in mine if targets[name].is_file()]
     missing = sorted(set(mine) - set(there))
     work = partial(
         prepare_one,
         source=source,
-        target=target,
+        targets=targets,
         short_side=arguments.short_side,
         crf=arguments.crf,
         modality=arguments.modality,
@@ -81,7 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
     list_failed(target / f"failed{shard}.txt", failed)
     print(f"{len(made)} copies made, {len(there)} were there, {len(failed)} failed; {others} files are no videos")
     before = sum(copy.source_bytes for copy in made) + sum(space_of(source / name) for name in there)
-    after = sum(copy.bytes for copy in made) + sum((target / name).stat().st_size for name in there)
+    after = sum(copy.bytes for copy in made) + sum(targets[name].stat().st_size for name in there)
     if before:
         print(f"space: {before / 1e6:,.1f} MB -> {after / 1e6:,.1f} MB, {after / before:.2f} times")
     encoded = [copy.psnr for copy in made if copy.psnr is not None]
@@ -95,8 +96,8 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"failed: {target / f'failed{shard}.txt'}")
 
 
-def prepare_one(name: str, source: Path, target: Path, short_side: int, crf: int, modality: str) -> Copy:
-    return prepare(source / name, target / name, short_side, crf, modality)
+def prepare_one(name: str, source: Path, targets: Mapping[str, Path], short_side: int, crf: int, modality: str) -> Copy:
+    return prepare(source / name, targets[name], short_side, crf, modality)
 
 
 def check_arguments(arguments: argparse.Namespace, source: Path, target: Path) -> None:

@@ -6,10 +6,11 @@ then gets its name; so whatever has its name is whole.
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,12 +20,12 @@ import numpy as np
 import torch
 
 from vsn_train.data.colour import RgbConverter
-from vsn_train.data.fastseek import FastSeekCopy, copy_tag
+from vsn_train.data.datasets.presence import VIDEO_SUFFIXES
+from vsn_train.data.fastseek import FastSeekCopy, append_index
 from vsn_train.data.frames import FrameFolder
 from vsn_train.data.video import Video, open_video
 from vsn_train.errors import InputError, VideoError
 
-VIDEO_SUFFIXES = tuple(".mp4 .m4v .mov .avi .webm .mkv .mpg .mpeg .flv .wmv .ts .3gp".split())
 _PICTURE = re.compile(r".*\d\.(jpe?g|png)", re.IGNORECASE)
 
 CHECKED_FRAMES = 9  # of a re-encoded video, compared with what was encoded
@@ -47,7 +48,7 @@ def find_sources(root: Path) -> tuple[list[str], int]:
     for folder, folders, _ in os.walk(root, followlinks=True):
         videos, pictures = [], False
         for entry in os.scandir(folder):
-            if entry.name.lower().endswith(VIDEO_SUFFIXES):
+            if os.path.splitext(entry.name)[1][1:].lower() in VIDEO_SUFFIXES:
                 videos.append(entry.name)
             elif _PICTURE.fullmatch(entry.name):
                 pictures = True
@@ -60,6 +61,11 @@ def find_sources(root: Path) -> tuple[list[str], int]:
             found.append(relative)
         found += [os.path.normpath(os.path.join(relative, name)) for name in videos]
     return sorted(found), others
+
+
+def target_of(source: Path, target: Path) -> Path:
+    """The name of a copy: a video's own, suffix included; of a folder of pictures its name and .mp4."""
+    return target.with_name(target.name + ".mp4") if source.is_dir() else target
 
 
 def prepare(source: Path, target: Path, short_side: int, crf: int, modality: str) -> Copy:
@@ -82,6 +88,8 @@ def written_aside(target: Path) -> Iterator[Path]:
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(target)
+        for left in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+            left.unlink(missing_ok=True)  # of a run that was killed here
     finally:
         part.unlink(missing_ok=True)
 
@@ -110,7 +118,7 @@ def encode(video: Video | FastSeekCopy, path: Path, short_side: int, crf: int) -
     wanted = set(np.linspace(0, video.num_frames - 1, CHECKED_FRAMES).round().astype(int).tolist())
     sample: dict[int, np.ndarray] = {}
     to_rgb = RgbConverter()
-    with av.open("file:" + str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    with av.open("file:" + str(path), "w", format="mp4") as container:
         # fastdecode: no arithmetic coding and no deblocking, a tenth larger and half the time to decode.
         options = {"crf": str(crf), "preset": "veryfast", "tune": "fastdecode"}
         rate = Fraction(video.fps).limit_denominator(65535) if video.fps else Fraction(25)
@@ -118,7 +126,6 @@ def encode(video: Video | FastSeekCopy, path: Path, short_side: int, crf: int) -
         context = stream.codec_context
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
         context.gop_size, context.max_b_frames, context.thread_count = 1, 0, 1
-        container.metadata["comment"] = copy_tag(video.num_frames, "rgb")
         for number, image in enumerate(every_frame(video)):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24")
             frame = frame.reformat(width, height, "yuv420p", interpolation="BICUBIC", threads=1)
@@ -127,6 +134,7 @@ def encode(video: Video | FastSeekCopy, path: Path, short_side: int, crf: int) -
                 sample[number] = to_rgb(frame).copy()
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+    append_index(path, "h264", "rgb", float(rate), height, width)
     return sample
 
 
@@ -182,13 +190,12 @@ def pack_pictures(folder: FrameFolder, path: Path, modality: str) -> None:
     """Put the files of a folder's frames one behind the other into a video file, byte for byte; flow as x, y, x, y …"""
     import av
 
-    with av.open("file:" + str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    with av.open("file:" + str(path), "w", format="mp4") as container:
         codec = _picture_codec(folder, folder.pictures(0)[0])
         stream = container.add_stream(codec, rate=25)
         context = stream.codec_context
         context.width, context.height = folder.width, folder.height
         context.pix_fmt = "yuvj420p" if codec == "mjpeg" else "rgb24"
-        container.metadata["comment"] = copy_tag(folder.num_frames, modality)
         number = 0
         for frame in range(folder.num_frames):
             folder.read([frame])  # raises where it cannot be decoded, or has another size than the first
@@ -201,6 +208,7 @@ def pack_pictures(folder: FrameFolder, path: Path, modality: str) -> None:
                 packet.duration, packet.is_keyframe = 1, True
                 container.mux(packet)
                 number += 1
+    append_index(path, codec, modality, 0.0, folder.height, folder.width)
     with open_video(path, modality=modality) as copy:
         if not isinstance(copy, FastSeekCopy) or copy.num_frames != folder.num_frames:
             raise VideoError(str(path), f"the copy has {copy.num_frames} frames, the folder {folder.num_frames}")

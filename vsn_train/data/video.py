@@ -24,7 +24,7 @@ import torch
 
 from vsn_train.data.colour import RgbConverter
 from vsn_train.data.decord_reader import DecordReader
-from vsn_train.data.fastseek import FastSeekCopy, places_of_copy
+from vsn_train.data.fastseek import FastSeekCopy, read_index
 from vsn_train.data.frames import FrameFolder, rows_of_frames
 from vsn_train.data.packets import FrameMap, read_packet_table
 from vsn_train.data.torchcodec_reader import TorchCodecReader
@@ -99,16 +99,16 @@ class Video:
     height: int
     width: int
 
-    def __init__(self, path: str, container: InputContainer, stream: VideoStream, decoder: str = "auto") -> None:
+    def __init__(self, path: str, decoder: str = "auto") -> None:
         self.path = path
         self._closed = False
-        self._container = container
+        self._container, stream = _open_container(path)
         try:
             self.fps = float(stream.average_rate or 0.0)
             self._decoder = stream.codec_context
             self._to_rgb = RgbConverter()
             self._reader: DecordReader | TorchCodecReader | None = None
-            self._table = read_packet_table(container, stream)
+            self._table = read_packet_table(self._container, stream)
             first = self._first_frame() if self._table.frame_map else None
             if self._table.frame_map and first:
                 self.num_frames = len(self._table.frame_map.packet_of)
@@ -168,7 +168,8 @@ class Video:
     @property
     def bits(self) -> int:
         """Of a sample before it is converted to 8 bits."""
-        return self._decoder.format.components[0].bits
+        pixel_format = self._decoder.format
+        return pixel_format.components[0].bits if pixel_format else 8
 
     @property
     def whole(self) -> bool:
@@ -305,15 +306,9 @@ def open_video(
     path = os.fspath(path)
     if os.path.isdir(path):
         return FrameFolder(path, modality, num_frames)
-    container, stream = _open_container(path)
-    try:
-        places = places_of_copy(container, stream)
-        if places and (decoder not in READERS or modality == "flow"):
-            return FastSeekCopy(path, container, stream, places, modality)
-        if modality == "flow":
-            cause = "optical flow is read from a folder of pictures, which scripts/extract_flow.py makes"
-            raise VideoError(path, cause)
-    except BaseException:
-        container.close()
-        raise
-    return Video(path, container, stream, decoder)
+    index = read_index(path) if os.path.isfile(path) else None
+    if index and (decoder not in READERS or modality == "flow"):
+        return FastSeekCopy(path, index, modality)
+    if modality == "flow" and os.path.exists(path):
+        raise VideoError(path, "optical flow is read from a folder of pictures, which scripts/extract_flow.py makes")
+    return Video(path, decoder)
