@@ -187,7 +187,7 @@ def test_the_table_of_readers_shows_who_is_wrong(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "table.json").read_text())["hmdb51/a.avi"]
     assert found["kind"] == "hmdb51: mpeg4 in avi"
     for reader in ("open_video auto", "open_video decord"):
-        assert (found[reader]["wrong"], found[reader]["refused"]) == (0, 0)
+        assert (found[reader]["wrong"], found[reader]["failed"]) == (0, 0)
         assert found[reader]["asked"] > 80
     assert found["plain decord"]["wrong"] > 5
     table = (tmp_path / "table.md").read_text()
