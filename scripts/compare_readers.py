@@ -217,7 +217,8 @@ def markdown(kinds: dict[str, dict[str, Tally]], unreadable: list[tuple[str, str
             versions.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             continue
-    lines.append(f"Wrong frames out of those asked for. {', '.join(versions)}, {platform.platform()}, {date.today()}.")
+    system = f"{platform.system()} {platform.machine()}"
+    lines.append(f"Wrong frames out of those asked for. {', '.join(versions)}, {system}, {date.today()}.")
     return "\n".join(lines) + "\n"
 
 
