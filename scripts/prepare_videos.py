@@ -26,7 +26,17 @@ import numpy as np
 from tqdm import tqdm
 
 from vsn_train.data.isolated import Failure, usable_cores, work_isolated
-from vsn_train.data.prepare import Copy, find_sources, prepare, space_of, take_shard, target_of, written_aside
+from vsn_train.data.prepare import (
+    CRF,
+    SHORT_SIDE,
+    Copy,
+    find_sources,
+    prepare,
+    space_of,
+    take_shard,
+    target_of,
+    written_aside,
+)
 from vsn_train.errors import InputError
 
 
@@ -37,8 +47,8 @@ def main() -> None:
     parser.add_argument("--list", type=Path, help="file with one path below SOURCE a line; without it: all there are")
     parser.add_argument("--shard", default="1/1", metavar="i/n", help="the i-th of n parts of the work, i from 1")
     parser.add_argument("--workers", type=int, default=usable_cores(), help="processes; default: one a core")
-    parser.add_argument("--short-side", type=int, default=256, help="pixels; smaller videos keep their size")
-    parser.add_argument("--crf", type=int, default=18, help="H.264 quality, 0 (lossless) to 51; default 18")
+    parser.add_argument("--short-side", type=int, default=SHORT_SIDE, help="pixels; smaller videos keep their size")
+    parser.add_argument("--crf", type=int, default=CRF, help=f"H.264 quality, 0 (lossless) to 51; default {CRF}")
     parser.add_argument("--modality", default="rgb", choices=("rgb", "flow"), help="which pictures of a folder to take")
     parser.add_argument("--timeout", type=float, default=1800, help="seconds for one video; default 1800")
     arguments = parser.parse_args()

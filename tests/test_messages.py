@@ -36,7 +36,7 @@ def refused(command: str, *arguments: str, cwd: Path) -> str:
         (["dataset=ucf"], "dataset=ucf: no such choice; expected one of custom, hmdb51, jester, kinetics400, motion, "),
         (["runtime.device=gpu"], "runtime.device=gpu: expected one of auto, cpu, cuda"),
         (["data.modality=depth"], "data.modality=depth: expected one of rgb, flow"),
-        (["data.modality=flow", "augment.hue=0.1"], "augment.hue=0.1 changes colours, but data.modality=flow has none"),
+        (["data.modality=flow", "augment.hue=0.1"], "augment.hue=0.1 with data.modality=flow: flow has no colours"),
         (["data.batch_size=0"], "data.batch_size=0: expected a number above 0"),
         (["data.short_side=20"], "short_side=20 is smaller than protocol.crop_size="),
         (["protocol.crops=3"], "protocol.crops=3: expected one of 1, 10"),

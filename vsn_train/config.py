@@ -122,7 +122,7 @@ class Augment:
     """What training does to a clip. One draw serves all its frames."""
 
     crop: str = "multiscale"  # "multiscale" (TSN), "random_resized" (Inception) or "center" (as in a test)
-    # multiscale: crop side / short side of the frame; null: TSN's, which are 1, 0.875, 0.75 and, for RGB, 0.66
+    # multiscale: crop / short side; null: TSN's, which are 1, 0.875, 0.75 and, for RGB, 0.66
     scales: list[float] | None = None
     area: list[float] = field(default_factory=lambda: [0.08, 1.0])  # random_resized: least and largest share of a frame
     aspect: list[float] = field(default_factory=lambda: [0.75, 1.3333])  # random_resized: width / height, from and to
@@ -340,8 +340,7 @@ def check_train(config: Train) -> None:
 
 def _check_augment(augment: Augment, modality: str) -> None:
     _choice("augment.crop", augment.crop, ("multiscale", "random_resized", "center"))
-    scales = augment.scales
-    if scales is not None and not (scales and all(0 < scale <= 1 for scale in scales)):
+    if augment.scales is not None and not (augment.scales and all(0 < scale <= 1 for scale in augment.scales)):
         raise InputError(f"augment.scales={augment.scales}: expected one or more numbers above 0 and at most 1")
     if len(augment.area) != 2 or not 0 < augment.area[0] <= augment.area[1] <= 1:
         raise InputError(f"augment.area={augment.area}: expected [least, largest], both above 0 and at most 1")
@@ -352,13 +351,11 @@ def _check_augment(augment: Augment, modality: str) -> None:
     for key in ("rand_augment", "brightness", "contrast", "saturation", "mixup", "cutmix"):
         if getattr(augment, key) < 0:
             raise InputError(f"augment.{key}={getattr(augment, key)}: expected zero or more")
-    if modality == "flow":
-        for key in ("rand_augment", "brightness", "contrast", "saturation", "hue"):
-            if getattr(augment, key):
-                raise InputError(
-                    f"augment.{key}={getattr(augment, key)} changes colours, but data.modality=flow has none: choose "
-                    f"another augment, or augment.{key}=0"
-                )
+    for key in ("rand_augment", "brightness", "contrast", "saturation", "hue"):
+        if modality == "flow" and getattr(augment, key):
+            raise InputError(
+                f"augment.{key}={getattr(augment, key)} with data.modality=flow: flow has no colours; set it to 0"
+            )
 
 
 def check_eval(config: Eval | Predict) -> None:

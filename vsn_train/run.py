@@ -105,7 +105,7 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
                 manifest,
                 config.backbone.num_frames,
                 config.data.sampling,
-                augmentation_of(config.augment, config.data, manifest),
+                augmentation_of(config, manifest),
                 config.data.decoder,
                 config.seed,
                 config.data.modality,
@@ -307,11 +307,11 @@ def note_missing(manifest: Manifest, folder: Path) -> str:
     )
 
 
-def augmentation_of(augment: schema.Augment, data: schema.Data, manifest: Manifest) -> Augmentation:
-    per_clip = {key: value for key, value in asdict(augment).items() if key not in ("mixup", "cutmix")}
-    per_clip["scales"] = augment.scales or CROP_SCALES[data.modality]
-    per_clip["flip"] = augment.flip and manifest.flips_allowed
-    return Augmentation(crop_size=data.crop_size, short_side=data.short_side, **per_clip)
+def augmentation_of(config: schema.Train, manifest: Manifest) -> Augmentation:
+    options = {key: value for key, value in asdict(config.augment).items() if key not in ("mixup", "cutmix")}
+    options["scales"] = config.augment.scales or CROP_SCALES[config.data.modality]
+    options["flip"] = config.augment.flip and manifest.flips_allowed
+    return Augmentation(crop_size=config.data.crop_size, short_side=config.data.short_side, **options)
 
 
 def build_model(backbone: schema.Backbone, num_classes: int, modality: str) -> Recognizer:

@@ -200,7 +200,7 @@ def test_a_folder_that_may_not_be_listed(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_flow_of_a_file_is_refused(tmp_path: Path) -> None:
-    write_counting_video(tmp_path / "clip.mp4", 2)
+    write_counting_video(tmp_path / "clip.mp4", 3)
     with pytest.raises(VideoError, match=r"folder of pictures, which scripts/extract_flow\.py makes"):
         open_video(tmp_path / "clip.mp4", modality="flow")
     with pytest.raises(VideoError, match="no such file or folder"):

@@ -35,7 +35,7 @@ def manifest(tmp_path_factory):
 
 
 def clips_of(manifest, **change):
-    """change: fields of Augmentation, seed, or modality."""
+    """change: fields of Augmentation, seed or modality."""
     seed, modality = change.pop("seed", 3), change.pop("modality", "rgb")
     how = Augmentation(**({"crop_size": 64, "scales": [1.0], "flip": False} | change))
     return TrainingClips(manifest, 4, "uniform", how, "auto", seed, modality)

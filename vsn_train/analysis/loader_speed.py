@@ -27,7 +27,7 @@ from vsn_train.analysis.speed import interleave, markdown_table, ratio
 from vsn_train.data.augment import Augmentation, augment
 from vsn_train.data.loader import EpochBatches, TrainingClips, training_loader
 from vsn_train.data.manifest import Manifest, make_manifest
-from vsn_train.data.prepare import find_sources, prepare, space_of, target_of
+from vsn_train.data.prepare import CRF, SHORT_SIDE, find_sources, prepare, space_of, target_of
 from vsn_train.data.sampling import sample_indices
 from vsn_train.data.transforms import crop_views, normalize, resize_short_side
 from vsn_train.data.video import open_video
@@ -386,7 +386,7 @@ def gather_videos(path: Path, limit: int, copies: Path | None) -> Videos:
     made = []
     for number, source in enumerate(sources):
         target = target_of(source, copies / path.name / str(number) / source.name)
-        prepare(source, target, 256, 18, "rgb")
+        prepare(source, target, SHORT_SIDE, CRF, "rgb")
         made.append(target)
     growth = sum(map(space_of, made)) / sum(map(space_of, sources))
     return Videos(path.name, files, [str(target) for target in made], growth)

@@ -28,6 +28,8 @@ from vsn_train.errors import InputError, VideoError
 
 _PICTURE = re.compile(r".*\d\.(jpe?g|png)", re.IGNORECASE)
 
+SHORT_SIDE = 256  # pixels
+CRF = 20  # of x264; 2 less is a quarter larger, and a fifth slower to decode
 CHECKED_FRAMES = 9  # of a re-encoded video, compared with what was encoded
 LEAST_PSNR = 22.0  # dB, of each of them: far below what the encoder leaves, far above another frame's
 
