@@ -21,7 +21,7 @@ def test_changing_the_kept_tensor_in_place_is_an_error_as_always(layer):
     conv, x = LAYERS[layer](), torch.randn(2 * T, 16, 6, 6)
     out = conv(x)
     x.add_(1)
-    with pytest.raises(RuntimeError, match="in place|inplace"):
+    with pytest.raises(RuntimeError, match=r"in place|inplace"):
         out.sum().backward()
 
 

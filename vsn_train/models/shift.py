@@ -53,6 +53,17 @@ def shifted_product(x: Tensor, weight: Tensor, num_frames: int, fold_div: int = 
     return out_BRO.view(frames, height, width, -1).permute(0, 3, 1, 2)
 
 
+@torch.library.custom_op("vsn_train::shifted_product", mutates_args=())
+def _product_op(x: Tensor, weight: Tensor, num_frames: int, fold_div: int) -> Tensor:
+    """`shifted_product` as one node of a compiled graph; for inference, it has no gradient."""
+    return shifted_product(x, weight, num_frames, fold_div)
+
+
+@_product_op.register_fake
+def _(x: Tensor, weight: Tensor, num_frames: int, fold_div: int) -> Tensor:
+    return x.new_empty(x.shape[0], x.shape[2], x.shape[3], weight.shape[0]).permute(0, 3, 1, 2)
+
+
 class ShiftedConv2d(nn.Module):
     """A convolution that sees shifted channels: the first one of a residual branch (TSM's residual shift).
 
@@ -67,7 +78,8 @@ class ShiftedConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self._is_product_of_rows(x):
-            return shifted_product(x, self.conv.weight, self.num_frames, self.fold_div)
+            product = _product_op if torch.compiler.is_compiling() else shifted_product
+            return product(x, self.conv.weight, self.num_frames, self.fold_div)
         shifted = temporal_shift(x, self.num_frames, self.fold_div)
         with saves_source(x, shifted, partial(temporal_shift, num_frames=self.num_frames, fold_div=self.fold_div)):
             return self.conv(shifted)
@@ -77,7 +89,8 @@ class ShiftedConv2d(nn.Module):
         return (
             x.device.type == "cpu"
             and x.dtype == torch.float32
-            and not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling())
+            and not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
+            and torch.compiler.is_compiling() == torch.compiler.is_dynamo_compiling()  # exporters know no such form
             and x.is_contiguous(memory_format=torch.channels_last)
             and self.conv.kernel_size == self.conv.stride == (1, 1)
             and self.conv.groups == 1
