@@ -39,9 +39,12 @@ def test_every_file_can_be_chosen_for_training(path):
 @pytest.mark.parametrize("protocol", sorted(path.stem for path in (CONFIGS / "protocol").glob("*.yaml")))
 @pytest.mark.parametrize("command", ["eval", "predict"])
 def test_every_protocol_can_be_chosen_for_a_test(command, protocol):
-    config = compose(command, f"protocol={protocol}", "data.crop_size=96")
-    assert config.protocol.crop_size == 96
-    assert config.protocol.clips * config.protocol.crops == {"center_1clip": 1, "center_2clip": 2}.get(protocol, 100)
+    config = compose(command, f"protocol={protocol}", "data.crop_size=96", "data.short_side=128")
+    chosen = OmegaConf.to_object(config.protocol)
+    assert chosen.crop_size == (128 if chosen.crops == 3 else 96)
+    views = {"center_1clip": 1, "center_2clip": 2, "fullres_3crop_2clip": 6, "threecrop_10clip": 30}
+    assert chosen.views == views.get(protocol, 100)
+    assert chosen.name(128, 96) == protocol
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def refused(command: str, *arguments: str, cwd: Path) -> str:
         (["data.modality=flow", "augment.hue=0.1"], "augment.hue=0.1 with data.modality=flow: flow has no colours"),
         (["data.batch_size=0"], "data.batch_size=0: expected a number above 0"),
         (["data.short_side=20"], "short_side=20 is smaller than protocol.crop_size="),
-        (["protocol.crops=3"], "protocol.crops=3: expected one of 1, 10"),
+        (["protocol.crops=4"], "protocol.crops=4: expected one of 1, 3, 5, 10"),
         (["backbone.arch=resnet19"], "arch 'resnet19': expected one of resnet18, resnet34, resnet50"),
         (["weights=nowhere.pth"], "nowhere.pth: no such file"),
         (["weights=any.pth", "weights_class_order=nowhere.txt"], "weights_class_order=nowhere.txt: no such file"),

@@ -13,6 +13,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from vsn_train.data.protocol import Protocol
 from vsn_train.errors import InputError
 
 
@@ -91,18 +92,6 @@ class Sth(Backbone):
     variant: str = "hybrid"  # "hybrid": the temporal part slides over the kernels; "merge": it has kernels of its own
     p: float = 0.25  # share of temporal weights: 1/2, 1/3, 1/4, …
     integration: str = "attention"  # of spatial and temporal part: "attention" or "sum"
-
-
-@dataclass
-class Protocol:
-    """Which views of a video are averaged at test time."""
-
-    clips: int = MISSING  # clips per video
-    placement: str = MISSING  # "uniform": T segments of the whole video; "dense": windows of 64 frames
-    crops: int = MISSING  # 1 centre; 10 corners and centre, each also mirrored
-    average: str = "logits"  # "logits" or "probabilities"
-    short_side: int = MISSING  # pixels, after resizing
-    crop_size: int = MISSING  # pixels
 
 
 @dataclass
@@ -194,6 +183,7 @@ class Train:
         default_factory=lambda: Protocol(**_interpolations("protocol", Protocol))
     )
     data: Data = MISSING
+    on_bad_video: str = "error"  # in validation: "error", or count it as "wrong"
     augment: Augment = MISSING
     optimizer: Optimizer = MISSING
     schedule: Schedule = MISSING
@@ -203,6 +193,11 @@ class Train:
 @dataclass
 class Eval:
     checkpoint: str = MISSING
+    split: str = "val"  # "val", "test" (where a data set has one), or "train"
+    resume: bool = False  # go on with an evaluation that was interrupted
+    on_bad_video: str = "error"  # a video that cannot be read ends the evaluation ("error") or counts as "wrong"
+    keep_views: str = "auto"  # each view's scores in scores.npz: "always", "never", "auto" (up to 512 MB of them)
+    report: bool = True  # write report.html
     dataset: Any = MISSING
     backbone: Any = MISSING
     protocol: Protocol = MISSING
@@ -213,8 +208,10 @@ class Eval:
 @dataclass
 class Predict:
     checkpoint: str = MISSING
-    video: str = MISSING
-    top_k: int = 5
+    video: Any = MISSING  # file, folder of videos, glob, or a list of these: [a.mp4,b.mp4]
+    start: float = 0.0  # seconds: where the part to look at begins
+    end: float | None = None  # seconds: where it ends; null: with the video
+    top_k: int = 5  # classes in prediction.json
     backbone: Any = MISSING
     protocol: Protocol = MISSING
     data: Data = MISSING
@@ -320,6 +317,7 @@ def check_train(config: Train) -> None:
     _positive("backbone.num_frames", config.backbone.num_frames)
     _between("backbone.dropout", config.backbone.dropout, 0, 1, "below 1")
     _choice("data.sampling", config.data.sampling, ("uniform", "dense"))
+    _choice("on_bad_video", config.on_bad_video, ("error", "wrong"))
     _between("data.max_bad_share", config.data.max_bad_share, 0, 1, "at most 1")
     _choice("schedule.shape", config.schedule.shape, ("step", "cosine"))
     for key, value in {
@@ -361,11 +359,22 @@ def _check_augment(augment: Augment, modality: str) -> None:
             )
 
 
-def check_eval(config: Eval | Predict) -> None:
+def check_eval(config: Eval) -> None:
     _check_common(config.data, config.runtime)
     if isinstance(config, Eval):
         _check_dataset(config.dataset)
     _check_protocol("protocol", config.protocol)
+    _choice("split", config.split, ("train", "val", "test"))
+    _choice("on_bad_video", config.on_bad_video, ("error", "wrong"))
+    _choice("keep_views", config.keep_views, ("always", "never", "auto"))
+
+
+def check_predict(config: Predict) -> None:
+    _check_common(config.data, config.runtime)
+    _check_protocol("protocol", config.protocol)
+    _positive("top_k", config.top_k)
+    if config.start < 0 or (config.end is not None and config.end <= config.start):
+        raise InputError(f"start={config.start} end={config.end}: expected seconds with 0 <= start < end")
 
 
 def _check_common(data: Data, runtime: Runtime) -> None:
@@ -394,7 +403,7 @@ def _check_dataset(dataset: Dataset) -> None:
 def _check_protocol(name: str, protocol: Protocol) -> None:
     _positive(f"{name}.clips", protocol.clips)
     _choice(f"{name}.placement", protocol.placement, ("uniform", "dense"))
-    _choice(f"{name}.crops", protocol.crops, (1, 10))
+    _choice(f"{name}.crops", protocol.crops, (1, 3, 5, 10))
     _choice(f"{name}.average", protocol.average, ("logits", "probabilities"))
     _positive(f"{name}.crop_size", protocol.crop_size)
     if protocol.short_side < protocol.crop_size:

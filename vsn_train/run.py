@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vsn_train import __version__
 from vsn_train import config as schema
-from vsn_train.analysis.scores import Scores
+from vsn_train.analysis.report import write_report
+from vsn_train.analysis.results import save_results
+from vsn_train.analysis.scores import Scores, softmax
+from vsn_train.analysis.strip import draw_prediction, jpeg_frames
 from vsn_train.data.augment import Augmentation
 from vsn_train.data.datasets.custom import load_custom
 from vsn_train.data.datasets.hmdb51 import load_hmdb51
@@ -31,14 +34,18 @@ from vsn_train.data.datasets.something_v1 import load_something_v1
 from vsn_train.data.datasets.something_v2 import load_something_v2
 from vsn_train.data.datasets.ucf101 import load_ucf101
 from vsn_train.data.frame_counts import count_frames
-from vsn_train.data.loader import EpochBatches, TestVideos, TrainingClips, read_test_video, test_loader, training_loader
+from vsn_train.data.inputs import GivenVideos, find_videos
+from vsn_train.data.loader import BadVideo, EpochBatches, TestVideos, TrainingClips, test_loader, training_loader
 from vsn_train.data.manifest import Manifest, mirrored_labels, sort_classes
+from vsn_train.data.protocol import Protocol
 from vsn_train.data.transforms import CROP_SCALES
+from vsn_train.data.video import VideoError
 from vsn_train.engine.checkpoint import file_hash, load_checkpoint, save_checkpoint
 from vsn_train.engine.distributed import Process, join_processes
-from vsn_train.engine.evaluate import score_videos, video_groups
+from vsn_train.engine.evaluate import Found, mean_of_views, score_videos, video_groups
 from vsn_train.engine.log import RunLog
 from vsn_train.engine.optim import build_optimizer, build_schedule
+from vsn_train.engine.parts import ScoreParts
 from vsn_train.engine.train import Position, autocast_for
 from vsn_train.engine.train import train as run_training
 from vsn_train.errors import InputError
@@ -117,12 +124,12 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
 
         def end_of_epoch(position: Position) -> None:
             process.share_buffers(model)
-            scores = validate("validate")
-            name = protocol_name(config.validation, config.data)
+            name = config.validation.name(config.data.short_side, config.data.crop_size)
+            scores = validate("validate", {"protocol": {"name": name, **asdict(config.validation)}})
             top1, top5 = scores.top1(), scores.top5()
             log.line(f"epoch {position.epoch}/{config.schedule.epochs}  val {describe(scores, name)}")
             log.metrics(
-                "val", position.epoch, position.step, loss=cross_entropy(scores), top1=top1, top5=top5, n=len(scores),
+                "val", position.epoch, position.step, loss=scores.loss(), top1=top1, top5=top5, n=len(scores),
                 protocol=name, manifest=val_manifest.content_hash(), checkpoint=f"epoch {position.epoch}",
             )  # fmt: skip
             is_best = top1 > position.best_top1
@@ -136,6 +143,7 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
                     "config": stored,
                     "class_names": list(manifest.class_names),
                     "flip_pairs": [list(pair) for pair in manifest.flip_pairs],
+                    "flips_allowed": manifest.flips_allowed,
                 }
                 if is_best:
                     save_checkpoint(last.with_name("best.pt"), content)
@@ -168,19 +176,15 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
 
 
 def evaluate(config: schema.Eval, run_folder: Path) -> None:
-    """vsn-eval in this process: writes eval/<protocol>/{metrics.json,scores.npz} into the run folder."""
+    """vsn-eval in this process: writes eval/<protocol>/{metrics.json,scores.npz,report.html} into the run folder."""
     checkpoint = load_checkpoint(Path(config.checkpoint))
     with join_processes(config.runtime.device, config.runtime.threads) as process:
-        manifest = load_manifest(config.dataset, "val", process, config.data)
+        manifest = load_manifest(config.dataset, config.split, process, config.data)
         check_classes(manifest, checkpoint["class_names"], config.checkpoint)
         model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
         use_channels_last(model, config.runtime, process)
-        autocast = autocast_for(config.runtime.precision, process.device)
-        scores = Evaluation(model, manifest, config.protocol, config, process, autocast)("evaluate")
-        if not process.is_main:
-            return
-        name = protocol_name(config.protocol, config.data)
-        hashes = {"manifest": manifest.content_hash(), "checkpoint": file_hash(Path(config.checkpoint))}
+        trained = OmegaConf.create(checkpoint["config"]).data  # a size changed on the command line shows in the name
+        name = config.protocol.name(trained.short_side, trained.crop_size)
         facts = {
             "dataset": manifest.name,
             "split": manifest.split,
@@ -189,62 +193,105 @@ def evaluate(config: schema.Eval, run_folder: Path) -> None:
             "protocol": {"name": name, **asdict(config.protocol)},
             "num_frames": config.backbone.num_frames,
             "epoch": checkpoint["epoch"],
-            **hashes,
+            "manifest": manifest.content_hash(),
+            "checkpoint": file_hash(Path(config.checkpoint)),
+            "computed": {
+                "device": process.device.type,
+                "precision": config.runtime.precision,
+                "views_per_batch": config.runtime.views_per_batch,
+            },
             "versions": versions(),
         }
-        folder = run_folder / "eval" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        replace(scores, facts=facts).save(folder / "scores.npz")
-        metrics = {"split": "test", "epoch": checkpoint["epoch"], "step": checkpoint["step"]}
-        metrics |= {"loss": cross_entropy(scores), "top1": scores.top1(), "top5": scores.top5(), "n": len(scores)}
-        (folder / "metrics.json").write_text(json.dumps(metrics | facts, indent=2) + "\n")
-        rows = [
-            ("data set", "split", "protocol", "top-1 %", "top-5 %", "videos"),
-            (manifest.name, manifest.split, name, f"{scores.top1():.2f}", f"{scores.top5():.2f}", str(len(scores))),
-        ]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-        print(f"checkpoint {config.checkpoint}: epoch {checkpoint['epoch']}, {hashes['checkpoint']}")
-        print(f"manifest {hashes['manifest']}")
-        if line := note_missing(manifest, folder):
-            print(line)
-        print(f"run folder {run_folder}: eval/{name}/metrics.json, scores.npz")
+        folder = run_folder / "eval" / (name if config.split == "val" else f"{name}_{config.split}")
+        parts = ScoreParts(folder / "parts", facts)
+        if process.is_main and not config.resume:
+            parts.remove()
+        done: Found = dict(parts.read()) if process.is_main else {}
+        finished = process.gather(list(done))[0]  # also: nobody writes a part before the old ones are gone
+        autocast = autocast_for(config.runtime.precision, process.device)
+        evaluation = Evaluation(
+            model, manifest, config.protocol, config, process, autocast,
+            keep_views=views_are_kept(config, len(manifest), len(manifest.class_names)), done=finished,
+        )  # fmt: skip
+        scores = evaluation("evaluate", facts, parts, done)
+        if process.is_main:
+            save_results(folder, scores, {"epoch": checkpoint["epoch"], "step": checkpoint["step"]})
+            parts.remove()
+            if config.report:
+                details: dict[str, Any] = {"config": OmegaConf.to_yaml(OmegaConf.structured(config))}
+                details["environment"] = environment()
+                write_report(folder / "report.html", scores, frames_of(manifest, config.data), details)
+            print(f"checkpoint {config.checkpoint}: epoch {checkpoint['epoch']}, {facts['checkpoint']}")
+            print(f"manifest {facts['manifest']}")
+            if line := note_missing(manifest, folder):
+                print(line)
+            written = sorted(path.name for path in folder.iterdir())
+            print(f"run folder {run_folder}: {folder.relative_to(run_folder)}/ {', '.join(written)}")
 
 
 def predict(config: schema.Predict, run_folder: Path) -> None:
-    """vsn-predict: prints the best classes of one video and writes prediction.json."""
+    """vsn-predict: prints the best classes of each video; writes prediction.json and a picture of each.
+
+    Raises VideoError for a single video that cannot be read; of several, InputError after the others are done.
+    """
     checkpoint = load_checkpoint(Path(config.checkpoint))
     protocol, names = config.protocol, checkpoint["class_names"]
+    check_mirrors(protocol, checkpoint.get("flips_allowed", True), "the checkpoint's data set")
+    paths = find_videos(config.video)
     with join_processes(config.runtime.device, config.runtime.threads) as process:
         model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
         use_channels_last(model, config.runtime, process)
-        video = read_test_video(
-            Path(config.video), model.num_frames, protocol.clips, protocol.placement, protocol.short_side,
-            config.data.decoder, config.data.modality,
+        videos = GivenVideos(
+            paths, model.num_frames, protocol.clips, protocol.placement, protocol.short_side, config.data.decoder,
+            config.data.modality, config.start, config.end,
         )  # fmt: skip
-        mirrored = mirrored_labels(len(names), checkpoint["flip_pairs"])
-        scores = score_videos(
-            model, [[video]], 1, process, mirrored_labels=mirrored, title="predict",
-            autocast=autocast_for(config.runtime.precision, process.device), **view_options(protocol, config.runtime),
-        )[0]  # fmt: skip
-    probabilities = scores if protocol.average == "probabilities" else softmax(scores)
-    best = np.argsort(-probabilities, kind="stable")[: config.top_k]
-    width = max(len(names[index]) for index in best)
-    for index in best:
-        share = float(probabilities[index])
-        print(f"{names[index]:<{width}}  {100 * share:5.1f} %  {'█' * round(40 * share)}")
-    run_folder.mkdir(parents=True, exist_ok=True)
-    prediction = {
-        "video": config.video,
-        "checkpoint": config.checkpoint,
-        "protocol": protocol_name(protocol, config.data),
-        "classes": [{"name": names[index], "index": int(index), "probability": float(probabilities[index])}
-                    for index in best],
-    }  # fmt: skip
+        workers = config.data.workers if len(paths) > 1 else 0
+        trained = OmegaConf.create(checkpoint["config"]).data
+        protocol_name = protocol.name(trained.short_side, trained.crop_size)
+        predictions: list[dict[str, Any]] = []
+        for path, (video,) in zip(paths, test_loader(videos, [[i] for i in range(len(paths))], workers), strict=True):
+            found = score_videos(
+                model, [[video]], 1, process, lambda results: None, protocol=protocol,
+                mirrored_labels=mirrored_labels(len(names), checkpoint["flip_pairs"]),
+                views_per_batch=config.runtime.views_per_batch, keep_views=False,
+                on_bad_video="error" if len(paths) == 1 else "wrong",
+                autocast=autocast_for(config.runtime.precision, process.device), title="",
+            )[video.index]  # fmt: skip
+            if isinstance(video, BadVideo) or isinstance(found, BadVideo):
+                predictions.append({"video": str(path), "error": video.cause})
+                continue
+            shares = found[0] if protocol.average == "probabilities" else softmax(found[0])
+            best = [(names[index], int(index), float(shares[index])) for index in np.argsort(-shares, kind="stable")]
+            run_folder.mkdir(parents=True, exist_ok=True)
+            picture = run_folder / (f"{len(predictions):04d}_{path.stem}.png" if len(paths) > 1 else "prediction.png")
+            draw_prediction(picture, path, video, best[:5], protocol_name)
+            print_bars(str(path) if len(paths) > 1 else "", best[: config.top_k])
+            classes = [{"name": name, "index": index, "probability": share} for name, index, share in best]
+            clips = video.numbers[video.clips].tolist()
+            predictions.append(
+                {"video": str(path), "frames": clips, "picture": picture.name, "classes": classes[: config.top_k]}
+            )
+    facts = {"checkpoint": config.checkpoint, "protocol": protocol_name, "start": config.start, "end": config.end}
     path = run_folder / "prediction.json"
-    path.write_text(json.dumps(prediction, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"written: {path}")
+    run_folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        json.dumps(facts | {"predictions": predictions}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    print(f"written: {path} and {len(predictions)} picture{'s' if len(predictions) > 1 else ''}")
+    if bad := [each for each in predictions if "error" in each]:
+        raise InputError(
+            f"{len(bad)} of {len(paths)} videos could not be read, first {bad[0]['video']}: {bad[0]['error']}; the "
+            f"others are in {path}"
+        )
+
+
+def print_bars(title: str, best: list[tuple[str, int, float]]) -> None:
+    """title: a line above, where there is one. best: (name, index, share) of the classes to show."""
+    if title:
+        print(title)
+    width = max(len(name) for name, _, _ in best)
+    for name, _, share in best:
+        print(f"{name:<{width}}  {100 * share:5.1f} %  {'█' * round(40 * share)}")
 
 
 def load_manifest(dataset: schema.Dataset, split: str, process: Process, data: schema.Data | None = None) -> Manifest:
@@ -367,81 +414,94 @@ def use_channels_last(model: nn.Module, runtime: schema.Runtime, process: Proces
 
 
 class Evaluation:
-    """One split under one protocol, as often as asked: worker processes stay between validations."""
+    """One split under one protocol, as often as asked: worker processes stay between validations.
+
+    done: videos whose scores are known already, from an evaluation that was interrupted.
+    """
 
     def __init__(
         self,
         model: nn.Module,
         manifest: Manifest,
-        protocol: schema.Protocol,
+        protocol: Protocol,
         config: schema.Train | schema.Eval,
         process: Process,
         autocast: torch.autocast,
+        keep_views: bool = False,
+        done: Collection[int] = (),
     ) -> None:
-        self.model, self.manifest, self.process, self.autocast = model, manifest, process, autocast
-        if protocol.crops > 1 and not manifest.flips_allowed:
-            raise InputError(
-                f"crops={protocol.crops} mirrors videos, but {manifest.name} has classes that a mirror changes into "
-                "unknown ones; use crops=1"
-            )
-        self.options = view_options(protocol, config.runtime)
-        groups = video_groups(len(manifest), protocol.clips * protocol.crops, config.runtime.views_per_batch, process)
+        check_mirrors(protocol, manifest.flips_allowed, manifest.name)
+        self.model, self.manifest, self.process, self.keep_views = model, manifest, process, keep_views
+        self.options: dict[str, Any] = {
+            "protocol": protocol,
+            "mirrored_labels": manifest.mirrored_labels(),
+            "views_per_batch": config.runtime.views_per_batch,
+            "keep_views": keep_views,
+            "on_bad_video": config.on_bad_video,
+            "autocast": autocast,
+        }
+        groups = video_groups(len(manifest), protocol.views, config.runtime.views_per_batch, process, set(done))
         videos = TestVideos(
             manifest, config.backbone.num_frames, protocol.clips, protocol.placement, protocol.short_side,
             config.data.decoder, config.data.modality,
         )  # fmt: skip
         self.loader, self.total = test_loader(videos, groups, config.data.workers), len(groups)
 
-    def __call__(self, title: str) -> Scores:
-        mirrored = self.manifest.mirrored_labels()
-        scores = score_videos(
-            self.model, self.loader, self.total, self.process, autocast=self.autocast, mirrored_labels=mirrored,
-            title=title, **self.options,
-        )  # fmt: skip
-        videos = range(len(self.manifest))
-        return Scores(
-            np.array([self.manifest.sample_id(index) for index in videos]),
-            self.manifest.labels,
-            np.stack([scores[index] for index in videos]),
-            np.array(self.manifest.class_names),
-            {},
+    def __call__(
+        self, title: str, facts: dict[str, Any], parts: ScoreParts | None = None, done: Found | None = None
+    ) -> Scores:
+        """Every video's scores, over all processes. done: what `done` above stands for, on the main process."""
+        store = parts.add if parts else lambda results: None
+        mine = score_videos(self.model, self.loader, self.total, self.process, store, title=title, **self.options)
+        if parts:
+            parts.flush()
+        found = dict(done or {})
+        for results in self.process.gather(mine):
+            found |= results
+        return scores_of(self.manifest, found, self.keep_views, facts)
+
+
+def scores_of(manifest: Manifest, found: Found, keep_views: bool, facts: dict[str, Any]) -> Scores:
+    """Each video once, in the order of the manifest. An unreadable one has NaN for scores and is named in the facts."""
+    bad = [video for _, video in sorted(found.items()) if isinstance(video, BadVideo)]
+    rows = [video for video in found.values() if not isinstance(video, BadVideo)]
+    if not rows:
+        raise VideoError(bad[0].path, f"{bad[0].cause}; nor can any other of the {len(manifest)} videos be read")
+    nothing = np.full_like(rows[0], np.nan)
+    videos = range(len(manifest))
+    views = np.stack([nothing if isinstance(video := found[i], BadVideo) else video for i in videos])
+    return Scores(
+        np.array([manifest.sample_id(index) for index in videos]),
+        manifest.labels,
+        mean_of_views(views),
+        np.array(manifest.class_names),
+        facts | {"bad_videos": [{"id": manifest.sample_id(each.index), "cause": each.cause} for each in bad]},
+        views if keep_views else None,
+    )
+
+
+def frames_of(manifest: Manifest, data: schema.Data) -> Callable[[int], list[bytes]]:
+    """Index of a video -> some of its frames as JPEG files, for the report."""
+    return lambda index: jpeg_frames(manifest.path(index), 6, 96, data.decoder, data.modality)
+
+
+def views_are_kept(config: schema.Eval, videos: int, classes: int) -> bool:
+    megabytes = videos * config.protocol.views * classes * 4 / 2**20
+    wanted = config.keep_views == "always" or (config.keep_views == "auto" and megabytes <= 512)
+    return wanted and config.protocol.views > 1
+
+
+def check_mirrors(protocol: Protocol, flips_allowed: bool, name: str) -> None:
+    """Refuse mirrored crops where a mirror image may be of another class that nobody named."""
+    if protocol.crops == 10 and not flips_allowed:
+        raise InputError(
+            f"protocol.crops=10 mirrors every crop, but {name} has classes that differ in direction and their pairs "
+            "are not known; use protocol.crops=5, or a protocol without mirrors"
         )
-
-
-def view_options(protocol: schema.Protocol, runtime: schema.Runtime) -> dict[str, Any]:
-    return {
-        "crops": protocol.crops,
-        "crop_size": protocol.crop_size,
-        "average": protocol.average,
-        "views_per_batch": runtime.views_per_batch,
-    }
-
-
-def protocol_name(protocol: schema.Protocol, data: schema.Data) -> str:
-    """center_1clip, tencrop_10clip, …; whatever departs from these is added, so that a number says what it is."""
-    name = f"{ {1: 'center', 10: 'tencrop'}[protocol.crops] }_{protocol.clips}clip"
-    usual = "uniform" if protocol.clips <= 2 else "dense"
-    parts = [protocol.placement] if protocol.placement != usual else []
-    parts += [f"crop{protocol.crop_size}"] if protocol.crop_size != data.crop_size else []
-    parts += [f"short{protocol.short_side}"] if protocol.short_side != data.short_side else []
-    parts += ["probabilities"] if protocol.average != "logits" else []
-    return "_".join([name, *parts])
 
 
 def describe(scores: Scores, protocol: str) -> str:
     return f"top1 {scores.top1():.2f}  top5 {scores.top5():.2f}  (n={len(scores)}, {protocol})"
-
-
-def softmax(scores: np.ndarray) -> np.ndarray:
-    """Over the last axis, in float64."""
-    shifted = np.exp(scores.astype(np.float64) - scores.max(axis=-1, keepdims=True))
-    return shifted / shifted.sum(axis=-1, keepdims=True)
-
-
-def cross_entropy(scores: Scores) -> float:
-    """Mean over videos, of the averaged logits."""
-    probabilities = softmax(scores.scores)[np.arange(len(scores)), scores.labels]
-    return float(-np.log(np.maximum(probabilities, 1e-300)).mean())
 
 
 def check_classes(manifest: Manifest, trained: list[str], path: str) -> None:
@@ -505,7 +565,11 @@ def versions() -> dict[str, str]:
 def write_config(run_folder: Path, stored: dict[str, Any]) -> None:
     """config.yaml and environment.json: what was asked for and where it ran."""
     OmegaConf.save(OmegaConf.create(stored), run_folder / "config.yaml")
-    environment = {
+    (run_folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+
+
+def environment() -> dict[str, Any]:
+    return {
         "command": sys.argv,
         "versions": versions(),
         "platform": platform.platform(),
@@ -513,4 +577,3 @@ def write_config(run_folder: Path, stored: dict[str, Any]) -> None:
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
-    (run_folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")

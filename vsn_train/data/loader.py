@@ -5,6 +5,7 @@ What a sample looks like depends on (seed, epoch, index) alone: not on workers, 
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -58,7 +59,8 @@ class TestVideo:
     """The decoded frames of a video's views.
 
     frames: uint8 (U, C, H, W), each needed frame once. clips: int64 (clips, T), positions in `frames`; for optical flow
-    (clips, T, 5). `take_clip` puts a clip together.
+    (clips, T, 5). `take_clip` puts a clip together. numbers: int64 (U,), which frames of the video these are. fps: of
+    the video.
     """
 
     __test__ = False  # pytest, this is no test
@@ -66,6 +68,8 @@ class TestVideo:
     index: int
     frames: Tensor
     clips: np.ndarray
+    numbers: np.ndarray
+    fps: float
 
 
 class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
@@ -157,15 +161,36 @@ def read_test_video(
     modality: str = "rgb",
     index: int = 0,
     known_frames: int | None = None,
+    start: float = 0.0,
+    end: float | None = None,
 ) -> TestVideo:
-    """Decode and resize what the views of one video need. known_frames: see open_video. Raises VideoError."""
+    """Decode and resize what the views of one video need.
+
+    known_frames: see open_video. start, end: seconds; the part of the video that counts (end None: to its end).
+    Raises VideoError.
+    """
     with open_video(path, decoder, modality, known_frames) as video:
-        wanted = sample_indices(video.num_frames, num_frames, clips, placement, length=STACK_LENGTH[modality])
+        first, stop = _frames_between(path, video.num_frames, video.fps, start, end)
+        wanted = first + sample_indices(stop - first, num_frames, clips, placement, length=STACK_LENGTH[modality])
         if modality == "flow":
-            wanted = flow_stacks(wanted, video.num_frames)
+            wanted = flow_stacks(wanted, stop)
         unique, positions = np.unique(wanted, return_inverse=True)
         frames = video.read(unique)
-    return TestVideo(index, resize_short_side(frames, short_side), positions.reshape(wanted.shape))
+    frames = resize_short_side(frames, short_side)
+    return TestVideo(index, frames, positions.reshape(wanted.shape), unique, video.fps)
+
+
+def _frames_between(path: Path, frames: int, fps: float, start: float, end: float | None) -> tuple[int, int]:
+    """First frame and the one past the last of those shown from `start` on and before `end`; frame i is shown at
+    i / fps seconds."""
+    if not start and end is None:
+        return 0, frames
+    if not fps:
+        raise VideoError(str(path), "it does not say how many frames a second has, so start and end mean nothing")
+    first, stop = (math.ceil(seconds * fps - 1e-6) for seconds in (start, frames / fps if end is None else end))
+    if first >= min(stop, frames):
+        raise VideoError(str(path), f"it is {frames / fps:.2f} s long and has no frame between start and end")
+    return first, min(stop, frames)
 
 
 def read_clip(video: Video | FrameFolder | FastSeekCopy, indices: np.ndarray, modality: str) -> Tensor:
@@ -218,7 +243,7 @@ def training_loader(clips: TrainingClips, batches: EpochBatches, workers: int, p
     )
 
 
-def test_loader(videos: TestVideos, groups: list[list[int]], workers: int) -> DataLoader[Any]:
+def test_loader(videos: Dataset[TestVideo | BadVideo], groups: list[list[int]], workers: int) -> DataLoader[Any]:
     """Yields one list of `TestVideo | BadVideo` for each group of indices."""
     return DataLoader(
         videos,

@@ -93,20 +93,30 @@ def resize_short_side(clip: Tensor, short_side: int) -> Tensor:
 
 
 def crop_views(clip: Tensor, crops: int, size: int) -> list[tuple[Tensor, bool]]:
-    """The crops of one clip and whether each is mirrored.
-
-    clip: (T, C, H, W) with H, W >= size. crops 1: centre. 10: four corners and centre, then the same mirrored.
-    Raises InputError for a clip smaller than the crop.
-    """
+    """The crops of one clip, (T, C, H, W), and whether each is mirrored; see `crop_windows`."""
     height, width = clip.shape[-2:]
+    windows = crop_windows(height, width, crops, size)
+    cut = [(clip[..., top : top + size, left : left + size], mirrored) for top, left, mirrored in windows]
+    return [(mirror(window) if mirrored else window, mirrored) for window, mirrored in cut]
+
+
+def crop_windows(height: int, width: int, crops: int, size: int) -> list[tuple[int, int, bool]]:
+    """(top, left, mirrored) of the crops of a frame.
+
+    crops 1: centre. 3: both ends of the longer side and the centre between them. 5: four corners and centre. 10: those
+    five, then the same mirrored. Raises InputError for a frame smaller than the crop.
+    """
     if height < size or width < size:
         raise InputError(f"frames of {width}x{height} are smaller than the crop of {size}: raise short_side")
     room_down, room_right = height - size, width - size
     centre = (room_down // 2, room_right // 2)
-    corners = [(top, left) for top in (0, room_down) for left in (0, room_right)]
-    places = {1: [centre], 10: [*corners, centre]}[crops]
-    windows = [clip[..., top : top + size, left : left + size] for top, left in places]
-    views = [(window, False) for window in windows]
-    if crops == 10:
-        views += [(mirror(window), True) for window in windows]
-    return views
+    if crops == 3:
+        first, last = (
+            ((centre[0], 0), (centre[0], room_right)) if width >= height else ((0, centre[1]), (room_down, centre[1]))
+        )
+        places = [first, centre, last]
+    elif crops == 1:
+        places = [centre]
+    else:
+        places = [*((top, left) for top in (0, room_down) for left in (0, room_right)), centre]
+    return [(*place, mirrored) for mirrored in ((False, True) if crops == 10 else (False,)) for place in places]
