@@ -102,6 +102,8 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
         for each in (manifest, val_manifest):
             if process.is_main and (line := note_missing(each, run_folder)):
                 log.line(line)
+        if config.augment.flip and not manifest.flips_allowed:
+            log.line("training without mirrors: they would change classes into ones that are not known (flip pairs)")
         log.line(f"weights: {weights}" if not position.step else f"resumed after epoch {position.epoch} from {last}")
         autocast = autocast_for(config.runtime.precision, process.device)
         loader = training_loader(

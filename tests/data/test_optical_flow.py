@@ -159,7 +159,7 @@ def test_training_evaluation_and_prediction_on_flow(ucf101: Path, tmp_path: Path
         "vsn-predict", f"checkpoint={run}/checkpoints/last.pt", f"video={video}", f"hydra.run.dir={tmp_path}/out"
     )
     assert result.code == 0, result.err
-    assert len(json.loads((tmp_path / "out" / "prediction.json").read_text())["classes"]) == 3
+    assert len(json.loads((tmp_path / "out" / "prediction.json").read_text())["predictions"][0]["classes"]) == 3
     result = run_command("vsn-eval", f"checkpoint={run}/checkpoints/last.pt", "data.modality=rgb")
     assert result.code == 2
     assert "was trained on flow" in result.err

@@ -21,7 +21,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.media import add_counting_stream, encode_counting, read_counter, write_counting_video
+from tests.media import add_counting_stream, encode_counting, read_counter, write_counting_video, write_packed_video
 from vsn_train.data import video as video_module
 from vsn_train.data.video import VideoError, open_video
 from vsn_train.errors import InputError
@@ -250,6 +250,29 @@ def test_every_container_and_codec(made: Made, decoder: str, tmp_path: Path, mon
                 assert (images.int() - reference[frames].int()).abs().max() <= 1
             else:
                 assert torch.equal(images, reference[frames])
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("num_frames", [2, 31, 50])
+def test_packed_b_frames(num_frames: int, decoder: str, tmp_path: Path) -> None:
+    path = write_packed_video(tmp_path / "packed.avi", num_frames, width=160, height=120)
+    try:
+        with open_video(path, decoder) as video:
+            assert video.num_frames == num_frames
+            for frames in access_patterns(num_frames).values():
+                assert [read_counter(image) for image in video.read(frames)] == frames
+    except VideoError as error:
+        assert decoder == "torchcodec", error  # noqa: PT017
+
+
+@pytest.mark.skipif(not HAS_DECORD, reason="no decord")
+def test_packed_b_frames_are_what_others_get_wrong(tmp_path: Path) -> None:
+    """If this fails, the video made here is not what it is meant to be."""
+    import decord
+
+    path = write_packed_video(tmp_path / "packed.avi", 50, width=160, height=120)
+    images = decord.VideoReader(str(path), num_threads=1).get_batch([3, 9, 15, 21]).asnumpy()
+    assert [read_counter(image.transpose(2, 0, 1)) for image in images] != [3, 9, 15, 21]
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from vsn_train.data.colour import RgbConverter
-from vsn_train.data.datasets.presence import VIDEO_SUFFIXES
+from vsn_train.data.datasets.presence import video_name
 from vsn_train.data.fastseek import FastSeekCopy, append_index
 from vsn_train.data.frames import FrameFolder
 from vsn_train.data.video import Video, open_video
@@ -50,7 +50,7 @@ def find_sources(root: Path) -> tuple[list[str], int]:
     for folder, folders, _ in os.walk(root, followlinks=True):
         videos, pictures = [], False
         for entry in os.scandir(folder):
-            if os.path.splitext(entry.name)[1][1:].lower() in VIDEO_SUFFIXES:
+            if video_name(entry.name) != entry.name:
                 videos.append(entry.name)
             elif _PICTURE.fullmatch(entry.name):
                 pictures = True

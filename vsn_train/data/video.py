@@ -166,6 +166,17 @@ class Video:
         return self._table.codec
 
     @property
+    def bits(self) -> int:
+        """Of a sample before it is converted to 8 bits."""
+        pixel_format = self._decoder.format
+        return pixel_format.components[0].bits if pixel_format else 8
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing in the file is seen to be damaged."""
+        return self._table.whole
+
+    @property
     def header_frames(self) -> int:
         """The number of frames that the container announces; 0 where it does not. It is often wrong."""
         return self._container.streams[self._table.stream].frames

@@ -123,19 +123,19 @@ def _find_files(root: Path, split: str, videos: set[str], class_keys: set[str]) 
     """Video name -> path under `root`. Where a name is there twice, the better folder wins."""
     folders = sorted(_walk(root, "", videos, class_keys, depth=3), key=lambda each: -_rank(each[0], split))
     return {
-        video_name(entry): f"{folder}/{entry}" if folder else entry for folder, entries in folders for entry in entries
+        name: f"{folder}/{entry}" if folder else entry for folder, names in folders for name, entry in names.items()
     }
 
 
 def _walk(
     root: Path, folder: str, videos: set[str], class_keys: set[str], depth: int
-) -> Iterator[tuple[str, list[str]]]:
-    """(folder, its files and frame folders of videos) for root/folder and `depth` levels of folders below."""
-    here = []
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """(folder, video name -> file or frame folder in it) for root/folder and `depth` levels of folders below."""
+    here = {}
     for entry in list_folder(root / folder):
-        is_file, is_timed = video_name(entry) != entry, _TIMED.fullmatch(entry)
-        if is_file or is_timed or (entry in videos and _folder_key(entry) not in class_keys):
-            here.append(entry)
+        name = video_name(entry)
+        if name != entry or _TIMED.fullmatch(entry) or (entry in videos and _folder_key(entry) not in class_keys):
+            here[name] = entry
         elif depth > 0 and (root / folder / entry).is_dir():
             yield from _walk(root, f"{folder}/{entry}" if folder else entry, videos, class_keys, depth - 1)
     yield folder, here
