@@ -56,7 +56,7 @@ def test_evaluation_takes_the_protocol_of_the_data_set_from_the_checkpoint(ucf10
     assert metrics["protocol"]["name"] == scores.facts["protocol"]["name"] == "tencrop_10clip"
     assert len(metrics["manifest"]) == len(metrics["checkpoint"]) == 16
     row = result.out.splitlines()[1].split()
-    assert row == ["ucf101", "val", "tencrop_10clip", f"{metrics['top1']:.2f}", f"{metrics['top5']:.2f}", "3"]
+    assert row[:6] == ["ucf101", "val", "tencrop_10clip", f"{metrics['top1']:.2f}", f"{metrics['top5']:.2f}", "3"]
 
 
 def test_evaluation_after_training_gives_the_last_validation_again_in_any_number_of_processes(ucf101_run, tmp_path):
