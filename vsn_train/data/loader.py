@@ -1,12 +1,11 @@
-"""Batches: which video on which process at which step, decoded in worker processes, bad ones named.
+"""Batches: which video on which process at which step, and what a sample is made of; workers.py decodes them.
 
 What a sample looks like depends on (seed, epoch, index) alone: not on workers, processes, order or a restart.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,28 +13,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from vsn_train.data.manifest import Manifest
 from vsn_train.data.sampling import sample_indices
 from vsn_train.data.transforms import multi_scale_crop, resize_short_side
 from vsn_train.data.video import VideoError, open_video
+from vsn_train.data.workers import BadVideo, Loader
 
 IGNORED = -100  # label of a filler clip; cross_entropy leaves it out
 
 
 @dataclass(frozen=True)
-class BadVideo:
-    """A video that could not be read: its index in the manifest, its name and why."""
-
-    index: int
-    path: str
-    cause: str
-
-
-@dataclass(frozen=True)
 class Batch:
-    """video: uint8 (B, T, C, H, W); label, index: int64 (B,). Bad videos are left out of the tensors."""
+    """video: uint8 (B, T, C, H, W); label: int64 (B,). Bad videos are left out of the tensors."""
 
     video: Tensor
     label: Tensor
@@ -44,9 +35,6 @@ class Batch:
     @property
     def size(self) -> int:
         return int((self.label != IGNORED).sum())
-
-    def pin_memory(self) -> Batch:
-        return Batch(self.video.pin_memory(), self.label.pin_memory(), self.bad)
 
 
 @dataclass(frozen=True)
@@ -104,6 +92,13 @@ class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
             clip, label = clip.flip(-1), int(self.mirrored[label])
         return clip, label
 
+    def index_of(self, key: tuple[int, int]) -> int:
+        return key[1]
+
+    def describe_bad(self, key: tuple[int, int], cause: str) -> BadVideo:
+        """What stands for a clip that took its worker along."""
+        return BadVideo(key[1], str(self.manifest.path(key[1])), cause, lost=True)
+
 
 class TestVideos(Dataset[TestVideo | BadVideo]):
     """All frames that a video's test views need, decoded once and resized once."""
@@ -132,6 +127,13 @@ class TestVideos(Dataset[TestVideo | BadVideo]):
         except VideoError as error:
             return BadVideo(index, str(path), error.cause)
 
+    def index_of(self, key: int) -> int:
+        return key
+
+    def describe_bad(self, key: int, cause: str) -> BadVideo:
+        """What stands for a video that took its worker along."""
+        return BadVideo(key, str(self.manifest.path(key)), cause, lost=True)
+
 
 def read_test_video(
     path: Path, num_frames: int, clips: int, placement: str, short_side: int, decoder: str, index: int = 0
@@ -147,55 +149,62 @@ def read_test_video(
 class EpochBatches:
     """The (epoch, index) keys of this process's batches; each video once an epoch, over all processes.
 
-    Step s of an epoch takes the next batch_size × world_size videos of one shuffled order and process r every
-    world_size-th of them, so the videos of a step do not depend on how many processes share it. The last step takes
-    what is left, however short.
+    An optimizer step takes the next batch_size × world_size × accumulate videos of one shuffled order and process r
+    every world_size-th of them, so the videos of a step do not depend on how many processes share it. The last step
+    takes what is left, however short. A process's videos of one step come in batches of batch_size, `accumulate` of
+    them or fewer.
     """
 
-    def __init__(self, videos: int, batch_size: int, rank: int, world_size: int, seed: int) -> None:
+    def __init__(
+        self, videos: int, batch_size: int, rank: int, world_size: int, seed: int, accumulate: int = 1
+    ) -> None:
         self.videos = videos
-        self.global_batch = batch_size * world_size
+        self.batch_size = batch_size
+        self.step_videos = batch_size * world_size * accumulate
         self.rank = rank
         self.world_size = world_size
         self.seed = seed
         self.epoch = 0
+        self.done = 0  # videos of the epoch that lie behind; counted so, another number of processes can go on
 
     def __len__(self) -> int:
-        return -(-self.videos // self.global_batch)
+        """Optimizer steps of an epoch."""
+        return -(-self.videos // self.step_videos)
+
+    def steps(self) -> list[np.ndarray]:
+        """Indices of the videos of each step that is left in the epoch, over all processes."""
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.videos)
+        return [order[start : start + self.step_videos] for start in range(self.done, self.videos, self.step_videos)]
+
+    def batches_of(self, step: np.ndarray) -> list[np.ndarray]:
+        """What this process takes of a step's videos."""
+        own = step[self.rank :: self.world_size]
+        # Empty for a process without a video in the short last step: it takes part with a filler clip.
+        return [own[start : start + self.batch_size] for start in range(0, max(1, len(own)), self.batch_size)]
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.videos)
-        for start in range(0, self.videos, self.global_batch):
-            step = order[start : start + self.global_batch]
-            # Empty for a process without a video in the short last step: it takes part with a filler clip.
-            yield [(self.epoch, int(index)) for index in step[self.rank :: self.world_size]]
+        for step in self.steps():
+            for batch in self.batches_of(step):
+                yield [(self.epoch, int(index)) for index in batch]
 
 
-def training_loader(clips: TrainingClips, batches: EpochBatches, workers: int, pin_memory: bool) -> DataLoader[Any]:
-    """Yields `Batch`."""
-    return DataLoader(
-        clips,
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=_Collate(clips.num_frames, clips.crop_size),
-        persistent_workers=workers > 0,
-        pin_memory=pin_memory,
-        worker_init_fn=_one_thread,
-        multiprocessing_context=_start_method(workers),
-    )
+def by_step(loader: Iterable[Batch], batches: EpochBatches) -> Iterator[list[Batch]]:
+    """The loader's batches, those of one optimizer step together."""
+    loaded = iter(loader)
+    for step in batches.steps():
+        yield [next(loaded) for _ in batches.batches_of(step)]
 
 
-def test_loader(videos: TestVideos, groups: list[list[int]], workers: int) -> DataLoader[Any]:
+def training_loader(clips: TrainingClips, batches: EpochBatches, workers: int, timeout: float = 0.0) -> Loader[Batch]:
+    """Yields `Batch`. timeout: seconds that one clip may take in a worker; 0: for ever."""
+    return Loader(clips, batches, _Collate(clips.num_frames, clips.crop_size), workers, timeout)
+
+
+def test_loader(
+    videos: TestVideos, groups: list[list[int]], workers: int, timeout: float = 0.0
+) -> Loader[list[TestVideo | BadVideo]]:
     """Yields one list of `TestVideo | BadVideo` for each group of indices."""
-    return DataLoader(
-        videos,
-        batch_sampler=groups,
-        num_workers=workers,
-        collate_fn=list,
-        persistent_workers=workers > 0,
-        worker_init_fn=_one_thread,
-        multiprocessing_context=_start_method(workers),
-    )
+    return Loader(videos, groups, list, workers, timeout)
 
 
 class _Collate:
@@ -208,13 +217,3 @@ class _Collate:
         if not good:  # every process takes part in every step: one black clip without a label keeps it in
             good = [(torch.zeros(self.empty, dtype=torch.uint8), IGNORED)]
         return Batch(torch.stack([clip for clip, _ in good]), torch.tensor([label for _, label in good]), bad)
-
-
-def _start_method(workers: int) -> str | None:
-    # A spawned training process would spawn its workers too, and each would import torch anew: seconds per worker.
-    return "fork" if workers and "fork" in multiprocessing.get_all_start_methods() else None
-
-
-def _one_thread(worker: int) -> None:
-    # Workers run side by side; more threads in each would only take turns.
-    torch.set_num_threads(1)
