@@ -16,6 +16,7 @@ from typing import Any
 
 from vsn_train.analysis.complexity import complexity, layer_table, total
 from vsn_train.errors import InputError
+from vsn_train.models.backbone import parse_option
 
 # operator, arch, options, title, what the papers print: parameters in millions, GFLOPs at 8 and 16 frames.
 # The papers do not say at how many classes they count. 24.3M fits 400 (Kinetics), 22.0M fits 174 (Something).
@@ -59,26 +60,13 @@ def main() -> None:
                         arguments.classes,
                         arguments.size,
                         arguments.modality,
-                        **dict(option(text) for text in arguments.option),
+                        **dict(parse_option(text) for text in arguments.option),
                     )
                 )
             )
     except InputError as error:
         print(f"complexity: {error}", file=sys.stderr)
         sys.exit(2)
-
-
-def option(text: str) -> tuple[str, int | float | str]:
-    """ "p=0.25" -> ("p", 0.25)"""
-    key, separator, value = text.partition("=")
-    if not separator:
-        raise InputError(f"--option {text}: expected KEY=VALUE")
-    for kind in (int, float):
-        try:
-            return key, kind(value)
-        except ValueError:
-            continue
-    return key, value
 
 
 def paper_table(size: int = 224) -> str:

@@ -19,6 +19,7 @@ from vsn_train.analysis.export import export_model
 from vsn_train.engine.checkpoint import load_checkpoint
 from vsn_train.errors import InputError
 from vsn_train.models import Recognizer, create_model
+from vsn_train.models.backbone import parse_option
 
 
 def main() -> None:
@@ -27,6 +28,8 @@ def main() -> None:
     source.add_argument("--checkpoint", type=Path, help="of vsn-train; brings operator, network, frames and classes")
     source.add_argument("--operator", help="tsn, tsm, vsn_compact, vsn_headtail or sth, with random weights")
     parser.add_argument("--arch", default="resnet50")
+    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="of the operator")
+    parser.add_argument("--modality", default="rgb", choices=("rgb", "flow"))
     parser.add_argument("--num-frames", type=int, default=8)
     parser.add_argument("--classes", type=int, default=400)
     parser.add_argument("--size", type=int, help="height and width in pixels; default: the checkpoint's, or 224")
@@ -38,7 +41,11 @@ def main() -> None:
             checkpoint = load_checkpoint(arguments.checkpoint)
             model, size = checkpoint_model(checkpoint), checkpoint["config"]["data"]["crop_size"]
         else:
-            model = create_model(arguments.operator, arguments.arch, arguments.num_frames, arguments.classes)
+            options: dict[str, Any] = dict(parse_option(text) for text in arguments.option)
+            model = create_model(
+                arguments.operator, arguments.arch, arguments.num_frames, arguments.classes,
+                modality=arguments.modality, **options,
+            )  # fmt: skip
             size = 224
         difference = export_model(model, arguments.output, arguments.size or size, arguments.batch)
     except InputError as error:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import av
 import numpy as np
+import torch
+from torchvision.io import encode_jpeg, encode_png
 
 # The number is written in BITS black or white blocks, row by row, most significant bit first.
 ROWS, COLUMNS = 3, 4
@@ -118,3 +120,19 @@ def write_counting_video(
             stream.set_display_rotation(rotation)
         encode_counting(stream, num_frames, times, keep)
     return Path(path)
+
+
+def write_counting_folder(
+    folder: str | Path, num_frames: int, name: str = "{:05d}.jpg", first: int = 1, *, offset: int = 0,
+    width: int = 64, height: int = 48,
+) -> Path:  # fmt: skip
+    """Pictures of frames 0..num_frames-1; frame i shows offset + i and is called name.format(first + i)."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for frame in range(num_frames):
+        grey = torch.from_numpy(counting_image(offset + frame, width, height)[:height])
+        picture = grey.expand(3, -1, -1).contiguous()
+        path = folder / name.format(first + frame)
+        encoded = encode_png(picture) if path.suffix.lower() == ".png" else encode_jpeg(picture, quality=90)
+        path.write_bytes(encoded.numpy().tobytes())
+    return folder

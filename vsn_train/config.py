@@ -94,8 +94,21 @@ class Data:
 
 @dataclass
 class Augment:
-    scales: list[float] = field(default_factory=lambda: [1.0, 0.875, 0.75, 0.66])  # crop side / short side of the frame
+    """What training does to a clip. One draw serves all its frames."""
+
+    crop: str = "multiscale"  # "multiscale" (TSN), "random_resized" (Inception) or "center" (as in a test)
+    scales: list[float] = field(default_factory=lambda: [1.0, 0.875, 0.75, 0.66])  # multiscale: crop / short side
+    area: list[float] = field(default_factory=lambda: [0.08, 1.0])  # random_resized: least and largest share of a frame
+    aspect: list[float] = field(default_factory=lambda: [0.75, 1.3333])  # random_resized: width / height, from and to
     flip: bool = True  # mirror every second clip; the label follows the data set's flip pairs
+    rand_augment: int = 0  # RandAugment's N: operations per clip
+    magnitude: int = 9  # RandAugment's M, 0 to 30
+    brightness: float = 0.0  # colour jitter: factors from 1 - value to 1 + value
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0  # turns by up to this share of the colour circle, at most 0.5
+    mixup: float = 0.0  # alpha of Beta(alpha, alpha); 0: no mixup. With cutmix too, a coin decides for each batch
+    cutmix: float = 0.0  # the same for CutMix
 
 
 @dataclass
@@ -285,8 +298,22 @@ def check_train(config: Train) -> None:
     }.items():
         if value < 0:
             raise InputError(f"{key}={value}: expected zero or more")
-    if not config.augment.scales or not all(0 < scale <= 1 for scale in config.augment.scales):
-        raise InputError(f"augment.scales={config.augment.scales}: expected one or more numbers above 0 and at most 1")
+    _check_augment(config.augment)
+
+
+def _check_augment(augment: Augment) -> None:
+    _choice("augment.crop", augment.crop, ("multiscale", "random_resized", "center"))
+    if not augment.scales or not all(0 < scale <= 1 for scale in augment.scales):
+        raise InputError(f"augment.scales={augment.scales}: expected one or more numbers above 0 and at most 1")
+    if len(augment.area) != 2 or not 0 < augment.area[0] <= augment.area[1] <= 1:
+        raise InputError(f"augment.area={augment.area}: expected [least, largest], both above 0 and at most 1")
+    if len(augment.aspect) != 2 or not 0 < augment.aspect[0] <= augment.aspect[1]:
+        raise InputError(f"augment.aspect={augment.aspect}: expected [from, to], both above 0")
+    _between("augment.magnitude", augment.magnitude, 0, 30, "at most 30")
+    _between("augment.hue", augment.hue, 0, 0.5, "at most 0.5")
+    for key in ("rand_augment", "brightness", "contrast", "saturation", "mixup", "cutmix"):
+        if getattr(augment, key) < 0:
+            raise InputError(f"augment.{key}={getattr(augment, key)}: expected zero or more")
 
 
 def check_eval(config: Eval | Predict) -> None:

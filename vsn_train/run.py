@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from vsn_train import __version__
 from vsn_train import config as schema
 from vsn_train.analysis.scores import Scores
+from vsn_train.data.augment import Augmentation
 from vsn_train.data.datasets.motion import load_motion
 from vsn_train.data.datasets.ucf101 import load_ucf101
 from vsn_train.data.loader import EpochBatches, TestVideos, TrainingClips, read_test_video, test_loader, training_loader
@@ -93,9 +94,7 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
                 manifest,
                 config.backbone.num_frames,
                 config.data.sampling,
-                config.data.crop_size,
-                list(config.augment.scales),
-                config.augment.flip,
+                augmentation_of(config.augment, config.data),
                 config.data.decoder,
                 config.seed,
             ),
@@ -150,6 +149,8 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
             seed=config.seed,
             log_every=config.runtime.log_every,
             max_bad_share=config.data.max_bad_share,
+            mixup=config.augment.mixup,
+            cutmix=config.augment.cutmix,
         )
         log.line(f"done: best val top1 {position.best_top1:.2f}; vsn-eval checkpoint={last.with_name('best.pt')}")
         log.close()
@@ -241,6 +242,11 @@ def load_manifest(dataset: schema.Dataset, split: str, process: Process) -> Mani
     assert isinstance(dataset, schema.Ucf101)
     annotations = Path(dataset.annotations).expanduser() if dataset.annotations else None
     return load_ucf101(root, split, dataset.split, annotations)
+
+
+def augmentation_of(augment: schema.Augment, data: schema.Data) -> Augmentation:
+    per_clip = {key: value for key, value in asdict(augment).items() if key not in ("mixup", "cutmix")}
+    return Augmentation(crop_size=data.crop_size, short_side=data.short_side, **per_clip)
 
 
 def build_model(backbone: schema.Backbone, num_classes: int) -> Recognizer:

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from tests.media import read_counter, write_counting_video
+from vsn_train.data.augment import Augmentation
 from vsn_train.data.loader import (
     IGNORED,
     BadVideo,
@@ -31,8 +32,10 @@ def manifest(tmp_path_factory):
 
 
 def clips_of(manifest, **change):
-    options = {"num_frames": 4, "sampling": "uniform", "crop_size": 64, "scales": [1.0], "flip": False}
-    return TrainingClips(manifest, **(options | {"decoder": "auto", "seed": 3} | change))
+    """change: fields of Augmentation, or seed."""
+    seed = change.pop("seed", 3)
+    how = Augmentation(**({"crop_size": 64, "scales": [1.0], "flip": False} | change))
+    return TrainingClips(manifest, 4, "uniform", how, "auto", seed)
 
 
 def test_a_clip_holds_the_frames_that_the_sampler_chose(manifest):

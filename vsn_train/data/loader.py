@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from vsn_train.data.augment import Augmentation, augment
 from vsn_train.data.manifest import Manifest
 from vsn_train.data.sampling import sample_indices
-from vsn_train.data.transforms import multi_scale_crop, resize_short_side
+from vsn_train.data.transforms import resize_short_side
 from vsn_train.data.video import VideoError, open_video
 from vsn_train.data.workers import BadVideo, Loader
 
@@ -57,18 +58,14 @@ class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
         manifest: Manifest,
         num_frames: int,
         sampling: str,
-        crop_size: int,
-        scales: list[float],
-        flip: bool,
+        augmentation: Augmentation,
         decoder: str,
         seed: int,
     ) -> None:
         self.manifest = manifest
         self.num_frames = num_frames
         self.sampling = sampling
-        self.crop_size = crop_size
-        self.scales = scales
-        self.flip = flip
+        self.augmentation = augmentation
         self.decoder = decoder
         self.seed = seed
         self.mirrored = manifest.mirrored_labels()
@@ -86,11 +83,9 @@ class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
                 clip = video.read(indices)
         except VideoError as error:
             return BadVideo(index, str(path), error.cause)
-        clip = multi_scale_crop(clip, self.crop_size, self.scales, generator)
+        clip, mirrored = augment(clip, self.augmentation, generator)
         label = int(self.manifest.labels[index])
-        if self.flip and generator.random() < 0.5:
-            clip, label = clip.flip(-1), int(self.mirrored[label])
-        return clip, label
+        return clip, int(self.mirrored[label]) if mirrored else label
 
     def index_of(self, key: tuple[int, int]) -> int:
         return key[1]
@@ -197,7 +192,7 @@ def by_step(loader: Iterable[Batch], batches: EpochBatches) -> Iterator[list[Bat
 
 def training_loader(clips: TrainingClips, batches: EpochBatches, workers: int, timeout: float = 0.0) -> Loader[Batch]:
     """Yields `Batch`. timeout: seconds that one clip may take in a worker; 0: for ever."""
-    return Loader(clips, batches, _Collate(clips.num_frames, clips.crop_size), workers, timeout)
+    return Loader(clips, batches, _Collate(clips.num_frames, clips.augmentation.crop_size), workers, timeout)
 
 
 def test_loader(

@@ -1,4 +1,4 @@
-"""Which pixels: training augmentation and test crops, on uint8; `normalize` makes floats on the device.
+"""Which pixels: crops of training and test, on uint8; `normalize` makes floats on the device.
 
 Legend: T frames, C channels, H W pixels. One draw serves all frames of a clip.
 """
@@ -40,6 +40,12 @@ def multi_scale_crop(clip: Tensor, size: int, scales: Sequence[float], generator
     top = (height - crop_height) * down // 4
     left = (width - crop_width) * right // 4
     return F.resized_crop(clip, top, left, crop_height, crop_width, [size, size], antialias=True)
+
+
+def center_crop(clip: Tensor, short_side: int, size: int) -> Tensor:
+    """What a test of one crop sees: uint8 (T, C, H, W) -> (T, C, size, size), resized and cut in the middle."""
+    ((view, _),) = crop_views(resize_short_side(clip, short_side), 1, size)
+    return view
 
 
 # (down, right) in quarters of the room that the crop leaves.

@@ -24,7 +24,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from vsn_train.errors import InputError
+from vsn_train.data.colour import RgbConverter
+from vsn_train.data.fastseek import FastSeekCopy, places_of_copy
+from vsn_train.data.frames import FrameFolder, rows_of_frames
+from vsn_train.errors import InputError, VideoError
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -34,18 +37,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 DECODERS = ("auto", "decord", "pyav")
-
-
-class VideoError(InputError):
-    """A video that cannot be read. `path` names the file, `cause` says why in a few words."""
-
-    def __init__(self, path: str, cause: str) -> None:
-        super().__init__(path, cause)  # both in `args`: the error must survive pickling between processes
-        self.path = path
-        self.cause = cause
-
-    def __str__(self) -> str:
-        return f"cannot read {self.path}: {self.cause}"
+MODALITIES = ("rgb", "flow")
 
 
 class _Unexpected(Exception):
@@ -225,7 +217,7 @@ def _open_container(path: str) -> tuple[InputContainer, VideoStream]:
     import av
 
     if not os.path.isfile(path):
-        raise VideoError(path, "it is a folder, not a file" if os.path.isdir(path) else "no such file")
+        raise VideoError(path, "no such file or folder")
     if os.path.getsize(path) == 0:
         raise VideoError(path, "the file is empty")
     try:
@@ -304,19 +296,14 @@ class Video:
     height: int
     width: int
 
-    def __init__(self, path: str) -> None:
-        import av
-        from av.video.reformatter import VideoReformatter
-
+    def __init__(self, path: str, container: InputContainer, stream: VideoStream) -> None:
         self.path = path
         self._closed = False
-        self._container, stream = _open_container(path)
+        self._container = container
         try:
             self.fps = float(stream.average_rate or 0.0)
             self._decoder = stream.codec_context
-            self._reformatter = VideoReformatter()
-            # PyAV 17 began to convert colours in as many threads as there are cores.
-            self._one_thread: dict[str, Any] = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
+            self._to_rgb = RgbConverter()
             self._decord: _Decord | None = None
             # Compressed, so a second of video takes about 100 kB.
             self._packets, times, damaged = _read_packets(self._container, stream)
@@ -347,15 +334,8 @@ class Video:
         """
         if self._closed:
             raise ValueError(f"{self.path} is closed")
-        wanted = np.asarray(frames)
-        if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):
-            raise TypeError(f"frames must be a list of integers, not {wanted.dtype} of shape {wanted.shape}")
-        rows: dict[int, list[int]] = {}
-        for row, frame in enumerate(wanted.tolist()):
-            if not 0 <= frame < self.num_frames:
-                raise IndexError(f"frame {frame} of {self.path}: it has {self.num_frames} frames, counted from 0")
-            rows.setdefault(frame, []).append(row)
-        images = np.empty((len(wanted), self.height, self.width, 3), np.uint8)
+        rows = rows_of_frames(self.path, self.num_frames, frames)
+        images = np.empty((len(frames), self.height, self.width, 3), np.uint8)
         decoded = self._images(sorted(rows)) if self._decord is None else self._decord.images(sorted(rows))
         for frame, image in decoded:
             if image.shape != images.shape[1:]:
@@ -467,12 +447,7 @@ class Video:
 
     def _image(self, frame: VideoFrame) -> np.ndarray:
         """(H, W, 3) uint8 RGB, upright."""
-        # POINT: take the nearest chroma sample. FFmpeg's fast 8-bit path, which made everybody's training frames, does
-        # so whatever it is told; this way 10-bit video is treated alike. Range and matrix are the frame's own.
-        rgb = self._reformatter.reformat(frame, format="rgb24", interpolation="POINT", **self._one_thread)
-        plane = rgb.planes[0]
-        image = np.frombuffer(memoryview(plane), np.uint8).reshape(rgb.height, plane.line_size)[:, : 3 * rgb.width]
-        return _upright(image.reshape(rgb.height, rgb.width, 3), frame)
+        return _upright(self._to_rgb(frame), frame)
 
 
 class _Decord:
@@ -532,17 +507,37 @@ class _Decord:
         return VideoError(self._video.path, f"decord does not read it exactly ({cause}): use decoder=auto or pyav")
 
 
-def open_video(path: str | os.PathLike[str], decoder: str = "auto") -> Video:
-    """Open a video file.
+def open_video(
+    path: str | os.PathLike[str], decoder: str = "auto", modality: str = "rgb", num_frames: int | None = None
+) -> Video | FrameFolder | FastSeekCopy:
+    """Open a video file, a folder that holds the frames of one video as pictures, or a copy by prepare_videos.py.
 
-    decoder: "pyav" (exact everywhere), "decord" (exact or VideoError), or "auto", which is "pyav": as measured, it is
-    faster than decord on every kind of file for which decord is exact. Both give the same pixels on 8-bit video and
-    differ by about one grey level on 10-bit video.
-    Raises VideoError if the file gives no frame, InputError for a decoder that does not exist or is not installed.
+    decoder: of files. "pyav" (exact everywhere), "decord" (exact or VideoError), or "auto", which is "pyav": as
+    measured, it is faster than decord on every kind of file for which decord is exact. Both give the same pixels on
+    8-bit video and differ by about one grey level on 10-bit video.
+    modality: "rgb", or "flow": pairs of pictures in a folder, see frames.py; `read` gives (N, 2, H, W) then.
+    num_frames: of a folder, where it is known; saves listing the folder. A file is asked itself.
+    Raises VideoError if there is no frame, InputError for a decoder that does not exist or is not installed.
     """
     if decoder not in DECODERS:
         raise InputError(f"unknown decoder {decoder!r}: choose one of {', '.join(DECODERS)}")
-    video = Video(os.fspath(path))
+    if modality not in MODALITIES:
+        raise InputError(f"unknown modality {modality!r}: choose one of {', '.join(MODALITIES)}")
+    path = os.fspath(path)
+    if os.path.isdir(path):
+        return FrameFolder(path, modality, num_frames)
+    container, stream = _open_container(path)
+    try:
+        places = places_of_copy(container, stream)
+        if places and (decoder != "decord" or modality == "flow"):
+            return FastSeekCopy(path, container, stream, places, modality)
+        if modality == "flow":
+            cause = "optical flow is read from a folder of pictures, which scripts/extract_flow.py makes"
+            raise VideoError(path, cause)
+    except BaseException:
+        container.close()
+        raise
+    video = Video(path, container, stream)
     if decoder == "decord":
         try:
             video._decord = _Decord(video)

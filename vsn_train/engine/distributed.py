@@ -34,8 +34,8 @@ class Process:
         """The sums of each value over all processes."""
         if self.world_size == 1:
             return list(values)
-        # float64 keeps counts exact.
-        sums = torch.tensor(values, dtype=torch.float64, device=self.device)
+        # float64 keeps counts exact. On the CPU, where the numbers are: the device is not kept waiting for them.
+        sums = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(sums)
         return sums.tolist()
 
@@ -46,6 +46,14 @@ class Process:
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
+
+    def from_main(self, value: Any) -> Any:
+        """The main process's value, on every process."""
+        if self.world_size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, 0)
+        return values[0]
 
     def share_buffers(self, model: nn.Module) -> None:
         """Give every process the main one's buffers: batch-norm statistics are kept per process while training."""
@@ -78,7 +86,8 @@ def join_processes(device: str, threads: int) -> Iterator[Process]:
     if world_size == 1:
         yield Process(0, 1, own)
         return
-    dist.init_process_group("nccl" if use_cuda else "gloo")
+    # Numbers that the host needs go through gloo: through nccl they would make it wait for the device.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if use_cuda else "gloo")
     try:
         yield Process(rank, world_size, own)
     finally:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from vsn_train.data.loader import IGNORED, BadVideo, Batch, EpochBatches
+from vsn_train.data.mixing import mix_clips
 from vsn_train.data.transforms import normalize
 from vsn_train.engine.distributed import Process
 from vsn_train.engine.log import Progress, RunLog
@@ -46,11 +47,13 @@ def train(
     seed: int,
     log_every: int,
     max_bad_share: float,
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
 ) -> None:
     """Train from `position` to the end of the last epoch; `end_of_epoch` validates and saves.
 
-    model: (B, T, C, H, W) -> (B, K), wrapped for several processes where there are several. Raises InputError when
-    more than max_bad_share of an epoch's videos cannot be read.
+    model: (B, T, C, H, W) -> (B, K), wrapped for several processes where there are several. mixup, cutmix: alphas, see
+    `mix_clips`. Raises InputError when more than max_bad_share of an epoch's videos cannot be read.
     """
     while position.epoch < epochs:
         model.train()
@@ -67,9 +70,15 @@ def train(
 
             video = normalize(batch.video.to(process.device, non_blocking=True))
             label = batch.label.to(process.device, non_blocking=True)
+            # From (seed, step) alone: the same mix in every process and after a restart.
+            generator = np.random.default_rng((seed, position.step))
+            video, partner_label, share = mix_clips(video, label, mixup, cutmix, generator)
             with autocast:
                 logits = model(video)
             loss_sum = F.cross_entropy(logits.float(), label, ignore_index=IGNORED, reduction="sum")
+            if share < 1:
+                partner_sum = F.cross_entropy(logits.float(), partner_label, ignore_index=IGNORED, reduction="sum")
+                loss_sum = share * loss_sum + (1 - share) * partner_sum
             # Processes average their gradients; this makes the average the mean over the step's videos.
             loss = loss_sum * process.world_size / max(videos, 1)
             optimizer.zero_grad(set_to_none=True)

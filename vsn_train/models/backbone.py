@@ -97,6 +97,19 @@ def build_backbone(operator: str, arch: str, num_frames: int, modality: str, **o
     return network, features
 
 
+def parse_option(text: str) -> tuple[str, int | float | str]:
+    """An operator's option as scripts take it: "p=0.25" -> ("p", 0.25). Raises InputError without a "="."""
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise InputError(f"option {text!r}: expected KEY=VALUE")
+    for kind in (int, float):
+        try:
+            return key, kind(value)
+        except ValueError:
+            continue
+    return key, value
+
+
 def insert_operator(network: nn.Module, operator: str, num_frames: int, **options: Any) -> None:
     """Put the operator into the residual blocks of a torchvision ResNet or MobileNetV2, in place."""
     for stage in stages(network):

@@ -1,0 +1,88 @@
+"""What training does to a clip: crop, mirror, RandAugment, colour jitter. On uint8, one draw for all frames of a clip.
+
+Every draw comes from the generator that is passed in. torchvision's transforms draw from torch's global generator; they
+are seeded from ours, and the global one is left as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from vsn_train.data.transforms import center_crop, multi_scale_crop
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How to make a training clip; the fields are the keys of configs/augment.
+
+    crop: "multiscale" (TSN; reads scales), "random_resized" (Inception; reads area and aspect) or "center" (as in a
+    test; reads short_side). rand_augment: operations per clip, N of RandAugment (Cubuk et al., arXiv 1909.13719) at
+    magnitude M of 30, in torchvision's form. brightness, contrast, saturation, hue: strength of torchvision's jitter.
+    """
+
+    crop_size: int = 224
+    crop: str = "multiscale"
+    scales: Sequence[float] = (1.0, 0.875, 0.75, 0.66)
+    area: Sequence[float] = (0.08, 1.0)
+    aspect: Sequence[float] = (3 / 4, 4 / 3)
+    short_side: int = 256
+    flip: bool = True
+    rand_augment: int = 0
+    magnitude: int = 9
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+
+
+def augment(clip: Tensor, how: Augmentation, generator: np.random.Generator) -> tuple[Tensor, bool]:
+    """uint8 (T, C, H, W) -> uint8 (T, C, crop_size, crop_size), and whether it is mirrored.
+
+    A mirrored clip may belong to another class. Colours are changed of RGB alone: C is 3 where that is asked for.
+    """
+    clip = random_crop(clip, how, generator)
+    mirrored = how.flip and bool(generator.random() < 0.5)
+    if mirrored:
+        clip = clip.flip(-1)
+    return change_look(clip, how, generator), mirrored
+
+
+def random_crop(clip: Tensor, how: Augmentation, generator: np.random.Generator) -> Tensor:
+    """uint8 (T, C, H, W) -> uint8 (T, C, crop_size, crop_size)."""
+    if how.crop == "multiscale":
+        return multi_scale_crop(clip, how.crop_size, how.scales, generator)
+    if how.crop == "random_resized":
+        with torch_draws_from(generator):
+            return v2.RandomResizedCrop(how.crop_size, tuple(how.area), tuple(how.aspect), antialias=True)(clip)
+    if how.crop == "center":
+        return center_crop(clip, how.short_side, how.crop_size)
+    raise ValueError(f"crop {how.crop!r}: expected multiscale, random_resized or center")
+
+
+def change_look(clip: Tensor, how: Augmentation, generator: np.random.Generator) -> Tensor:
+    """RandAugment and colour jitter, where they are asked for. uint8 (T, 3, H, W) -> the same."""
+    jitter = (how.brightness, how.contrast, how.saturation, how.hue)
+    if not how.rand_augment and not any(jitter):
+        return clip
+    clip = clip.contiguous()  # most of these run a third faster so
+    with torch_draws_from(generator):
+        if how.rand_augment:
+            clip = v2.RandAugment(how.rand_augment, how.magnitude)(clip)
+        if any(jitter):
+            clip = v2.ColorJitter(*jitter)(clip)
+    return clip
+
+
+@contextmanager
+def torch_draws_from(generator: np.random.Generator) -> Iterator[None]:
+    """Seed torch's global generator from `generator` for the time of a `with` block."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(generator.integers(2**63)))
+        yield

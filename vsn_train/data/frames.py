@@ -1,0 +1,240 @@
+"""The frames of one video that lies in a folder, one picture a frame: RGB, or optical flow as pairs of grey pictures.
+
+    00001.jpg            Something-Something V1, Jester
+    000001.jpg           Something-Something V2 as TSM extracts it
+    img_00001.jpg        UCF101, HMDB51, Kinetics as TSM and mmaction2 extract them; also image_, frame_, any one prefix
+    flow_x_00001.jpg, flow_y_00001.jpg       optical flow, TSM; x_00001.jpg, y_00001.jpg: mmaction2
+
+Frame 0 is the picture with the lowest number, wherever the numbers start; every number between the lowest and the
+highest must be there. JPEG and PNG are read.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from vsn_train.errors import VideoError
+
+# (prefix, digits) of the usual names, tried in this order where the number of frames is known: no need to list then.
+RGB_NAMES = (("", 5), ("", 6), ("img_", 5), ("image_", 5), ("frame_", 5), ("frame_", 6))
+FLOW_NAMES = (("flow_", 5), ("", 5))  # before x_ and y_
+
+_PICTURE = re.compile(r"(?P<prefix>.*?)(?P<number>\d+)\.(?P<suffix>jpe?g|png)", re.IGNORECASE | re.DOTALL)
+_FLOW_PREFIX = re.compile(r"(?P<head>(?:.*[_-])?)[xy]_", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class _Names:
+    """How the pictures are called. prefixes: one, or those of x and y. first: number of frame 0."""
+
+    prefixes: tuple[str, ...]
+    digits: int
+    suffix: str = "jpg"
+    first: int = 1
+
+    def __call__(self, frame: int) -> tuple[str, ...]:
+        """The file of a frame, or its two files."""
+        number = str(self.first + frame).zfill(self.digits)
+        return tuple(f"{prefix}{number}.{self.suffix}" for prefix in self.prefixes)
+
+
+class FrameFolder:
+    """One open folder of frames, with the interface of `Video`; `open_video` makes it.
+
+    num_frames: pictures, or pairs of them. fps: 0.0, as pictures do not say; may be set.
+    height, width: pixels of the first picture, which is decoded when they are asked for.
+    """
+
+    def __init__(self, path: str, modality: str = "rgb", num_frames: int | None = None) -> None:
+        """num_frames: as known from a list; it saves listing the folder where first and last picture are in place."""
+        self.path = path
+        self.fps = 0.0
+        self.channels = 2 if modality == "flow" else 3
+        self._closed = False
+        self._size: tuple[int, ...] | None = None
+        known = _probe(path, modality, num_frames) if num_frames else None
+        self._names, self.num_frames = known or _list_frames(path, modality)
+
+    @property
+    def height(self) -> int:
+        return self.read([0]).shape[-2] if self._size is None else self._size[0]
+
+    @property
+    def width(self) -> int:
+        return self.read([0]).shape[-1] if self._size is None else self._size[1]
+
+    def read(self, frames: Sequence[int] | np.ndarray | torch.Tensor) -> torch.Tensor:
+        """The given frames, in the given order; they may repeat. Only their files are opened.
+
+        Returns uint8 (N, 3, H, W), RGB, or (N, 2, H, W), flow in x and y with 128 for no motion; a view of memory laid
+        out as (N, H, W, C) ("channels last"). Raises IndexError outside 0..num_frames-1, VideoError for a picture that
+        cannot be decoded or has another size than the others.
+        """
+        if self._closed:
+            raise ValueError(f"{self.path} is closed")
+        rows = rows_of_frames(self.path, self.num_frames, frames)
+        images: np.ndarray | None = None
+        for frame in sorted(rows):
+            image = self._image(frame)
+            if images is None:
+                self._size = self._size or image.shape[:2]
+                images = np.empty((len(frames), *self._size, self.channels), np.uint8)
+            if image.shape[:2] != self._size:
+                sizes = [f"{width}x{height}" for height, width in (image.shape[:2], images.shape[1:3])]
+                raise VideoError(self.path, f"{self._names(frame)[0]} is {sizes[0]}, others are {sizes[1]}")
+            images[rows[frame]] = image
+        if images is None:
+            images = np.empty((0, self.height, self.width, self.channels), np.uint8)
+        return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+    def _image(self, frame: int) -> np.ndarray:
+        """(H, W, C) uint8."""
+        parts = []
+        for name in self._names(frame):
+            try:
+                with open(os.path.join(self.path, name), "rb") as file:
+                    picture = decode_picture(file.read(), grey=self.channels == 2)
+            except FileNotFoundError:
+                raise VideoError(self.path, f"{name} is missing") from None
+            except OSError as error:
+                raise VideoError(self.path, f"{name}: {error.strerror}") from error
+            except ValueError as error:
+                raise VideoError(self.path, f"{name} {error}") from error
+            parts.append(picture)
+        if len({part.shape for part in parts}) > 1:
+            raise VideoError(self.path, f"{' and '.join(self._names(frame))} differ in size")
+        return np.concatenate(parts, axis=2) if len(parts) > 1 else parts[0]
+
+    def close(self) -> None:
+        self._closed = True
+
+    def __enter__(self) -> FrameFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def decode_picture(data: bytes, grey: bool = False) -> np.ndarray:
+    """A JPEG or PNG file's bytes -> (H, W, 3) uint8 RGB, or (H, W, 1). Raises ValueError, which says why not."""
+    if not data:
+        raise ValueError("is empty")
+    try:
+        from torchvision.io import ImageReadMode, decode_image
+    except ImportError:  # torchvision 0.29 announced its removal
+        return _decode_with_pillow(data, grey)
+    try:
+        mode = ImageReadMode.GRAY if grey else ImageReadMode.RGB
+        picture = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"cannot be decoded ({str(error).splitlines()[0].strip()})") from error
+    if picture.dtype != torch.uint8:
+        raise ValueError(f"has {picture.dtype} pixels; expected 8 bits a channel")
+    return picture.permute(1, 2, 0).numpy()
+
+
+def _decode_with_pillow(data: bytes, grey: bool) -> np.ndarray:
+    """The same pixels in a third more time."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+            picture = np.asarray(image.convert("L" if grey else "RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"cannot be decoded ({str(error).splitlines()[0].strip()})") from error
+    return picture[:, :, None] if grey else picture
+
+
+def rows_of_frames(
+    path: str, num_frames: int, frames: Sequence[int] | np.ndarray | torch.Tensor
+) -> dict[int, list[int]]:
+    """Frame -> rows of the answer that show it. Raises IndexError, and TypeError for what is no list of integers."""
+    wanted = np.asarray(frames)
+    if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):
+        raise TypeError(f"frames must be a list of integers, not {wanted.dtype} of shape {wanted.shape}")
+    rows: dict[int, list[int]] = {}
+    for row, frame in enumerate(wanted.tolist()):
+        if not 0 <= frame < num_frames:
+            raise IndexError(f"frame {frame} of {path}: it has {num_frames} frames, counted from 0")
+        rows.setdefault(frame, []).append(row)
+    return rows
+
+
+def _probe(path: str, modality: str, num_frames: int) -> tuple[_Names, int] | None:
+    """The usual names whose first and last picture are there and whose next one is not; None: list the folder."""
+    for head, digits in FLOW_NAMES if modality == "flow" else RGB_NAMES:
+        names = _Names((f"{head}x_", f"{head}y_") if modality == "flow" else (head,), digits)
+        there = [os.path.exists(os.path.join(path, names(frame)[-1])) for frame in (0, num_frames - 1, num_frames)]
+        if there[0]:
+            return (names, num_frames) if there[1] and not there[2] else None
+    return None
+
+
+def _list_frames(path: str, modality: str) -> tuple[_Names, int]:
+    """Look at the names in the folder. Raises VideoError where they are not the pictures of one video."""
+    try:
+        entries = os.listdir(path)
+    except OSError as error:
+        raise VideoError(path, error.strerror or str(error)) from error
+    groups: dict[str, list[str]] = {}  # by prefix
+    for name in entries:
+        if match := _PICTURE.fullmatch(name):
+            groups.setdefault(match["prefix"], []).append(name)
+    if not groups:
+        found = f"but {len(entries)} other files" if entries else "it is empty"
+        raise VideoError(path, f"no numbered pictures (00001.jpg, img_00001.jpg, …) in this folder, {found}")
+    flow = {match["head"] for prefix in groups if (match := _FLOW_PREFIX.fullmatch(prefix))}
+    if modality == "flow":
+        return _flow_names(path, groups, sorted(flow))
+    rgb = [prefix for prefix in groups if not _FLOW_PREFIX.fullmatch(prefix)]
+    if not rgb:
+        raise VideoError(path, "only optical flow in this folder, no RGB pictures: set data.modality=flow")
+    if len(rgb) > 1:
+        examples = ", ".join(min(groups[prefix]) for prefix in sorted(rgb)[:4])
+        raise VideoError(path, f"pictures of {len(rgb)} kinds in this folder ({examples}): keep those of one video")
+    return _numbering(path, rgb[0], groups[rgb[0]])
+
+
+def _flow_names(path: str, groups: dict[str, list[str]], heads: list[str]) -> tuple[_Names, int]:
+    """The pairs of pictures whose names differ in x and y."""
+    if len(heads) != 1:
+        found = f"pairs of {len(heads)} kinds" if heads else "none"
+        raise VideoError(
+            path,
+            f"expected one kind of pairs flow_x_00001.jpg, flow_y_00001.jpg in this folder, found {found}; "
+            "scripts/extract_flow.py makes them",
+        )
+    x, y = f"{heads[0]}x_", f"{heads[0]}y_"
+    for axis, partner in ((x, y), (y, x)):
+        if axis not in groups:
+            raise VideoError(path, f"{partner} pictures without {axis} ones: optical flow needs both")
+    names, count = _numbering(path, x, groups[x])
+    other, other_count = _numbering(path, y, groups[y])
+    if (names.first, count, names.digits, names.suffix) != (other.first, other_count, other.digits, other.suffix):
+        lone = sorted({name[len(x) :] for name in groups[x]} ^ {name[len(y) :] for name in groups[y]})[0]
+        raise VideoError(path, f"of {x}{lone} and {y}{lone} only one is there: optical flow needs both")
+    return replace(names, prefixes=(x, y)), count
+
+
+def _numbering(path: str, prefix: str, names: list[str]) -> tuple[_Names, int]:
+    """How the pictures with one prefix are numbered, and how many there are. Raises VideoError where one is missing."""
+    pictures = {int(match["number"]): match for name in names if (match := _PICTURE.fullmatch(name))}
+    if len(pictures) < len(names):
+        raise VideoError(path, "two pictures have the same number, as 1.jpg and 00001.jpg: keep one")
+    first, last = min(pictures), max(pictures)
+    digits = len(pictures[first]["number"])  # no leading zeros: 1.jpg, …, 10.jpg
+    named = _Names((prefix,), digits, pictures[first]["suffix"], first)
+    for frame in range(last - first + 1):
+        (name,) = named(frame)
+        if first + frame not in pictures or pictures[first + frame].group() != name:
+            raise VideoError(
+                path, f"{name} is missing; the pictures go from {pictures[first].group()} to {pictures[last].group()}"
+            )
+    return named, len(pictures)
