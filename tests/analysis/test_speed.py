@@ -57,7 +57,22 @@ def test_an_unknown_model_is_a_message(name):
 
 def test_the_script_writes_a_table_with_hardware_and_its_figures(tmp_path):
     script = Path(__file__).parents[2] / "scripts" / "benchmark.py"
-    arguments = "model tsm/tsn --arch resnet18 --num-frames 4 --size 32 --rounds 2 --batch 1 2 --output".split()
+    arguments = [
+        "model",
+        "tsm/tsn",
+        "--arch",
+        "resnet18",
+        "--num-frames",
+        "4",
+        "--size",
+        "32",
+        "--rounds",
+        "2",
+        "--batch",
+        "1",
+        "2",
+        "--output",
+    ]
     done = subprocess.run(
         [sys.executable, str(script), *arguments, str(tmp_path / "speed")], capture_output=True, text=True
     )

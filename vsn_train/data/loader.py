@@ -164,12 +164,21 @@ class EpochBatches:
 
     def __len__(self) -> int:
         """Optimizer steps of an epoch."""
-        return -(-self.videos // self.step_videos)
+        return self.steps_in(self.videos)
 
     def steps(self) -> list[np.ndarray]:
         """Indices of the videos of each step that is left in the epoch, over all processes."""
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.videos)
         return [order[start : start + self.step_videos] for start in range(self.done, self.videos, self.step_videos)]
+
+    def step_at(self, done: int) -> np.ndarray:
+        """Indices of the videos of the epoch's step after `done` videos, over all processes."""
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.videos)
+        return order[done : done + self.step_videos]
+
+    def steps_in(self, videos: int) -> int:
+        """Optimizer steps that this many videos of an epoch take."""
+        return -(-videos // self.step_videos)
 
     def batches_of(self, step: np.ndarray) -> list[np.ndarray]:
         """What this process takes of a step's videos."""
@@ -190,13 +199,13 @@ def by_step(loader: Iterable[Batch], batches: EpochBatches) -> Iterator[list[Bat
         yield [next(loaded) for _ in batches.batches_of(step)]
 
 
-def training_loader(clips: TrainingClips, batches: EpochBatches, workers: int, timeout: float = 0.0) -> Loader[Batch]:
+def training_loader(clips: TrainingClips, batches: EpochBatches, workers: int, timeout: float) -> Loader[Batch]:
     """Yields `Batch`. timeout: seconds that one clip may take in a worker; 0: for ever."""
     return Loader(clips, batches, _Collate(clips.num_frames, clips.augmentation.crop_size), workers, timeout)
 
 
 def test_loader(
-    videos: TestVideos, groups: list[list[int]], workers: int, timeout: float = 0.0
+    videos: TestVideos, groups: list[list[int]], workers: int, timeout: float
 ) -> Loader[list[TestVideo | BadVideo]]:
     """Yields one list of `TestVideo | BadVideo` for each group of indices."""
     return Loader(videos, groups, list, workers, timeout)

@@ -13,6 +13,7 @@ does not need a large /dev/shm.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import io
 import mmap
@@ -74,7 +75,9 @@ class Loader(Generic[Item]):
         timeout: float = 0.0,
     ) -> None:
         if workers and not hasattr(os, "fork"):
-            raise InputError(f"data.workers={workers}: this system cannot share memory with workers; use data.workers=0")
+            raise InputError(
+                f"data.workers={workers}: this system cannot share memory with workers; use data.workers=0"
+            )
         self.dataset, self.batches, self.collate = dataset, batches, collate
         self.workers, self.timeout = workers, timeout
         self.quarantine: dict[int, BadVideo] = {}
@@ -121,10 +124,8 @@ class Loader(Generic[Item]):
             self._send(worker, task)
 
     def _send(self, worker: _Worker, task: tuple[int, list[Any]]) -> None:
-        try:
+        with contextlib.suppress(OSError):  # it has died: `_receive` will see that, and send the task to the next one
             worker.connection.send(self._without_quarantined(task[1]))
-        except OSError:
-            pass  # it has died: `_receive` will see that, and send the task to the next one
 
     def _wait(self) -> list[_Worker]:
         """Workers with a result, or dead. Those that have been at one clip for too long are killed."""
@@ -136,7 +137,7 @@ class Loader(Generic[Item]):
                 if place >= 0 and time.monotonic() - since > self.timeout:
                     worker.cause = f"decoding it took longer than data.timeout={self.timeout:g} s"
                     worker.process.kill()
-        return [busy[each] for each in ready]  # type: ignore[index]
+        return [busy[each] for each in ready]
 
     def _receive(self, worker: _Worker, done: dict[int, Item]) -> None:
         try:
@@ -165,7 +166,9 @@ class Loader(Generic[Item]):
         else:
             self.fruitless += 1
             if self.fruitless >= FRUITLESS:
-                raise RuntimeError(f"{FRUITLESS} loader workers in a row ended without a clip, the last by {_how(code)}")
+                raise RuntimeError(
+                    f"{FRUITLESS} loader workers in a row ended without a clip, the last by {_how(code)}"
+                )
         worker.connection.close()
         new = self._start()
         new.tasks = worker.tasks
@@ -223,7 +226,9 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def _work(theirs: Any, ours: Any, progress: Any, dataset: Any, collate: Callable[[list[Any]], Any], parent: int) -> None:
+def _work(
+    theirs: Any, ours: Any, progress: Any, dataset: Any, collate: Callable[[list[Any]], Any], parent: int
+) -> None:
     """What a worker does until its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the training decides what to do
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
@@ -279,12 +284,12 @@ def _send_shared(pipe: Any, value: Any) -> None:
             for (start, end), part in zip(places, parts, strict=True):
                 memory[start:end] = part
         pipe.send(places)
-        reduction.send_handle(pipe, file.fileno(), None)  # type: ignore[attr-defined]
+        reduction.send_handle(pipe, file.fileno(), None)
 
 
 def _receive_shared(pipe: Any) -> Any:
     places = pipe.recv()
-    descriptor = reduction.recv_handle(pipe)  # type: ignore[attr-defined]
+    descriptor = reduction.recv_handle(pipe)
     try:
         memory = memoryview(mmap.mmap(descriptor, 0))  # lives as long as the tensors in it
     finally:

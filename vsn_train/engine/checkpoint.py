@@ -11,9 +11,9 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from vsn_train.errors import InputError, StoppedError
 from vsn_train.models.weights import read_tensors
 
 FORMAT = 2
-KEYS = ("model", "average", "optimizer", "scaler", "position", "epoch", "step", "config", "class_names", "flip_pairs")
+KEYS = ("model", "average", "optimizer", "scaler", "epoch", "step", "config", "class_names", "flip_pairs")
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Position:
     Learning rates and every draw of randomness follow from it: they are functions of seed, epoch, step and sample.
     epoch, step: epochs and optimizer steps done. videos, unreadable: of the epoch under way, videos done and those of
     them that could not be read. sums: what each process has added up for the epoch's metrics, see `Meter`.
-    best: (top-1 in percent, epoch) of the best validations, best first.
+    best: [top-1 in percent, epoch] of the best validations, best first.
     """
 
     epoch: int = 0
@@ -42,34 +42,42 @@ class Position:
     videos: int = 0
     unreadable: int = 0
     sums: list[list[float]] = field(default_factory=list)
-    best: list[tuple[float, int]] = field(default_factory=list)
+    best: list[list[float]] = field(default_factory=list)
+
+    def end_epoch(self, top1: float) -> None:
+        """Go to the start of the next epoch. top1: of this one's validation, in percent."""
+        self.epoch, self.videos, self.unreadable, self.sums = self.epoch + 1, 0, 0, []
+        # Of equal ones the first stays the best.
+        self.best = sorted([*self.best, [top1, self.epoch]], key=lambda each: (-each[0], each[1]))
 
     @property
-    def best_top1(self) -> float:
-        return self.best[0][0] if self.best else float("nan")
+    def epochs_without_better(self) -> int:
+        return self.epoch - int(self.best[0][1]) if self.best else 0
 
 
 class Checkpoints:
     """The checkpoints folder of a run: last.pt, best.pt, and epoch_<n>.pt of milestones and of the other best ones.
 
-    every_steps, every_minutes: how often to save within an epoch; 0: not for that reason. keep_best: how many of the
-    best validations to keep. milestones: epochs after which one is kept. writes: only the main process does.
+    content: what a checkpoint holds beside the position. writes: only the main process does. every_steps,
+    every_minutes: how often to save within an epoch; 0: not for that reason. keep_best: how many of the best
+    validations to keep. milestones: epochs after which to keep one.
     """
 
     def __init__(
         self,
         folder: Path,
+        content: Callable[[], dict[str, Any]],
         writes: bool,
         every_steps: int = 0,
         every_minutes: float = 0.0,
         keep_best: int = 1,
-        milestones: tuple[int, ...] = (),
+        milestones: Sequence[int] = (),
     ) -> None:
-        self.folder, self.writes = folder, writes
+        self.folder, self.content, self.writes = folder, content, writes
         self.every_steps, self.every_minutes = every_steps, every_minutes
         self.keep_best, self.milestones = keep_best, milestones
+        self.last = folder / "last.pt"
         self.saved_at = time.monotonic()
-        self.saved_step = -1
         self.writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self.pending: Future[None] | None = None
         if writes:
@@ -78,36 +86,32 @@ class Checkpoints:
                 aside.unlink()
 
     def due(self, step: int) -> bool:
-        """Whether the step that is about to be taken should be saved. The clock of the main process decides."""
+        """Whether to save after the step that follows `step`. The clock of the main process decides for all."""
         if self.every_steps and (step + 1) % self.every_steps == 0:
             return True
         return self.writes and 0 < 60 * self.every_minutes <= time.monotonic() - self.saved_at
 
-    def save(self, content: dict[str, Any], position: Position, new_best: bool = False) -> None:
+    def save(self, position: Position) -> None:
         """Write last.pt, and best.pt and epoch_<n>.pt where a validation has just earned them, while work goes on.
 
         Raises StoppedError when this or the previous one cannot be written; the files before it are whole.
         """
-        self.saved_at, self.saved_step = time.monotonic(), position.step
+        self.saved_at = time.monotonic()
         if not self.writes:
             return
         self.wait()
+        best = [int(epoch) for _, epoch in position.best]
+        kept = {*self.milestones, *(best[: self.keep_best] if self.keep_best > 1 else [])}
         copies = []
-        if new_best:
-            copies.append("best.pt")
-        ends_epoch = position.epoch > 0 and position.videos == 0
-        among_best = any(epoch == position.epoch for _, epoch in position.best[: self.keep_best])
-        if ends_epoch and ((self.keep_best > 1 and among_best) or position.epoch in self.milestones):
-            copies.append(f"epoch_{position.epoch}.pt")
-        kept = {f"epoch_{epoch}.pt" for epoch in self.milestones}
-        if self.keep_best > 1:
-            kept |= {f"epoch_{epoch}.pt" for _, epoch in position.best[: self.keep_best]}
-        self.pending = self.writer.submit(self._write, _copy(content), copies, kept)
+        if position.epoch and position.videos == 0:  # a validation has just been
+            copies += ["best.pt"] if best[0] == position.epoch else []
+            copies += [f"epoch_{position.epoch}.pt"] if position.epoch in kept else []
+        content = _copy(self.content() | asdict(position))
+        self.pending = self.writer.submit(self._write, content, copies, {f"epoch_{epoch}.pt" for epoch in kept})
 
     def _write(self, content: dict[str, Any], copies: list[str], kept: set[str]) -> None:
-        last = self.folder / "last.pt"
+        aside = write_aside(self.last, content)
         # The copies first: whoever goes on from the new last.pt can rely on them.
-        aside = write_aside(last, content)
         for name in copies:
             copy = self.folder / f".{name}.{os.getpid()}"
             copy.unlink(missing_ok=True)
@@ -116,7 +120,7 @@ class Checkpoints:
             except OSError:  # a file system without hard links
                 shutil.copyfile(aside, copy)
             os.replace(copy, self.folder / name)
-        os.replace(aside, last)
+        os.replace(aside, self.last)
         _flush_folder(self.folder)
         for path in self.folder.glob("epoch_*.pt"):
             if path.name not in kept:
@@ -129,14 +133,16 @@ class Checkpoints:
         try:
             self.pending.result()
         except OSError as error:
-            last = self.folder / "last.pt"
-            previous = "the previous checkpoint there is whole" if last.exists() else "there is no checkpoint yet"
-            raise StoppedError(
-                f"cannot save {last}: {error.strerror or error}; {previous}. Make room or choose another disk, then "
-                f"go on with resume=true hydra.run.dir={self.folder.parent}"
-            ) from error
+            if self.last.exists():
+                left = f"the previous checkpoint is whole: make room, then go on from {self.how_to_go_on()}"
+            else:
+                left = "there is no checkpoint yet: make room or choose another hydra.run.dir"
+            raise StoppedError(f"cannot save {self.last}: {error.strerror or error}; {left}") from error
         finally:
             self.pending = None
+
+    def how_to_go_on(self) -> str:
+        return f"{self.last} (to go on: resume=true hydra.run.dir={self.folder.parent})"
 
 
 def _copy(value: Any) -> Any:

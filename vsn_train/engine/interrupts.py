@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from vsn_train.errors import StoppedError
-
 REQUEUE = 75  # exit code after SIGTERM or SIGUSR1; EX_TEMPFAIL of sysexits.h: "try again later"
 CANCELLED = 130  # exit code after Ctrl-C, as of any program that SIGINT ends
 
@@ -26,6 +24,15 @@ class Interrupts:
         self.received = 0
         self.since = 0.0
         self.at_once = False
+
+    @property
+    def name(self) -> str:
+        # Another process may have been told, and this one not.
+        return signal.Signals(self.received).name if self.received else "a signal to another process"
+
+    @property
+    def exit_code(self) -> int:
+        return CANCELLED if self.received == signal.SIGINT else REQUEUE
 
     @contextmanager
     def caught(self) -> Iterator[Interrupts]:
@@ -52,14 +59,11 @@ class Interrupts:
             raise Interrupted
 
     @contextmanager
-    def raised_at_once(self, here: bool) -> Iterator[None]:
-        """In a part of the work that does not look at `received`: a signal raises `Interrupted` there.
-
-        here: False leaves that to another process.
-        """
-        if here and self.received:
+    def raised_at_once(self) -> Iterator[None]:
+        """In a part of the work that does not look at `received`: a signal raises `Interrupted` there."""
+        if self.received:
             raise Interrupted
-        self.at_once = here
+        self.at_once = True
         try:
             yield
         finally:
@@ -68,9 +72,3 @@ class Interrupts:
 
 class Interrupted(Exception):
     """A signal came in a part of the work that can be given up."""
-
-
-def stopped_by(number: int, saved: str) -> StoppedError:
-    """What ends the program after `number`. saved: where, and how to go on."""
-    code = CANCELLED if number == signal.SIGINT else REQUEUE
-    return StoppedError(f"stopped by {signal.Signals(number).name}; {saved}", code)

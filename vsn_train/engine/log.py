@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
 from vsn_train.errors import InputError
 
 Item = TypeVar("Item")
+
+QUARANTINE = "quarantine.txt"
 
 
 class RunLog:
@@ -32,14 +35,15 @@ class RunLog:
         What an earlier launch logged from there on is dropped. Raises InputError when another process writes there.
         """
         self.folder = folder
+        self.quarantined: set[int] = set()  # indices in quarantine.txt
         self.board: SummaryWriter | None = None
         self.file: TextIO | None = None
         if folder is None:
             if rank_file is not None:
-                self.file = open(rank_file, "a", encoding="utf-8", buffering=1)
+                self.file = rank_file.open("a", encoding="utf-8", buffering=1)
             return
         folder.mkdir(parents=True, exist_ok=True)
-        self.file = open(folder / "log.txt", "a", encoding="utf-8", buffering=1)
+        self.file = (folder / "log.txt").open("a", encoding="utf-8", buffering=1)
         _lock(self.file, folder)
         metrics = folder / "metrics.jsonl"
         if metrics.exists():
@@ -73,12 +77,21 @@ class RunLog:
         if self.board is not None:
             self.board.add_image(name, image, step)
 
-    def settings(self, config: dict[str, Any], results: dict[str, float], step: int) -> None:
-        """To TensorBoard's table of runs, the same with each call: what was asked for and how far it came."""
-        if self.board is None or self.folder is None:
+    def settings(self, config: dict[str, Any]) -> None:
+        """To TensorBoard's table of runs: what was asked for, beside the validation's scalars."""
+        if self.board is None:
             return
         plain = {key: value for key, value in config.items() if isinstance(value, bool | int | float | str)}
-        self.board.add_hparams(plain, results, run_name=".", global_step=step)
+        experiment, start, _ = hparams(plain, {"val/top1": 0.0, "val/top5": 0.0, "val/loss": 0.0})
+        for each in (experiment, start):
+            self.board._get_file_writer().add_summary(each)
+
+    def quarantine(self, index: int, sample_id: str, cause: str) -> None:
+        """One line of quarantine.txt, which later launches of the run read: this clip is not to be touched again."""
+        self.quarantined.add(index)
+        if self.folder is not None:
+            with open(self.folder / QUARANTINE, "a", encoding="utf-8") as file:
+                file.write(f"{sample_id}\t{cause}\n")
 
     def flush(self) -> int:
         """Hand everything to the system, so that a checkpoint does not know of more; bytes in metrics.jsonl."""
@@ -101,7 +114,7 @@ def _lock(file: TextIO, folder: Path) -> None:
         import fcntl
     except ImportError:  # Windows
         return
-    for attempt in range(20):  # a killed launch takes a moment to go
+    for _ in range(20):  # a killed launch takes a moment to go
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return

@@ -43,7 +43,7 @@ def parameter_groups(
     ]
 
 
-def build_optimizer(
+def build_sgd(
     model: Recognizer,
     lr: float,
     momentum: float,
@@ -86,13 +86,13 @@ def lr_factor(
     steps_per_epoch: int,
     epochs: int,
     warmup_epochs: float,
-    milestones: Sequence[float],
+    milestones: Sequence[float] | None,
     factor: float,
     per: str = "step",
 ) -> float:
     """What the base learning rate is multiplied by at an optimizer step, counted from 0.
 
-    A linear warm-up over warmup_epochs first. Then, with milestones (epochs), `factor` for each one passed; without,
+    A linear warm-up over warmup_epochs first. Then, with milestones (epochs), `factor` for each one passed; with None,
     half a cosine from 1 to 0 over what the warm-up leaves. per: "step", or "epoch" for a rate that stays the same
     within an epoch.
     """
@@ -101,7 +101,7 @@ def lr_factor(
     warmup = round(warmup_epochs * steps_per_epoch)
     if step < warmup:
         return (step + 1) / warmup
-    if milestones:
+    if milestones is not None:
         return factor ** sum(step / steps_per_epoch >= epoch for epoch in milestones)
     share = (step - warmup) / max(1, steps_per_epoch * epochs - warmup)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
@@ -110,15 +110,14 @@ def lr_factor(
 class Schedule:
     """Sets every group's learning rate for the step to come. It has no state: a resumed run needs its position only.
 
-    factor_at: epochs done, as a fraction -> what the groups' own rates are multiplied by.
+    factor_at: optimizer steps done -> what the groups' own rates are multiplied by.
     """
 
-    def __init__(self, optimizer: Optimizer, factor_at: Callable[[int, float], float]) -> None:
+    def __init__(self, optimizer: Optimizer, factor_at: Callable[[float], float]) -> None:
         self.optimizer, self.factor_at = optimizer, factor_at
         self.rates = [group["lr"] for group in optimizer.param_groups]
 
-    def step(self, epoch: int, steps: float) -> None:
-        """epoch: epochs done; steps: optimizer steps done of the next one."""
-        factor = self.factor_at(epoch, steps)
+    def step(self, steps: float) -> None:
+        factor = self.factor_at(steps)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
