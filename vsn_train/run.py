@@ -9,6 +9,7 @@ import os
 import platform
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -176,6 +177,8 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
             log.line(line)
         network: nn.Module = torch.compile(model) if runtime.compile else model  # type: ignore[assignment]
         if process.world_size > 1:
+            # Of 1x1 kernels, whose strides can be written in two ways.
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
             network = DistributedDataParallel(
                 network, gradient_as_bucket_view=runtime.gradient_as_bucket_view, static_graph=runtime.static_graph
             )

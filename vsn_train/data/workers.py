@@ -236,14 +236,16 @@ def _work(
     die_with_parent(parent)
     ours.close()
     torch.set_num_threads(1)  # workers run side by side; more threads in each would only take turns
+    with contextlib.suppress(EOFError, OSError):  # the parent is gone
+        _serve(theirs, progress, dataset, collate, parent)
+
+
+def _serve(theirs: Any, progress: Any, dataset: Any, collate: Callable[[list[Any]], Any], parent: int) -> None:
     while True:
         while not theirs.poll(5):
             if os.getppid() != parent:
                 return
-        try:
-            keys = theirs.recv()
-        except EOFError:
-            return
+        keys = theirs.recv()
         try:
             samples = []
             for place, key in enumerate(keys):
