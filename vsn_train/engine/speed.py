@@ -131,13 +131,16 @@ def _statistics_kept(block: nn.Module) -> Iterator[None]:
         for module in block.modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training and module.track_running_stats
     ]
+    momenta = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            assert norm.num_batches_tracked is not None
+            norm.num_batches_tracked -= 1
 
 
 def fastest_choices(
