@@ -105,7 +105,9 @@ def moments(run: Path, how: str, rng: random.Random) -> Callable[[], bool]:
 
         return saving
     if how == "validating":
-        return lambda: log.exists() and "  train loss" in log.read_text()[len(before) :].rstrip("\n").rpartition("\n")[2]
+        return lambda: (
+            log.exists() and "  train loss" in log.read_text()[len(before) :].rstrip("\n").rpartition("\n")[2]
+        )
     started: list[float] = []
     delay = rng.uniform(0, 8)
 
