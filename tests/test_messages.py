@@ -40,6 +40,7 @@ def refused(command: str, *arguments: str, cwd: Path) -> str:
         (["protocol.crops=3"], "protocol.crops=3: expected one of 1, 10"),
         (["backbone.arch=resnet19"], "arch 'resnet19': expected one of resnet18, resnet34, resnet50"),
         (["weights=nowhere.pth"], "nowhere.pth: no such file"),
+        (["weights=any.pth", "weights_class_order=nowhere.txt"], "weights_class_order=nowhere.txt: no such file"),
         (["resume=true", "name=mine"], "resume=true, but no run under runs/mine holds a checkpoint"),
         (["resume=true", "hydra.run.dir=run"], "run/checkpoints/last.pt: no such file"),
         (["dataset=ucf101", "dataset.root=/no/where"], "dataset.root=/no/where: no such folder"),

@@ -207,7 +207,10 @@ class Train:
     seed: int = 0
     resume: bool = False  # go on from the newest checkpoint of the run folder
     check: bool = False  # do not train: look at two batches, what limits the speed, and a picture of the clips
-    weights: str | None = None  # file to start from: torchvision ImageNet or a vsn-train checkpoint
+    weights: str | None = None  # file to start from: of torchvision, the TSM repository, mmaction2 or vsn-train
+    weights_new_head: bool = False  # leave the file's classifier out although the number of classes fits
+    weights_other_operator: bool = False  # take a file that was trained with another operator, or placed otherwise
+    weights_class_order: str | None = None  # of the file's classifier: "sorted", or a text file, one class name a line
     dataset: Dataset = MISSING
     backbone: Backbone = MISSING
     protocol: Protocol = MISSING

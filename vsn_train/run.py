@@ -10,7 +10,7 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
@@ -86,11 +86,7 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
         val_manifest = load_manifest(config.dataset, "val", process)
         torch.manual_seed(config.seed)
         model = build_model(config.backbone, len(manifest.class_names)).to(process.device)
-        weights = (
-            load_weights(model, config.weights, class_names=manifest.class_names)
-            if config.weights
-            else "none: random start"
-        )
+        weights = start_weights(model, config, manifest.class_names)
         batches = EpochBatches(
             len(manifest), config.data.batch_size, process.rank, process.world_size, config.seed, options.accumulate
         )
@@ -317,6 +313,29 @@ def augmentation_of(augment: schema.Augment, data: schema.Data) -> Augmentation:
 
 def build_model(backbone: schema.Backbone, num_classes: int) -> Recognizer:
     return create_model(num_classes=num_classes, **asdict(backbone))
+
+
+def start_weights(model: Recognizer, config: schema.Train, class_names: Sequence[str]) -> str:
+    """Load config.weights where it is set. Returns what became of its tensors, for the log."""
+    if not config.weights:
+        return "none: random start"
+    order = config.weights_class_order
+    if order is not None and order != "sorted":
+        if not Path(order).is_file():
+            raise InputError(f"weights_class_order={order}: no such file; expected sorted, or one class name a line")
+        names = [line.strip() for line in Path(order).read_text(encoding="utf-8").splitlines() if line.strip()]
+    else:
+        names = sorted(class_names)
+    return str(
+        load_weights(
+            model,
+            config.weights,
+            new_head=config.weights_new_head,
+            allow_other_operator=config.weights_other_operator,
+            class_order=names if order else None,
+            class_names=class_names,
+        )
+    )
 
 
 def model_of(checkpoint: dict[str, Any], backbone: schema.Backbone, path: str) -> Recognizer:

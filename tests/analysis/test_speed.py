@@ -38,6 +38,20 @@ def test_peak_memory_counts_what_is_alive_together():
     assert peak_memory(action, "cpu") == pytest.approx(4 * 2_500_000, rel=1e-3)
 
 
+@pytest.mark.parametrize("operator", ["tsm", "tsm:placement=inplace", "vsn_compact", "vsn_headtail"])
+def test_shift_and_shuffle_need_no_more_memory_for_training_than_the_network_without(operator):
+    """At a size where activations, not parameters, are what a step holds."""
+    work = Workload("resnet50", 8, 96, 1, 174)
+    of, to = (peak_memory(step(name, work), "cpu") for name in (operator, "tsn"))
+    assert of <= 1.02 * to
+
+
+def step(name, work):
+    action = model_action(name, work, Setting(), "train")
+    action()  # the optimizer's momentum is no part of a step
+    return action
+
+
 def test_models_are_timed_in_both_modes_and_memory_is_that_of_training():
     settings = [Setting(), Setting(channels_last=True)]
     forward = time_models(["tsn", "sth:textbook,integration=sum"], settings, SMALL, "forward", 2)
@@ -57,25 +71,8 @@ def test_an_unknown_model_is_a_message(name):
 
 def test_the_script_writes_a_table_with_hardware_and_its_figures(tmp_path):
     script = Path(__file__).parents[2] / "scripts" / "benchmark.py"
-    arguments = [
-        "model",
-        "tsm/tsn",
-        "--arch",
-        "resnet18",
-        "--num-frames",
-        "4",
-        "--size",
-        "32",
-        "--rounds",
-        "2",
-        "--batch",
-        "1",
-        "2",
-        "--output",
-    ]
-    done = subprocess.run(
-        [sys.executable, str(script), *arguments, str(tmp_path / "speed")], capture_output=True, text=True
-    )
+    command = f"{sys.executable} {script} model tsm/tsn --arch resnet18 --num-frames 4 --size 32 --rounds 2 --batch 1 2"
+    done = subprocess.run([*command.split(" "), "--output", str(tmp_path / "speed")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     table = (tmp_path / "speed.md").read_text()
     assert "cores" in table

@@ -187,6 +187,7 @@ def check_logits(tmp_path, content, arch, operator, expected_of, **options):
         ("mmaction2", "tsn", None, "resnet18"),
         ("mmaction2", "tsm", "residual", "resnet50"),
         ("mmaction2", "tsm", "inplace", "resnet18"),
+        pytest.param("mmaction2", "tsm", "inplace", "resnet101", marks=pytest.mark.slow),
         ("mmaction", "tsn", None, "resnet18"),
     ],
 )

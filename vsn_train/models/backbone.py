@@ -16,7 +16,8 @@ which follows an ordinary one as in a bottleneck, and MobileNetV2's expansion wi
 would mix nothing. Batch norm belongs to its convolution: a restore follows norm and ReLU.
 
 Which blocks get it. tsm: every block; where the third stage has 23 blocks or more (ResNet-101), every second one of
-each stage, the first included; in MobileNetV2 those with expansion and shortcut, as in the TSM code. vsn: the last
+each stage, the first included, but in place all of them; in MobileNetV2 those with expansion and shortcut. All this as
+in the TSM code. vsn: the last
 block of each stage (where="all": every block), the others being standard blocks: as in tsm, or plain ones
 (standard_block="plain"); in MobileNetV2 the last block of each run of equal widths that has blocks with expansion and
 shortcut (where="all": all of these). sth: every block.
@@ -113,7 +114,8 @@ def parse_option(text: str) -> tuple[str, int | float | str]:
 def insert_operator(network: nn.Module, operator: str, num_frames: int, **options: Any) -> None:
     """Put the operator into the residual blocks of a torchvision ResNet or MobileNetV2, in place."""
     for stage in stages(network):
-        shiftable = _shiftable(stage, every_second=len(getattr(network, "layer3", ())) >= 23)
+        deep = len(getattr(network, "layer3", ())) >= 23
+        shiftable = _shiftable(stage, every_second=deep and options.get("placement") != "inplace")
         if operator == "tsm":
             for name in shiftable:
                 _shift(network, name, num_frames, **options)

@@ -19,11 +19,14 @@ A pair of channels has 9 (1-p) + 3 p weights on average in place of 9. Nothing i
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vsn_train.errors import InputError
+from vsn_train.models.saving import saves_source
 
 VARIANTS = ("hybrid", "merge")
 INTEGRATIONS = ("sum", "attention")
@@ -47,14 +50,22 @@ def temporal_conv(x: Tensor, weight: Tensor, num_frames: int, groups: int = 1, s
 
     x: (B*T, Ci, H, W); weight: (Co, Ci / groups, 3, 1). Returns (B*T, Co, H', W').
     """
+    height, width = (-(-side // stride) for side in x.shape[2:])
+    x_BCTS = _time_and_space(x, num_frames, stride)
+    with saves_source(x, x_BCTS, partial(_time_and_space, num_frames=num_frames, stride=stride)):
+        out_BCTS = F.conv2d(x_BCTS, weight, padding=(1, 0), groups=groups)
+    return out_BCTS.transpose(1, 2).flatten(0, 1).unflatten(2, (height, width))
+
+
+def _time_and_space(x: Tensor, num_frames: int, stride: int) -> Tensor:
+    """(B*T, C, H, W) -> (B, C, T, H'*W'), time and space as the two axes of a picture.
+
+    For x in channels_last this is a view in channels_last, so that an ordinary 2D convolution does the work and
+    nothing is copied.
+    """
     if stride > 1:
         x = F.avg_pool2d(x, 1, stride)  # picks pixels; unlike a slice it keeps the memory format
-    height, width = x.shape[2:]
-    # Time and space as the two axes of a picture, (B, C, T, H*W): for x in channels_last this is a view in
-    # channels_last, so that an ordinary 2D convolution does the work and nothing is copied.
-    x_BCTS = x.unflatten(0, (-1, num_frames)).transpose(1, 2).flatten(3)
-    out_BCTS = F.conv2d(x_BCTS, weight, padding=(1, 0), groups=groups)
-    return out_BCTS.transpose(1, 2).flatten(0, 1).unflatten(2, (height, width))
+    return x.unflatten(0, (-1, num_frames)).transpose(1, 2).flatten(3)
 
 
 def dense_kernel(spatial: Tensor, groups: int) -> Tensor:
@@ -77,20 +88,30 @@ def grouped_spatial_conv(x: Tensor, spatial: Tensor, groups: int, stride: int = 
     convolution with 2, 4, …, G groups each, whose pairs of groups then change places.
     x: (B*T, Ci, H, W); spatial: (Co, Ci - Ci/G, 3, 3). Returns (B*T, Co, H', W').
     """
-    outputs, inputs = spatial.shape[0], x.shape[1]
-    own, total, n = inputs // groups, None, 2
+    total, n = None, 2
     while n <= groups:
-        rows, columns = outputs // n, inputs // n
-        kernels = []
-        for i in range(n):  # from input block i to its neighbour, output block i ^ 1
-            first = i * columns - (own if i % 2 else 0)  # in `spatial` the own group, which lies before, is left out
-            kernels.append(spatial[(i ^ 1) * rows : ((i ^ 1) + 1) * rows, first : first + columns])
-        parts = F.conv2d(x, torch.cat(kernels), stride=stride, padding=1, groups=n).chunk(n, dim=1)
+        kernel = neighbour_kernels(spatial, groups, n)
+        with saves_source(spatial, kernel, partial(neighbour_kernels, groups=groups, blocks=n)):
+            parts = F.conv2d(x, kernel, stride=stride, padding=1, groups=n).chunk(n, dim=1)
         part = torch.cat([parts[i ^ 1] for i in range(n)], dim=1)
         total = part if total is None else total + part
         n *= 2
     assert total is not None
     return total
+
+
+def neighbour_kernels(spatial: Tensor, groups: int, blocks: int) -> Tensor:
+    """Of the hybrid variant's W_S the kernels from each of `blocks` blocks of channels to the block next to it, i ^ 1.
+
+    spatial: (Co, Ci - Ci/G, 3, 3). Returns (Co, Ci / blocks, 3, 3), for a convolution with `blocks` groups.
+    """
+    rows, own = spatial.shape[0] // blocks, spatial.shape[1] // (groups - 1)
+    columns = own * groups // blocks
+    kernels = []
+    for i in range(blocks):
+        first = i * columns - (own if i % 2 else 0)  # in `spatial` the own group, which lies before, is left out
+        kernels.append(spatial[(i ^ 1) * rows : ((i ^ 1) + 1) * rows, first : first + columns])
+    return torch.cat(kernels)
 
 
 def hybrid_weights(kernel: Tensor, groups: int, variant: str) -> tuple[Tensor, Tensor]:
@@ -149,7 +170,7 @@ class HybridConv2d(nn.Module):
         spatial, temporal = hybrid_weights(kernel, groups, variant)
         self.spatial, self.temporal = nn.Parameter(spatial), nn.Parameter(temporal)
         self.attention = nn.Linear(out_channels, out_channels, bias=False) if integration == "attention" else None
-        self.last_attention: Tensor | None = None
+        self._last_share_T: Tensor | None = None  # (B, Co)
         self.init_from_conv2d(kernel)
 
     @torch.no_grad()
@@ -179,7 +200,9 @@ class HybridConv2d(nn.Module):
         whole = self.groups & (self.groups - 1) == 0 and x.device.type == "cpu"
         if whole and min(self.in_channels, self.out_channels) >= self.groups * MIN_GROUPED_CHANNELS:
             return grouped_spatial_conv(x, self.spatial, self.groups, self.stride)
-        return F.conv2d(x, dense_kernel(self.spatial, self.groups), stride=self.stride, padding=1)
+        kernel = dense_kernel(self.spatial, self.groups)
+        with saves_source(self.spatial, kernel, partial(dense_kernel, groups=self.groups)):
+            return F.conv2d(x, kernel, stride=self.stride, padding=1)
 
     def _merge(self, x: Tensor) -> Tensor:
         o_T = temporal_conv(x, self.temporal, self.num_frames, 1, self.stride)
@@ -193,13 +216,17 @@ class HybridConv2d(nn.Module):
         """Equation 3. o_T, o_S: (B*T, Co, H', W') -> the same shape."""
         assert self.attention is not None
         o_T, o_S = (each.unflatten(0, (-1, self.num_frames)) for each in (o_T, o_S))
-        pooled_B2C = torch.stack([o_T.mean((1, 3, 4)), o_S.mean((1, 3, 4))], dim=1)
-        share_B2C = self.attention(pooled_B2C).softmax(dim=1)
+        # A softmax over two is the sigmoid of their difference, and FC is linear: it sees the difference of the means.
+        share_T = self.attention(o_T.mean((1, 3, 4)) - o_S.mean((1, 3, 4))).sigmoid()
         if not torch.compiler.is_compiling():
-            self.last_attention = share_B2C.detach()
+            self._last_share_T = share_T.detach()
         # The shares sum to one, so that one pass over the branches does it: O_S + a_T (O_T - O_S).
-        share_T = share_B2C[:, 0, None, :, None, None].to(o_S.dtype)
-        return torch.lerp(o_S, o_T, share_T).flatten(0, 1)
+        return torch.lerp(o_S, o_T, share_T[:, None, :, None, None].to(o_S.dtype)).flatten(0, 1)
+
+    @property
+    def last_attention(self) -> Tensor | None:
+        share_T = self._last_share_T
+        return None if share_T is None else torch.stack([share_T, 1 - share_T], dim=1)
 
     def extra_repr(self) -> str:
         return (

@@ -11,12 +11,14 @@ Frame i gathers group i of every frame: the transpose of the grid of frames and 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vsn_train.errors import InputError
+from vsn_train.models.saving import saves_source
 
 REMAINDERS = ("error", "keep")
 
@@ -65,7 +67,9 @@ class ShuffledConv2d(nn.Module):
         self.restores = restores
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(video_shuffle(x, self.num_frames, self.remainder))
+        shuffled = video_shuffle(x, self.num_frames, self.remainder)
+        with saves_source(x, shuffled, partial(video_shuffle, num_frames=self.num_frames, remainder=self.remainder)):
+            return self.conv(shuffled)
 
     def extra_repr(self) -> str:
         return f"num_frames={self.num_frames}, remainder={self.remainder}, restores={self.restores}"

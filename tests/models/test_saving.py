@@ -1,0 +1,48 @@
+"""Autograd keeps what an operator moved under the tensor that it was moved from."""
+
+import pytest
+import torch
+from torch import nn
+
+from vsn_train.models.hybrid import HybridConv2d
+from vsn_train.models.shift import ShiftedConv2d, shifted_product, temporal_shift
+from vsn_train.models.shuffle import ShuffledConv2d
+
+T = 4
+LAYERS = {
+    "shift": lambda: ShiftedConv2d(nn.Conv2d(16, 8, 1, bias=False), T),
+    "shuffle": lambda: ShuffledConv2d(nn.Conv2d(16, 8, 3, padding=1, bias=False), T),
+    "hybrid": lambda: HybridConv2d(16, 8, T, stride=2),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_changing_the_kept_tensor_in_place_is_an_error_as_always(layer):
+    conv, x = LAYERS[layer](), torch.randn(2 * T, 16, 6, 6)
+    out = conv(x)
+    x.add_(1)
+    with pytest.raises(RuntimeError, match=r"in place|inplace"):
+        out.sum().backward()
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_second_derivatives_go_through(layer, channels_last):
+    conv = LAYERS[layer]().double()
+    x = torch.randn(T, 16, 3, 3, dtype=torch.float64)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    assert torch.autograd.gradgradcheck(conv, x.requires_grad_(), fast_mode=True)
+
+
+@pytest.mark.parametrize("clips", [1, 3])
+@pytest.mark.parametrize("size", [1, 5])
+def test_inference_without_a_copy_gives_the_convolution_of_the_shifted_frames(clips, size):
+    x = torch.randn(clips * T, 24, size, size).contiguous(memory_format=torch.channels_last)
+    layer = ShiftedConv2d(nn.Conv2d(24, 10, 1, bias=False), T)
+    expected = layer.conv(temporal_shift(x, T))
+    with torch.inference_mode():
+        out = layer(x)
+        assert torch.equal(out, shifted_product(x, layer.conv.weight, T))
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(out, expected)

@@ -1,0 +1,56 @@
+"""Keys of the command line that no end-to-end test turns."""
+
+import pytest
+import torch
+
+from vsn_train.config import Train
+from vsn_train.errors import InputError
+from vsn_train.models import create_model
+from vsn_train.run import start_weights
+
+CLASSES = ["wave", "bow", "jump"]  # in a data set's official order
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A network as torchvision names it, whose classifier has one class a row."""
+    import torchvision
+
+    network = torchvision.models.resnet18(weights=None, num_classes=3)
+    torch.save(network.state_dict(), tmp_path / "file.pth")
+    return str(tmp_path / "file.pth"), network.fc.weight.detach()
+
+
+def started(file, **keys):
+    model = create_model("tsn", "resnet18", 2, 3)
+    before = model.head.weight.detach().clone()
+    start_weights(model, Train(weights=file, **keys), CLASSES)
+    return model.head.weight.detach(), before
+
+
+def test_classifier_rows_follow_the_stated_class_order(file, tmp_path):
+    path, rows = file
+    assert torch.equal(started(path)[0], rows)
+    assert torch.equal(started(path, weights_class_order="sorted")[0], rows[[2, 0, 1]])  # sorted: bow, jump, wave
+    (tmp_path / "order.txt").write_text("jump\nwave\nbow\n")
+    assert torch.equal(started(path, weights_class_order=str(tmp_path / "order.txt"))[0], rows[[1, 2, 0]])
+
+
+def test_new_head_leaves_the_classifier_as_it_started(file):
+    head, before = started(file[0], weights_new_head=True)
+    assert torch.equal(head, before)
+
+
+def test_other_operator_is_taken_only_when_asked_for(tmp_path):
+    state = create_model("tsm", "resnet18", 2, 3).state_dict()
+    content = {"state_dict": {f"module.base_model.{tsm_name(k)}": v for k, v in state.items() if "backbone" in k}}
+    content["state_dict"] |= {f"module.new_fc.{kind}": state[f"head.{kind}"] for kind in ("weight", "bias")}
+    torch.save(content, tmp_path / "tsm.pth")
+    with pytest.raises(InputError, match="shift"):
+        started(str(tmp_path / "tsm.pth"))
+    head, _ = started(str(tmp_path / "tsm.pth"), weights_other_operator=True)
+    assert torch.equal(head, state["head.weight"])
+
+
+def tsm_name(name):
+    return name.removeprefix("backbone.").replace("conv1.conv.", "conv1.net.")
