@@ -7,7 +7,6 @@ key answer at once. Exit codes: 0 done, 2 wrong input (one message, no traceback
 from __future__ import annotations
 
 import difflib
-import errno
 import os
 import re
 import sys
@@ -27,12 +26,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vsn_train import config as schema
-from vsn_train.errors import InputError, StoppedError
+from vsn_train.errors import InputError, StoppedError, refusal
 
 WRONG_INPUT = 2
 FAILED = 1
-# The system refuses to write: no place, no right, no such place.
-CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 
 
 def train() -> None:
@@ -121,14 +118,10 @@ def _run_command(name: str, work: Callable[[Any, dict[str, Any], Path], None]) -
 
 def _explain_refusal(command: str, error: OSError, run_folder: Path) -> int:
     """Say where the system refuses to write; anything else it says is a failure of the program."""
-    if error.errno not in CANNOT_WRITE:
+    message = refusal(error, run_folder)
+    if message is None:
         raise error
-    where = error.filename or run_folder
-    print(
-        f"vsn-{command}: cannot write {where}: {error.strerror}; make room, or choose another place with hydra.run.dir="
-        "FOLDER. Checkpoints that lie there are whole: resume=true goes on from them",
-        file=sys.stderr,
-    )
+    print(f"vsn-{command}: {message}", file=sys.stderr)
     return FAILED
 
 

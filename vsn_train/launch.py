@@ -27,7 +27,7 @@ from vsn_train import run
 from vsn_train.data.workers import die_with_parent
 from vsn_train.engine.distributed import launched_before, meet
 from vsn_train.engine.interrupts import CANCELLED, REQUEUE
-from vsn_train.errors import InputError, StoppedError
+from vsn_train.errors import InputError, StoppedError, refusal
 
 PEER_LOST = 3  # exit code of a process that ended because another one did; that one tells why
 
@@ -193,6 +193,8 @@ def _work_or_explain(command: str, outcome: Any, work: Callable[..., None], *arg
     """
     try:
         work(*arguments)
+    except KeyboardInterrupt:
+        sys.exit(CANCELLED)
     except (InputError, StoppedError) as error:
         code = error.code if isinstance(error, StoppedError) else 2
         # Most errors are everybody's; the first process tells, and torchrun's main one.
@@ -205,6 +207,9 @@ def _work_or_explain(command: str, outcome: Any, work: Callable[..., None], *arg
             return  # all processes end like this; the launcher is not to start them anew
         sys.exit(code)
     except Exception as error:
+        if isinstance(error, OSError) and (message := refusal(error, Path())):
+            print(f"{command}: {message}", file=sys.stderr)
+            sys.exit(1)
         if not re.search(
             "closed by peer|reset by peer|Broken pipe|failed to recv|Connection was likely closed", str(error)
         ):

@@ -142,7 +142,7 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
                 "flip_pairs": [list(pair) for pair in manifest.flip_pairs],
             }
 
-        saving = config.checkpoints
+        interrupts, saving = Interrupts(), config.checkpoints
         checkpoints = Checkpoints(
             folder, content, process.is_main, saving.every_steps, saving.every_minutes, saving.keep_best,
             saving.milestones,
@@ -150,7 +150,8 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
 
         def validate(position: Position) -> float:
             process.share_buffers(evaluation.model)
-            scores = evaluation("validate")
+            with interrupts.raised_at_once():  # only where nothing has been logged yet: the validation is done again
+                scores = evaluation("validate")
             name, epoch = protocol_name(config.validation, config.data), position.epoch + 1
             top1, top5 = scores.top1(), scores.top5()
             log.line(f"epoch {epoch}/{config.schedule.epochs}  val {describe(scores, name)}")
@@ -179,7 +180,6 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
                 network, gradient_as_bucket_view=runtime.gradient_as_bucket_view, static_graph=runtime.static_graph
             )
         started = time.monotonic()
-        interrupts = Interrupts()
         with interrupts.caught(), closing(loader), closing(evaluation.loader):
             if not position.step:
                 log.settings(flatten(stored))

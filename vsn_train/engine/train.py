@@ -60,9 +60,9 @@ def train(
     """Train from `position` to the end of the last epoch, or until `patience` epochs in a row have not been better.
 
     model: (B, T, C, H, W) -> (B, K), wrapped for several processes where there are several. validate: top-1 in percent
-    of the epoch that is about to end. mixup, cutmix: alphas, see `mix_clips`. Raises InputError when more than
-    max_bad_share of an epoch's videos cannot be read, and StoppedError before an update with a loss that is no number
-    and, after saving, when a signal asked for an end.
+    of the epoch that is about to end; it may raise `Interrupted`. mixup, cutmix: alphas, see `mix_clips`. Raises
+    InputError when more than max_bad_share of an epoch's videos cannot be read, and StoppedError before an update with
+    a loss that is no number and, after saving, when a signal asked for an end.
     """
     while position.epoch < epochs and not (patience and position.epochs_without_better >= patience):
         model.train()
@@ -128,8 +128,7 @@ def train(
         position.sums = meter.gather()
         log.line(f"epoch {position.epoch + 1}/{epochs}  train {summary(values)}  {position.unreadable} unreadable")
         try:
-            with interrupts.raised_at_once():
-                top1 = validate(position)
+            top1 = validate(position)
         except Interrupted:
             checkpoints.save(position)
             raise stopped_by(interrupts, checkpoints, None) from None
