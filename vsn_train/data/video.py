@@ -470,7 +470,8 @@ class _Decord:
         if not video._container.format.name.startswith(("mov", "matroska", "avi")):
             raise self._error(f"container {video._container.format.name}")
         self._open = lambda: decord.VideoReader(video.path, ctx=decord.cpu(0), num_threads=1, fault_tol=1e-9)
-        self._failures = (decord.DECORDError, decord.DECORDLimitReachedError, StopIteration, IndexError)
+        # RuntimeError: a file that it cannot open at all.
+        self._failures = (decord.DECORDError, decord.DECORDLimitReachedError, StopIteration, IndexError, RuntimeError)
         frame_map, codec = video._map, video._decoder.codec.canonical_name
         self._jumps = (
             frame_map is not None
