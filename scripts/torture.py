@@ -308,7 +308,7 @@ def main() -> int:
     parser.add_argument("--source", type=Path, help="mutate: videos to damage")
     parser.add_argument("--clips", type=int, default=1000)
     parser.add_argument("overrides", nargs="*", help="more key=value for vsn-train")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="torture"))
     folder.mkdir(parents=True, exist_ok=True)
     if arguments.what == "kill":
