@@ -2,7 +2,9 @@
 
     python scripts/benchmark.py model                        the pairs behind the speed claims, R50, 8 x 224 x 224
     python scripts/benchmark.py model sth/tsm tsm/tsn --mode forward train --batch 1 4 --compile off on
+    python scripts/benchmark.py loader /data/kinetics400/val /data/UCF-101   reading videos: training and tests
     python scripts/benchmark.py model sth:p=0.5,integration=sum/sth:textbook --device cuda --precision bf16
+    python scripts/benchmark.py eval ../clips/*.mp4 --protocols tencrop_10clip      a test, against view by view
 
 Everything that is compared runs in turns; reported are medians and the ratios within each round with their quartiles.
 Run it on a machine with nothing else to do.
@@ -12,13 +14,49 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from omegaconf import OmegaConf
 
-from vsn_train.analysis.speed import MODES, Setting, Workload, compare_models, hardware, time_models, write_results
+from vsn_train.analysis.loader_speed import (
+    Reading,
+    as_data,
+    clips_per_second,
+    compare_reading,
+    gather_videos,
+    growth_table,
+    memory_table,
+    reading_table,
+    together,
+    total_table,
+    worker_memory,
+)
+from vsn_train.analysis.speed import (
+    MODES,
+    Setting,
+    Workload,
+    compare_models,
+    hardware,
+    interleave,
+    markdown_table,
+    ratio,
+    time_models,
+    write_results,
+)
+from vsn_train.config import config_folder
+from vsn_train.data.inputs import find_videos
+from vsn_train.data.isolated import usable_cores
+from vsn_train.data.protocol import Protocol
+from vsn_train.engine.distributed import Process
+from vsn_train.engine.evaluate_speed import Test, peak_of_processes, score_decoding_once, score_view_by_view
 from vsn_train.errors import InputError
+from vsn_train.models import create_model
 from vsn_train.models.backbone import ARCHS
 
 # Operators against the network without one, STH against TSM, and each against its textbook form.
@@ -30,6 +68,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     model_arguments(commands.add_parser("model", help="forward pass and training step of networks, pair by pair"))
+    eval_arguments(commands.add_parser("eval", help="videos/s and memory of each protocol, against view by view"))
+    loader_arguments(commands.add_parser("loader", help="reading videos for training and for each protocol"))
     arguments = parser.parse_args()
     try:
         arguments.run(arguments)
@@ -93,6 +133,148 @@ def model(arguments: argparse.Namespace) -> None:
     facts["rounds"] = str(arguments.rounds)
     write_results(arguments.output, "Speed and memory of the networks", facts, "\n\n".join(parts), data)
     print(f"written: {arguments.output}.md and .json")
+
+
+def loader_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("videos", nargs="+", type=Path, help="files, or folders that are reported one by one")
+    parser.add_argument(
+        "--mode", nargs="+", choices=["train", *protocol_names()], default=["train", "center_1clip", "tencrop_10clip"]
+    )
+    parser.add_argument("--limit", type=int, default=20, help="videos of a folder, evenly spread")
+    parser.add_argument("--num-frames", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--no-copies", action="store_true", help="do not make fast-seek copies, in a temporary folder")
+    parser.add_argument("--workers", type=int, default=usable_cores(), help="for the total; 0: leave it out")
+    parser.add_argument("--memory", type=int, default=0, metavar="CLIPS", help="memory of a worker over so many clips")
+    parser.add_argument("--output", type=Path, default=Path("runs/benchmark/loader"), help="without .md and .json")
+    parser.set_defaults(run=loader)
+
+
+def loader(arguments: argparse.Namespace) -> None:
+    facts, parts, data = hardware(), [], []
+    facts["rounds"] = str(arguments.rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        copies = None if arguments.no_copies else Path(folder)
+        groups = [gather_videos(path, arguments.limit, copies) for path in arguments.videos]
+
+        def report(title: str, table: str) -> None:
+            parts.append(f"## {title}\n\n{table}")
+            print(parts[-1] + "\n", flush=True)
+
+        if copies:
+            report("Space of the fast-seek copies", growth_table(groups))
+        for mode in arguments.mode:
+            results = [
+                compare_reading(group, reading_of(mode, arguments.num_frames), arguments.rounds) for group in groups
+            ]
+            data += [row for result in results for row in as_data(result)]
+            report(f"{mode}, one core", reading_table(results + ([together(results)] if len(results) > 1 else [])))
+        training = Reading("train", arguments.num_frames)
+        if arguments.workers:
+            speeds = clips_per_second(groups, training, arguments.workers, clips=200)
+            data.append({"mode": "train", "workers": arguments.workers, "clips_per_s": speeds})
+            report("train, all workers together", total_table(speeds, arguments.workers))
+        if arguments.memory:
+            kinds = {"ours": [f for group in groups for f in group.files]}
+            kinds |= {"ours, copies": [f for group in groups for f in group.copies]} if copies else {}
+            memory = {name: worker_memory(files, training, arguments.memory) for name, files in kinds.items()}
+            data.append({"mode": "memory", "megabytes": memory})
+            report("Resident memory of one worker", memory_table(memory))
+    write_results(arguments.output, "Speed of reading videos", facts, "\n\n".join(parts), data)
+    print(f"written: {arguments.output}.md and .json")
+
+
+def reading_of(mode: str, num_frames: int) -> Reading:
+    """ "train", or a file of configs/protocol under the sizes of configs/data."""
+    if mode == "train":
+        return Reading("train", num_frames)
+    protocol = protocol_of(mode, 256, 224)
+    return Reading(mode, num_frames, protocol.placement, protocol.clips, protocol.crops, protocol.short_side,
+                   protocol.crop_size)  # fmt: skip
+
+
+# ---- Tests -----------------------------------------------------------------------------------------------------------
+
+
+def eval_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("videos", nargs="+", help="files, folders or patterns")
+    parser.add_argument("--protocols", nargs="+", choices=protocol_names(), default=protocol_names())
+    parser.add_argument("--operator", default="tsm", choices=("tsn", "tsm", "vsn_compact", "vsn_headtail", "sth"))
+    parser.add_argument("--arch", choices=ARCHS, default="resnet18")
+    parser.add_argument("--num-frames", type=int, default=8)
+    parser.add_argument("--size", type=int, default=112, help="crop in pixels; the short side is 8/7 of it")
+    parser.add_argument("--views-per-batch", type=int, default=16)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path, default=Path("runs/benchmark/eval"), help="without .md and .json")
+    parser.set_defaults(run=evaluation)
+
+
+def evaluation(arguments: argparse.Namespace) -> None:
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: this machine has no CUDA device; use --device cpu")
+    device = torch.device(arguments.device)
+    torch.manual_seed(0)
+    model = create_model(arguments.operator, arguments.arch, arguments.num_frames, num_classes=400).to(device)
+    if arguments.channels_last:
+        model.to(memory_format=torch.channels_last)
+    paths = find_videos(arguments.videos)
+    facts = hardware(arguments.device) | {
+        "network": f"{arguments.operator} {arguments.arch}, {arguments.num_frames} x {arguments.size} x "
+        f"{arguments.size}, {arguments.precision}{', channels last' if arguments.channels_last else ''}",
+        "videos": str(len(paths)),
+        "workers": str(arguments.workers),
+        "views per batch": str(arguments.views_per_batch),
+        "rounds": str(arguments.rounds),
+    }
+    rows, data = [], []
+    for name in arguments.protocols:
+        protocol = protocol_of(name, arguments.size * 8 // 7, arguments.size)
+        test = Test(
+            model, paths, arguments.num_frames, protocol, Process(0, 1, device),
+            torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16"),
+            arguments.views_per_batch, arguments.workers,
+        )  # fmt: skip
+        found: dict[str, np.ndarray] = {}
+        peaks: dict[str, list[int]] = {"once": [], "by view": []}
+
+        def run(way: str, score: Callable[[Test], np.ndarray], test: Test = test, found: Any = found,
+                peaks: Any = peaks) -> Callable[[], None]:  # fmt: skip
+            def action() -> None:
+                peak = peak_of_processes(lambda: found.update({way: score(test)}))
+                peaks[way].append(peak or 0)
+
+            return action
+
+        actions = {"once": run("once", score_decoding_once), "by view": run("by view", score_view_by_view)}
+        times = interleave(actions, arguments.rounds, warmup=0, device=arguments.device)
+        gain = ratio(times["by view"], times["once"])
+        error = float(np.abs(found["once"] - found["by view"]).max())
+        speeds = {way: len(paths) / float(np.median(times[way])) for way in times}
+        row = [name, str(protocol.views)] + [f"{speeds[way]:.3f}" for way in ("by view", "once")] + [str(gain)]
+        rows.append([*row, *(f"{max(peaks[way]) / 2**20:.0f}" for way in ("by view", "once")), f"{error:.1e}"])
+        print("  ".join(rows[-1]), flush=True)
+        data.append({"protocol": name, "views": protocol.views, "largest_difference": error,
+                     "seconds": {way: times[way].tolist() for way in times}, "peak_bytes": peaks})  # fmt: skip
+    header = ["protocol", "views", "by view, videos/s", "once, videos/s", "ratio (quartiles)", "by view, MiB",
+              "once, MiB", "largest difference"]  # fmt: skip
+    text = markdown_table(header, rows)
+    write_results(arguments.output, "Speed and memory of tests", facts, text, data)
+    print(f"\n{text}\n\nwritten: {arguments.output}.md and .json")
+
+
+def protocol_names() -> list[str]:
+    return sorted(path.stem for path in (config_folder() / "protocol").glob("*.yaml"))
+
+
+def protocol_of(name: str, short_side: int, crop_size: int) -> Protocol:
+    """A file of configs/protocol for a network of these sizes in pixels."""
+    sizes = {"data": {"short_side": short_side, "crop_size": crop_size}}
+    values = OmegaConf.merge(sizes, OmegaConf.load(config_folder() / "protocol" / f"{name}.yaml"))
+    return Protocol(values.clips, values.placement, values.crops, values.short_side, values.crop_size)
 
 
 if __name__ == "__main__":

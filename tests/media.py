@@ -136,3 +136,34 @@ def write_counting_folder(
         encoded = encode_png(picture) if path.suffix.lower() == ".png" else encode_jpeg(picture, quality=90)
         path.write_bytes(encoded.numpy().tobytes())
     return folder
+
+
+def write_packed_video(path: str | Path, num_frames: int, **options: object) -> Path:
+    """MPEG-4 with packed B-frames in AVI, as in HMDB51: a picture and the B-frame shown before it in one packet, and a
+    place holder in the next. options as for `write_counting_video`.
+    """
+    path = Path(path)
+    plain = write_counting_video(path.with_suffix(".plain.avi"), num_frames, codec="mpeg4", b_frames=1, **options)
+    with av.open(str(plain)) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        packets = [bytes(packet) for packet in source.demux(video=0) if packet.size]
+        vop = b"\0\0\1\xb6"
+        is_b = [packet[packet.find(vop) + 4] >> 6 == 2 for packet in packets]
+        packed: list[bytes] = []
+        for packet, b_frame in zip(packets, is_b, strict=True):
+            if b_frame:
+                packed[-1] += packet
+                packed.append(vop + b"\x50\0\x7f")
+            else:
+                packed.append(packet)
+        # What tells decoders that B-frames are packed.
+        place = packed[0].find(vop)
+        packed[0] = packed[0][:place] + b"\0\0\1\xb2DivX503b1393p" + packed[0][place:]
+        for number, data in enumerate(packed):
+            packet = av.Packet(data)
+            packet.stream, packet.time_base = stream, stream.time_base
+            packet.pts = packet.dts = number
+            packet.duration, packet.is_keyframe = 1, number == 0
+            target.mux(packet)
+    plain.unlink()
+    return path

@@ -87,7 +87,9 @@ def test_prediction_prints_bars_and_writes_json(ucf101_run, tmp_path):
         f"hydra.run.dir={tmp_path}/out",
     )
     assert result.code == 0, result.err
-    prediction = json.loads((tmp_path / "out" / "prediction.json").read_text())
+    facts = json.loads((tmp_path / "out" / "prediction.json").read_text())
+    assert facts["protocol"] == "tencrop_10clip"
+    (prediction,) = facts["predictions"]
     assert {each["name"] for each in prediction["classes"]} == {"SoccerJuggling", "ApplyEyeMakeup", "HandstandPushups"}
     assert sum(each["probability"] for each in prediction["classes"]) == pytest.approx(1)
     best = prediction["classes"][0]

@@ -39,12 +39,22 @@ def test_every_file_can_be_chosen_for_training(path):
 @pytest.mark.parametrize("protocol", sorted(path.stem for path in (CONFIGS / "protocol").glob("*.yaml")))
 @pytest.mark.parametrize("command", ["eval", "predict"])
 def test_every_protocol_can_be_chosen_for_a_test(command, protocol):
-    config = compose(command, f"protocol={protocol}", "data.crop_size=96")
-    assert config.protocol.crop_size == 96
-    assert config.protocol.clips * config.protocol.crops == {"center_1clip": 1, "center_2clip": 2}.get(protocol, 100)
+    config = compose(command, f"protocol={protocol}", "data.crop_size=96", "data.short_side=128")
+    chosen = OmegaConf.to_object(config.protocol)
+    assert chosen.crop_size == (128 if chosen.crops == 3 else 96)
+    views = {"center_1clip": 1, "center_2clip": 2, "fullres_3crop_2clip": 6, "threecrop_10clip": 30}
+    assert chosen.views == views.get(protocol, 100)
+    assert chosen.name(128, 96) == protocol
 
 
-@pytest.mark.parametrize(("dataset", "protocol"), [("motion", (1, 1)), ("motion_static", (1, 1)), ("ucf101", (10, 10))])
+@pytest.mark.parametrize(
+    ("dataset", "protocol"),
+    [
+        ("motion", (1, 1)), ("motion_static", (1, 1)), ("custom", (1, 1)), ("something_v1", (1, 1)),
+        ("something_v2", (2, 1)), ("jester", (2, 1)), ("kinetics400", (10, 10)), ("ucf101", (10, 10)),
+        ("hmdb51", (10, 10)),
+    ],
+)  # fmt: skip
 def test_the_default_protocol_follows_the_data_set_and_can_be_overridden(dataset, protocol):
     config = compose("train", f"dataset={dataset}")
     assert (config.protocol.clips, config.protocol.crops) == protocol

@@ -33,11 +33,13 @@ def refused(command: str, *arguments: str, cwd: Path) -> str:
         (["optimizer.lr=fast"], "optimizer.lr=fast: expected a number"),
         (["resume=perhaps"], "resume=perhaps: expected true or false"),
         (["backbone=tsmm"], "backbone=tsmm: no such choice; expected one of sth, tsm, tsn, vsn_compact, vsn_headtail"),
-        (["dataset=ucf"], "dataset=ucf: no such choice; expected one of motion, motion_static, ucf101"),
+        (["dataset=ucf"], "dataset=ucf: no such choice; expected one of custom, hmdb51, jester, kinetics400, motion, "),
         (["runtime.device=gpu"], "runtime.device=gpu: expected one of auto, cpu, cuda"),
+        (["data.modality=depth"], "data.modality=depth: expected one of rgb, flow"),
+        (["data.modality=flow", "augment.hue=0.1"], "augment.hue=0.1 with data.modality=flow: flow has no colours"),
         (["data.batch_size=0"], "data.batch_size=0: expected a number above 0"),
         (["data.short_side=20"], "short_side=20 is smaller than protocol.crop_size="),
-        (["protocol.crops=3"], "protocol.crops=3: expected one of 1, 10"),
+        (["protocol.crops=4"], "protocol.crops=4: expected one of 1, 3, 5, 10"),
         (["backbone.arch=resnet19"], "arch 'resnet19': expected one of resnet18, resnet34, resnet50"),
         (["weights=nowhere.pth"], "nowhere.pth: no such file"),
         (["weights=any.pth", "weights_class_order=nowhere.txt"], "weights_class_order=nowhere.txt: no such file"),
@@ -120,6 +122,8 @@ def test_arguments_that_do_not_fit_the_checkpoint(ucf101_run, motion_cache, tmp_
     )
     assert "was trained with 4; leave backbone.num_frames out" in text
     assert "backbone.operator=tsn" in refused("vsn-eval", checkpoint, out, "backbone.operator=tsn", cwd=cwd)
+    assert "data.modality=flow, but" in (text := refused("vsn-eval", checkpoint, out, "data.modality=flow", cwd=cwd))
+    assert "was trained on rgb; leave data.modality out, or take a checkpoint" in text
     assert "motion has 12 classes and" in refused("vsn-eval", checkpoint, out, "dataset=motion", *motion_cache, cwd=cwd)
     assert "unknown key 'dataset.variant'" in refused("vsn-eval", checkpoint, "dataset.variant=x", cwd=cwd)
     assert "cannot read nowhere.mp4" in refused("vsn-predict", checkpoint, "video=nowhere.mp4", cwd=cwd)
@@ -137,3 +141,23 @@ def test_help_and_mistakes_are_answered_before_torch_is_imported(arguments, tmp_
         assert "backbone   sth, tsm, tsn, vsn_compact, vsn_headtail\n" in result.out
         assert "_schema" not in result.out
     assert time.perf_counter() - started < 30  # far above what it takes: only a hang fails
+
+
+def test_official_files_of_another_data_set(tmp_path_factory):
+    top, cwd = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("cwd")
+    values = ["dataset=jester", f"dataset.root={top}", *SMALL]
+    (top / "kinetics-400_val.csv").touch()
+    assert "found no jester-v1-labels.csv in" in (text := refused("vsn-train", *values, cwd=cwd))
+    assert "only kinetics-400_val.csv; unpack the official annotation files there, or name their folder with" in text
+    (top / "jester-v1-labels.csv").write_text("Swiping Left\nSwiping Right\n")
+    (top / "jester-v1-train.csv").write_text("1;Swiping Left\n2;Holding something\n")
+    message = (
+        f"{top}/jester-v1-train.csv line 2: class 'Holding something' is not one of the 2 classes of jester-v1-lab"
+    )
+    assert message in refused("vsn-train", *values, cwd=cwd)
+    assert "dataset.class_order=alphabetic: expected one of official, sorted" in refused(
+        "vsn-train", *values, "dataset.class_order=alphabetic", cwd=cwd
+    )
+    assert "dataset.split=4: expected one of 1, 2, 3" in refused(
+        "vsn-train", "dataset=hmdb51", "dataset.split=4", cwd=cwd
+    )

@@ -60,7 +60,7 @@ def predict() -> None:
     """Entry point of vsn-predict."""
 
     def work(config: schema.Predict, stored: dict[str, Any], run_folder: Path) -> None:
-        schema.check_eval(config)
+        schema.check_predict(config)
         from vsn_train.run import predict
 
         predict(config, run_folder)

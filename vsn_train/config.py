@@ -13,6 +13,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from vsn_train.data.protocol import Protocol
 from vsn_train.errors import InputError
 
 
@@ -35,9 +36,33 @@ class Motion(Dataset):
 
 
 @dataclass
-class Ucf101(Dataset):
+class Official(Dataset):
+    """A data set as its authors distribute it: Something-Something V1 and V2, Jester, Kinetics-400."""
+
+    annotations: str | None = None  # folder of the official lists; null: they lie in or beside `root`
+    class_order: str = "official"  # or "sorted" by name, for checkpoints that were trained on sorted lists
+    max_missing_share: float = 0.0  # of a split's listed videos; where more are missing, nothing is started
+    count_frames: bool = False  # count every video's frames first, once; training then need not list frame folders
+
+
+@dataclass
+class OfficialSplits(Official):
+    """UCF101, HMDB51."""
+
     split: int = 1  # official split: 1, 2 or 3
-    annotations: str | None = None  # folder of the official lists; null: ucfTrainTestlist in or beside `root`
+
+
+@dataclass
+class Custom(Dataset):
+    """Lists of path,label[,num_frames], or folders of classes; all paths are relative to `root`."""
+
+    train: str | None = None  # list or folder; null: train.csv, train.txt or train/
+    val: str | None = None  # likewise
+    test: str | None = None  # likewise; may lack labels
+    classes: str | None = None  # file with a class name a line, in index order; null: what the training list names
+    flip_pairs: list[list[str]] = field(default_factory=list)  # pairs of class names that a mirror exchanges
+    max_missing_share: float = 0.0
+    count_frames: bool = False
 
 
 @dataclass
@@ -71,22 +96,11 @@ class Sth(Backbone):
 
 
 @dataclass
-class Protocol:
-    """Which views of a video are averaged at test time."""
-
-    clips: int = MISSING  # clips per video
-    placement: str = MISSING  # "uniform": T segments of the whole video; "dense": windows of 64 frames
-    crops: int = MISSING  # 1 centre; 10 corners and centre, each also mirrored
-    average: str = "logits"  # "logits" or "probabilities"
-    short_side: int = MISSING  # pixels, after resizing
-    crop_size: int = MISSING  # pixels
-
-
-@dataclass
 class Data:
     batch_size: int = 8  # videos per process and step
     workers: int = 2  # loader processes per training process
-    decoder: str = "auto"  # "auto", "decord" or "pyav"
+    decoder: str = "auto"  # "auto", "decord", "pyav" or "torchcodec"
+    modality: str = "rgb"  # "rgb", or "flow": optical flow from folders of x and y pictures
     sampling: str = "uniform"  # frames of a training clip: "uniform" segments, or a "dense" window of 64 frames
     short_side: int = 256  # pixels: the test's resize
     crop_size: int = 224  # pixels: what the network sees
@@ -99,7 +113,8 @@ class Augment:
     """What training does to a clip. One draw serves all its frames."""
 
     crop: str = "multiscale"  # "multiscale" (TSN), "random_resized" (Inception) or "center" (as in a test)
-    scales: list[float] = field(default_factory=lambda: [1.0, 0.875, 0.75, 0.66])  # multiscale: crop / short side
+    # multiscale: crop / short side; null: TSN's, which are 1, 0.875, 0.75 and, for RGB, 0.66
+    scales: list[float] | None = None
     area: list[float] = field(default_factory=lambda: [0.08, 1.0])  # random_resized: least and largest share of a frame
     aspect: list[float] = field(default_factory=lambda: [0.75, 1.3333])  # random_resized: width / height, from and to
     flip: bool = True  # mirror every second clip; the label follows the data set's flip pairs
@@ -219,6 +234,7 @@ class Train:
         default_factory=lambda: Protocol(**_interpolations("protocol", Protocol))
     )
     data: Data = MISSING
+    on_bad_video: str = "error"  # in validation: "error", or count it as "wrong"
     augment: Augment = MISSING
     optimizer: Optimizer = MISSING
     schedule: Schedule = MISSING
@@ -229,6 +245,11 @@ class Train:
 @dataclass
 class Eval:
     checkpoint: str = MISSING
+    split: str = "val"  # "val", "test" (where a data set has one), or "train"
+    resume: bool = False  # go on with an evaluation that was interrupted
+    on_bad_video: str = "error"  # a video that cannot be read ends the evaluation ("error") or counts as "wrong"
+    keep_views: str = "auto"  # each view's scores in scores.npz: "always", "never", "auto" (up to 512 MB of them)
+    report: bool = True  # write report.html
     dataset: Any = MISSING
     backbone: Any = MISSING
     protocol: Protocol = MISSING
@@ -239,8 +260,10 @@ class Eval:
 @dataclass
 class Predict:
     checkpoint: str = MISSING
-    video: str = MISSING
-    top_k: int = 5
+    video: Any = MISSING  # file, folder of videos, glob, or a list of these: [a.mp4,b.mp4]
+    start: float = 0.0  # seconds: where the part to look at begins
+    end: float | None = None  # seconds: where it ends; null: with the video
+    top_k: int = 5  # classes in prediction.json
     backbone: Any = MISSING
     protocol: Protocol = MISSING
     data: Data = MISSING
@@ -248,7 +271,17 @@ class Predict:
 
 
 # What a checkpoint's "dataset", "backbone" and "schedule" entries are, by the name that they carry.
-DATASETS: dict[str, type[Dataset]] = {"motion": Motion, "motion_static": Motion, "ucf101": Ucf101}
+DATASETS: dict[str, type[Dataset]] = {
+    "motion": Motion,
+    "motion_static": Motion,
+    "something_v1": Official,
+    "something_v2": Official,
+    "jester": Official,
+    "kinetics400": Official,
+    "ucf101": OfficialSplits,
+    "hmdb51": OfficialSplits,
+    "custom": Custom,
+}
 BACKBONES: dict[str, type[Backbone]] = {
     "tsn": Backbone,
     "tsm": Tsm,
@@ -273,7 +306,7 @@ def register_schemas() -> None:
     for name, node in {"train": Train, "eval": Eval, "predict": Predict}.items():
         store.store(name=f"{name}_schema", node=node)
     groups: dict[str, dict[str, Any]] = {
-        "dataset": {"motion": Motion, "ucf101": Ucf101},
+        "dataset": {"motion": Motion, "official": Official, "official_splits": OfficialSplits, "custom": Custom},
         "backbone": BACKBONES,
         "protocol": {"protocol": Protocol},
         "data": {"data": Data},
@@ -330,11 +363,13 @@ def _type_of(config: dict[str, Any], group: str, key: str, types: dict[str, Any]
 def check_train(config: Train) -> None:
     """Raise InputError for values that the types allow and the work does not."""
     _check_common(config.data, config.runtime)
+    _check_dataset(config.dataset)
     _check_protocol("protocol", config.protocol)
     _check_protocol("validation", config.validation)
     _positive("backbone.num_frames", config.backbone.num_frames)
     _between("backbone.dropout", config.backbone.dropout, 0, 1, "below 1")
     _choice("data.sampling", config.data.sampling, ("uniform", "dense"))
+    _choice("on_bad_video", config.on_bad_video, ("error", "wrong"))
     _between("data.max_bad_share", config.data.max_bad_share, 0, 1, "at most 1")
     _choice("schedule.shape", config.schedule.shape, ("step", "multistep", "cosine"))
     _choice("schedule.per", config.schedule.per, ("step", "epoch"))
@@ -380,12 +415,12 @@ def check_train(config: Train) -> None:
                 f"schedule.milestones={config.schedule.milestones}: expected shares of schedule.epochs between 0 and "
                 "1; epochs are given with schedule=multistep"
             )
-    _check_augment(config.augment)
+    _check_augment(config.augment, config.data.modality)
 
 
-def _check_augment(augment: Augment) -> None:
+def _check_augment(augment: Augment, modality: str) -> None:
     _choice("augment.crop", augment.crop, ("multiscale", "random_resized", "center"))
-    if not augment.scales or not all(0 < scale <= 1 for scale in augment.scales):
+    if augment.scales is not None and not (augment.scales and all(0 < scale <= 1 for scale in augment.scales)):
         raise InputError(f"augment.scales={augment.scales}: expected one or more numbers above 0 and at most 1")
     if len(augment.area) != 2 or not 0 < augment.area[0] <= augment.area[1] <= 1:
         raise InputError(f"augment.area={augment.area}: expected [least, largest], both above 0 and at most 1")
@@ -396,15 +431,34 @@ def _check_augment(augment: Augment) -> None:
     for key in ("rand_augment", "brightness", "contrast", "saturation", "mixup", "cutmix"):
         if getattr(augment, key) < 0:
             raise InputError(f"augment.{key}={getattr(augment, key)}: expected zero or more")
+    for key in ("rand_augment", "brightness", "contrast", "saturation", "hue"):
+        if modality == "flow" and getattr(augment, key):
+            raise InputError(
+                f"augment.{key}={getattr(augment, key)} with data.modality=flow: flow has no colours; set it to 0"
+            )
 
 
-def check_eval(config: Eval | Predict) -> None:
+def check_eval(config: Eval) -> None:
+    _check_common(config.data, config.runtime)
+    if isinstance(config, Eval):
+        _check_dataset(config.dataset)
+    _check_protocol("protocol", config.protocol)
+    _choice("split", config.split, ("train", "val", "test"))
+    _choice("on_bad_video", config.on_bad_video, ("error", "wrong"))
+    _choice("keep_views", config.keep_views, ("always", "never", "auto"))
+
+
+def check_predict(config: Predict) -> None:
     _check_common(config.data, config.runtime)
     _check_protocol("protocol", config.protocol)
+    _positive("top_k", config.top_k)
+    if config.start < 0 or (config.end is not None and config.end <= config.start):
+        raise InputError(f"start={config.start} end={config.end}: expected seconds with 0 <= start < end")
 
 
 def _check_common(data: Data, runtime: Runtime) -> None:
-    _choice("data.decoder", data.decoder, ("auto", "decord", "pyav"))
+    _choice("data.decoder", data.decoder, ("auto", "decord", "pyav", "torchcodec"))
+    _choice("data.modality", data.modality, ("rgb", "flow"))
     _choice("runtime.device", runtime.device, ("auto", "cpu", "cuda"))
     _choice("runtime.precision", runtime.precision, ("auto", "fp32", "bf16", "fp16"))
     _positive("runtime.devices", runtime.devices)
@@ -419,10 +473,19 @@ def _check_common(data: Data, runtime: Runtime) -> None:
         _not_negative(key, value)
 
 
+def _check_dataset(dataset: Dataset) -> None:
+    if isinstance(dataset, Official):
+        _choice("dataset.class_order", dataset.class_order, ("official", "sorted"))
+    if isinstance(dataset, OfficialSplits):
+        _choice("dataset.split", dataset.split, (1, 2, 3))
+    if isinstance(dataset, Official | Custom):
+        _between("dataset.max_missing_share", dataset.max_missing_share, 0, 1, "at most 1")
+
+
 def _check_protocol(name: str, protocol: Protocol) -> None:
     _positive(f"{name}.clips", protocol.clips)
     _choice(f"{name}.placement", protocol.placement, ("uniform", "dense"))
-    _choice(f"{name}.crops", protocol.crops, (1, 10))
+    _choice(f"{name}.crops", protocol.crops, (1, 3, 5, 10))
     _choice(f"{name}.average", protocol.average, ("logits", "probabilities"))
     _positive(f"{name}.crop_size", protocol.crop_size)
     if protocol.short_side < protocol.crop_size:

@@ -35,7 +35,9 @@ PEER_LOST = 3  # exit code of a process that ended because another one did; that
 def launch_train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> None:
     """Train in this process, or in runtime.devices local ones."""
     # Absolute paths: the config goes into checkpoints, which are used from other folders.
-    stored["dataset"]["root"] = os.path.abspath(os.path.expanduser(config.dataset.root))
+    for key in ("root", "annotations"):
+        if value := getattr(config.dataset, key, None):
+            stored["dataset"][key] = os.path.abspath(os.path.expanduser(value))
     restarts = config.runtime.restarts
     _launch("vsn-train", run.train, config.runtime.devices, restarts, config, stored, run_folder.absolute())
 

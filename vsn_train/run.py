@@ -10,7 +10,7 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
@@ -27,29 +27,35 @@ from torch.optim.swa_utils import AveragedModel
 
 from vsn_train import __version__
 from vsn_train import config as schema
-from vsn_train.analysis.scores import Scores
+from vsn_train.analysis.report import write_report
+from vsn_train.analysis.results import save_results
+from vsn_train.analysis.scores import Scores, softmax
+from vsn_train.analysis.strip import draw_prediction, jpeg_frames
 from vsn_train.data.augment import Augmentation
+from vsn_train.data.datasets.custom import load_custom
+from vsn_train.data.datasets.hmdb51 import load_hmdb51
+from vsn_train.data.datasets.jester import load_jester
+from vsn_train.data.datasets.kinetics400 import load_kinetics400
 from vsn_train.data.datasets.motion import load_motion
+from vsn_train.data.datasets.something_v1 import load_something_v1
+from vsn_train.data.datasets.something_v2 import load_something_v2
 from vsn_train.data.datasets.ucf101 import load_ucf101
-from vsn_train.data.loader import (
-    Batch,
-    EpochBatches,
-    TestVideos,
-    TrainingClips,
-    read_test_video,
-    test_loader,
-    training_loader,
-)
-from vsn_train.data.manifest import Manifest, mirrored_labels
-from vsn_train.data.transforms import normalize
+from vsn_train.data.frame_counts import count_frames
+from vsn_train.data.inputs import GivenVideos, find_videos
+from vsn_train.data.loader import Batch, EpochBatches, TestVideos, TrainingClips, test_loader, training_loader
+from vsn_train.data.manifest import Manifest, mirrored_labels, sort_classes
+from vsn_train.data.protocol import Protocol
+from vsn_train.data.transforms import CROP_SCALES, normalize
+from vsn_train.data.video import VideoError
 from vsn_train.data.workers import BadVideo, Loader
 from vsn_train.engine.check import describe_batch, loader_rate, model_rate, save_contact_sheet, what_limits
 from vsn_train.engine.checkpoint import Checkpoints, Position, file_hash, load_checkpoint, newest_checkpoint
 from vsn_train.engine.distributed import Process, join_processes, launch_id, launched_before
-from vsn_train.engine.evaluate import score_videos, video_groups
+from vsn_train.engine.evaluate import Found, mean_of_views, score_videos, video_groups
 from vsn_train.engine.interrupts import Interrupts
 from vsn_train.engine.log import QUARANTINE, RunLog
 from vsn_train.engine.optim import Schedule, build_adamw, build_average, build_sgd, lr_factor, scaled_lr
+from vsn_train.engine.parts import ScoreParts
 from vsn_train.engine.pictures import confusion_picture
 from vsn_train.engine.speed import (
     allow_tf32,
@@ -82,10 +88,10 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
     """
     options, runtime = config.optimizer, config.runtime
     with join_processes(runtime.device, runtime.threads) as process:
-        manifest = load_manifest(config.dataset, "train", process)
-        val_manifest = load_manifest(config.dataset, "val", process)
+        manifest = load_manifest(config.dataset, "train", process, config.data)
+        val_manifest = load_manifest(config.dataset, "val", process, config.data)
         torch.manual_seed(config.seed)
-        model = build_model(config.backbone, len(manifest.class_names)).to(process.device)
+        model = build_model(config.backbone, len(manifest.class_names), config.data.modality).to(process.device)
         weights = start_weights(model, config, manifest.class_names)
         batches = EpochBatches(
             len(manifest), config.data.batch_size, process.rank, process.world_size, config.seed, options.accumulate
@@ -140,6 +146,7 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
                 "config": stored,
                 "class_names": list(manifest.class_names),
                 "flip_pairs": [list(pair) for pair in manifest.flip_pairs],
+                "flips_allowed": manifest.flips_allowed,
             }
 
         interrupts, saving = Interrupts(), config.checkpoints
@@ -150,13 +157,14 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
 
         def validate(position: Position) -> float:
             process.share_buffers(evaluation.model)
+            name = config.validation.name(config.data.short_side, config.data.crop_size)
             with interrupts.raised_at_once():  # only where nothing has been logged yet: the validation is done again
-                scores = evaluation("validate")
-            name, epoch = protocol_name(config.validation, config.data), position.epoch + 1
+                scores = evaluation("validate", {"protocol": {"name": name, **asdict(config.validation)}})
+            epoch = position.epoch + 1
             top1, top5 = scores.top1(), scores.top5()
             log.line(f"epoch {epoch}/{config.schedule.epochs}  val {describe(scores, name)}")
             log.metrics(
-                "val", epoch, position.step, loss=cross_entropy(scores), top1=top1, top5=top5, n=len(scores),
+                "val", epoch, position.step, loss=scores.loss(), top1=top1, top5=top5, n=len(scores),
                 protocol=name, manifest=val_manifest.content_hash(), checkpoint=f"epoch {epoch}",
             )  # fmt: skip
             log.picture("confusion", position.step, confusion_picture(scores.confusion()))
@@ -169,6 +177,11 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
             f"{len(manifest.class_names)} classes, {process.world_size} process(es) on {process.device.type}, "
             f"run folder {run_folder}"
         )
+        for each in (manifest, val_manifest):
+            if process.is_main and (line := note_missing(each, run_folder)):
+                log.line(line)
+        if config.augment.flip and not manifest.flips_allowed:
+            log.line("training without mirrors: they would change classes into ones that are not known (flip pairs)")
         log.line(f"weights: {weights}" if not found else f"resumed {describe_position(position, len(batches))}")
         for line in (*notes, *reasons, describe_step(config, batches, lr, process)):
             log.line(line)
@@ -219,100 +232,192 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
 
 
 def evaluate(config: schema.Eval, run_folder: Path) -> None:
-    """vsn-eval in this process: writes eval/<protocol>/{metrics.json,scores.npz} into the run folder."""
+    """vsn-eval in this process: writes eval/<protocol>/{metrics.json,scores.npz,report.html} into the run folder."""
     checkpoint = load_checkpoint(Path(config.checkpoint))
     with join_processes(config.runtime.device, config.runtime.threads) as process:
-        manifest = load_manifest(config.dataset, "val", process)
+        manifest = load_manifest(config.dataset, config.split, process, config.data)
         check_classes(manifest, checkpoint["class_names"], config.checkpoint)
-        model = model_of(checkpoint, config.backbone, config.checkpoint).to(process.device)
+        model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
         use_channels_last(model, config.runtime, process)
-        autocast = autocast_for(config.runtime.precision, process.device)
-        scores = Evaluation(model, manifest, config.protocol, config, process, autocast)("evaluate")
-        if not process.is_main:
-            return
-        name = protocol_name(config.protocol, config.data)
-        hashes = {"manifest": manifest.content_hash(), "checkpoint": file_hash(Path(config.checkpoint))}
+        trained = OmegaConf.create(checkpoint["config"]).data  # a size changed on the command line shows in the name
+        name = config.protocol.name(trained.short_side, trained.crop_size)
         facts = {
             "dataset": manifest.name,
             "split": manifest.split,
+            "official_split": getattr(config.dataset, "split", None),  # of UCF101 and HMDB51
+            "missing": len(manifest.missing),
             "protocol": {"name": name, **asdict(config.protocol)},
             "num_frames": config.backbone.num_frames,
             "epoch": checkpoint["epoch"],
-            **hashes,
+            "manifest": manifest.content_hash(),
+            "checkpoint": file_hash(Path(config.checkpoint)),
+            "computed": {
+                "device": process.device.type,
+                "precision": config.runtime.precision,
+                "views_per_batch": config.runtime.views_per_batch,
+            },
             "versions": versions(),
         }
-        folder = run_folder / "eval" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        replace(scores, facts=facts).save(folder / "scores.npz")
-        metrics = {"split": "test", "epoch": checkpoint["epoch"], "step": checkpoint["step"]}
-        metrics |= {"loss": cross_entropy(scores), "top1": scores.top1(), "top5": scores.top5(), "n": len(scores)}
-        (folder / "metrics.json").write_text(json.dumps(metrics | facts, indent=2) + "\n")
-        rows = [
-            ("data set", "split", "protocol", "top-1 %", "top-5 %", "videos"),
-            (manifest.name, manifest.split, name, f"{scores.top1():.2f}", f"{scores.top5():.2f}", str(len(scores))),
-        ]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-        print(f"checkpoint {config.checkpoint}: epoch {checkpoint['epoch']}, {hashes['checkpoint']}")
-        print(f"manifest {hashes['manifest']}")
-        print(f"run folder {run_folder}: eval/{name}/metrics.json, scores.npz")
+        folder = run_folder / "eval" / (name if config.split == "val" else f"{name}_{config.split}")
+        parts = ScoreParts(folder / "parts", facts)
+        if process.is_main and not config.resume:
+            parts.remove()
+        done: Found = dict(parts.read()) if process.is_main else {}
+        finished = process.gather(list(done))[0]  # also: nobody writes a part before the old ones are gone
+        autocast = autocast_for(config.runtime.precision, process.device)
+        evaluation = Evaluation(
+            model, manifest, config.protocol, config, process, autocast,
+            keep_views=views_are_kept(config, len(manifest), len(manifest.class_names)), done=finished,
+        )  # fmt: skip
+        scores = evaluation("evaluate", facts, parts, done)
+        if process.is_main:
+            save_results(folder, scores, {"epoch": checkpoint["epoch"], "step": checkpoint["step"]})
+            parts.remove()
+            if config.report:
+                details: dict[str, Any] = {"config": OmegaConf.to_yaml(OmegaConf.structured(config))}
+                details["environment"] = environment()
+                write_report(folder / "report.html", scores, frames_of(manifest, config.data), details)
+            print(f"checkpoint {config.checkpoint}: epoch {checkpoint['epoch']}, {facts['checkpoint']}")
+            print(f"manifest {facts['manifest']}")
+            if line := note_missing(manifest, folder):
+                print(line)
+            written = sorted(path.name for path in folder.iterdir())
+            print(f"run folder {run_folder}: {folder.relative_to(run_folder)}/ {', '.join(written)}")
 
 
 def predict(config: schema.Predict, run_folder: Path) -> None:
-    """vsn-predict: prints the best classes of one video and writes prediction.json."""
+    """vsn-predict: prints the best classes of each video; writes prediction.json and a picture of each.
+
+    Raises VideoError for a single video that cannot be read; of several, InputError after the others are done.
+    """
     checkpoint = load_checkpoint(Path(config.checkpoint))
     protocol, names = config.protocol, checkpoint["class_names"]
+    check_mirrors(protocol, checkpoint.get("flips_allowed", True), "the checkpoint's data set")
+    paths = find_videos(config.video)
     with join_processes(config.runtime.device, config.runtime.threads) as process:
-        model = model_of(checkpoint, config.backbone, config.checkpoint).to(process.device)
+        model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
         use_channels_last(model, config.runtime, process)
-        video = read_test_video(
-            Path(config.video), model.num_frames, protocol.clips, protocol.placement, protocol.short_side,
-            config.data.decoder,
+        videos = GivenVideos(
+            paths, model.num_frames, protocol.clips, protocol.placement, protocol.short_side, config.data.decoder,
+            config.data.modality, config.start, config.end,
         )  # fmt: skip
-        mirrored = mirrored_labels(len(names), checkpoint["flip_pairs"])
-        scores = score_videos(
-            model, [[video]], 1, process, mirrored_labels=mirrored, title="predict",
-            autocast=autocast_for(config.runtime.precision, process.device), **view_options(protocol, config.runtime),
-        )[0]  # fmt: skip
-    probabilities = scores if protocol.average == "probabilities" else softmax(scores)
-    best = np.argsort(-probabilities, kind="stable")[: config.top_k]
-    width = max(len(names[index]) for index in best)
-    for index in best:
-        share = float(probabilities[index])
-        print(f"{names[index]:<{width}}  {100 * share:5.1f} %  {'█' * round(40 * share)}")
-    run_folder.mkdir(parents=True, exist_ok=True)
-    prediction = {
-        "video": config.video,
-        "checkpoint": config.checkpoint,
-        "protocol": protocol_name(protocol, config.data),
-        "classes": [{"name": names[index], "index": int(index), "probability": float(probabilities[index])}
-                    for index in best],
-    }  # fmt: skip
+        workers = config.data.workers if len(paths) > 1 else 0
+        trained = OmegaConf.create(checkpoint["config"]).data
+        protocol_name = protocol.name(trained.short_side, trained.crop_size)
+        predictions: list[dict[str, Any]] = []
+        for path, (video,) in zip(paths, test_loader(videos, [[i] for i in range(len(paths))], workers), strict=True):
+            found = score_videos(
+                model, [[video]], 1, process, lambda results: None, protocol=protocol,
+                mirrored_labels=mirrored_labels(len(names), checkpoint["flip_pairs"]),
+                views_per_batch=config.runtime.views_per_batch, keep_views=False,
+                on_bad_video="error" if len(paths) == 1 else "wrong",
+                autocast=autocast_for(config.runtime.precision, process.device), title="",
+            )[video.index]  # fmt: skip
+            if isinstance(found, BadVideo):
+                predictions.append({"video": str(path), "error": found.cause})
+                continue
+            shares = found[0] if protocol.average == "probabilities" else softmax(found[0])
+            best = [(names[index], int(index), float(shares[index])) for index in np.argsort(-shares, kind="stable")]
+            run_folder.mkdir(parents=True, exist_ok=True)
+            picture = run_folder / (f"{len(predictions):04d}_{path.stem}.png" if len(paths) > 1 else "prediction.png")
+            draw_prediction(picture, path, video, best[:5], protocol_name)
+            print_bars(str(path) if len(paths) > 1 else "", best[: config.top_k])
+            classes = [{"name": name, "index": index, "probability": share} for name, index, share in best]
+            clips = video.numbers[video.clips].tolist()
+            predictions.append(
+                {"video": str(path), "frames": clips, "picture": picture.name, "classes": classes[: config.top_k]}
+            )
+    facts = {"checkpoint": config.checkpoint, "protocol": protocol_name, "start": config.start, "end": config.end}
     path = run_folder / "prediction.json"
-    path.write_text(json.dumps(prediction, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"written: {path}")
+    run_folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        json.dumps(facts | {"predictions": predictions}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    print(f"written: {path} and {len(predictions)} picture{'s' if len(predictions) > 1 else ''}")
+    if bad := [each for each in predictions if "error" in each]:
+        raise InputError(
+            f"{len(bad)} of {len(paths)} videos could not be read, first {bad[0]['video']}: {bad[0]['error']}; the "
+            f"others are in {path}"
+        )
 
 
-def load_manifest(dataset: schema.Dataset, split: str, process: Process) -> Manifest:
+def print_bars(title: str, best: list[tuple[str, int, float]]) -> None:
+    """title: a line above, where there is one. best: (name, index, share) of the classes to show."""
+    if title:
+        print(title)
+    width = max(len(name) for name, _, _ in best)
+    for name, _, share in best:
+        print(f"{name:<{width}}  {100 * share:5.1f} %  {'█' * round(40 * share)}")
+
+
+def load_manifest(dataset: schema.Dataset, split: str, process: Process, data: schema.Data | None = None) -> Manifest:
+    """data: for counting frames, where dataset.count_frames asks for it; None leaves that out."""
+    manifest = read_manifest(dataset, split, process)
+    if data is None or isinstance(dataset, schema.Motion) or not getattr(dataset, "count_frames", False):
+        return manifest
+    counted: Manifest | None = None
+    unreadable: list[str] = []
+    if process.is_main:
+        counted, unreadable = count_frames(manifest, data.modality, max(data.workers, 1))
+    for cause in unreadable[:3]:
+        print(f"cannot read {cause}", file=sys.stderr)
+    if len(unreadable) > 3:
+        print(f"and {len(unreadable) - 3} more {split} videos cannot be read", file=sys.stderr)
+    counts = process.gather(None if counted is None else counted.num_frames)[0]
+    return replace(manifest, num_frames=counts)
+
+
+def read_manifest(dataset: schema.Dataset, split: str, process: Process) -> Manifest:
     root = Path(dataset.root).expanduser()
     if isinstance(dataset, schema.Motion):
         return load_motion(
             root, split, dataset.variant, dataset.seed, dataset.train_videos, dataset.val_videos, dataset.size,
             dataset.num_frames, progress=process.is_main,
         )  # fmt: skip
-    assert isinstance(dataset, schema.Ucf101)
+    if isinstance(dataset, schema.Custom):
+        lists = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
+        classes = root / dataset.classes if dataset.classes else None
+        return load_custom(root, split, lists, classes, dataset.flip_pairs, dataset.max_missing_share)
+    assert isinstance(dataset, schema.Official)
     annotations = Path(dataset.annotations).expanduser() if dataset.annotations else None
-    return load_ucf101(root, split, dataset.split, annotations)
+    share = dataset.max_missing_share
+    if isinstance(dataset, schema.OfficialSplits):
+        load_split = {"ucf101": load_ucf101, "hmdb51": load_hmdb51}[dataset.name]
+        manifest = load_split(root, split, dataset.split, annotations, share)
+    else:
+        load = {
+            "something_v1": load_something_v1,
+            "something_v2": load_something_v2,
+            "jester": load_jester,
+            "kinetics400": load_kinetics400,
+        }[dataset.name]
+        manifest = load(root, split, annotations, share)
+    return sort_classes(manifest) if dataset.class_order == "sorted" else manifest
 
 
-def augmentation_of(augment: schema.Augment, data: schema.Data) -> Augmentation:
-    per_clip = {key: value for key, value in asdict(augment).items() if key not in ("mixup", "cutmix")}
-    return Augmentation(crop_size=data.crop_size, short_side=data.short_side, **per_clip)
+def note_missing(manifest: Manifest, folder: Path) -> str:
+    """Write missing_<split>.txt, the listed videos that are not there; the line for the log, empty if all are."""
+    path = folder / f"missing_{manifest.split}.txt"
+    if not manifest.missing:
+        path.unlink(missing_ok=True)  # of an evaluation before the folder was completed
+        return ""
+    path.write_text("".join(f"{each}\n" for each in manifest.missing), encoding="utf-8")
+    listed = len(manifest) + len(manifest.missing)
+    return (
+        f"{len(manifest.missing)} of {listed} {manifest.split} videos are not under {manifest.root} and are left out; "
+        f"{path} names them"
+    )
 
 
-def build_model(backbone: schema.Backbone, num_classes: int) -> Recognizer:
-    return create_model(num_classes=num_classes, **asdict(backbone))
+def augmentation_of(config: schema.Train, manifest: Manifest) -> Augmentation:
+    options = {key: value for key, value in asdict(config.augment).items() if key not in ("mixup", "cutmix")}
+    options["scales"] = config.augment.scales or CROP_SCALES[config.data.modality]
+    options["flip"] = config.augment.flip and manifest.flips_allowed
+    return Augmentation(crop_size=config.data.crop_size, short_side=config.data.short_side, **options)
+
+
+def build_model(backbone: schema.Backbone, num_classes: int, modality: str) -> Recognizer:
+    return create_model(num_classes=num_classes, modality=modality, **asdict(backbone))
 
 
 def start_weights(model: Recognizer, config: schema.Train, class_names: Sequence[str]) -> str:
@@ -338,8 +443,14 @@ def start_weights(model: Recognizer, config: schema.Train, class_names: Sequence
     )
 
 
-def model_of(checkpoint: dict[str, Any], backbone: schema.Backbone, path: str) -> Recognizer:
+def model_of(checkpoint: dict[str, Any], backbone: schema.Backbone, modality: str, path: str) -> Recognizer:
     """The checkpoint's network. Raises InputError where the command line asks for another one."""
+    trained = checkpoint["config"]["data"].get("modality", "rgb")
+    if modality != trained:
+        raise InputError(
+            f"data.modality={modality}, but {path} was trained on {trained}; leave data.modality out, or take a "
+            f"checkpoint that was trained on {modality}"
+        )
     for key, asked in asdict(backbone).items():
         trained = checkpoint["config"]["backbone"][key]
         if asked != trained:
@@ -347,7 +458,7 @@ def model_of(checkpoint: dict[str, Any], backbone: schema.Backbone, path: str) -
                 f"backbone.{key}={asked}, but {path} was trained with {trained}; leave backbone.{key} out, or train "
                 "with the other value"
             )
-    model = build_model(backbone, len(checkpoint["class_names"]))
+    model = build_model(backbone, len(checkpoint["class_names"]), modality)
     model.load_state_dict(checkpoint["average"] or checkpoint["model"])
     return model
 
@@ -359,77 +470,95 @@ def use_channels_last(model: nn.Module, runtime: schema.Runtime, process: Proces
 
 
 class Evaluation:
-    """One split under one protocol, as often as asked: worker processes stay between validations."""
+    """One split under one protocol, as often as asked: worker processes stay between validations.
+
+    done: videos whose scores are known already, from an evaluation that was interrupted.
+    """
 
     def __init__(
         self,
         model: nn.Module,
         manifest: Manifest,
-        protocol: schema.Protocol,
+        protocol: Protocol,
         config: schema.Train | schema.Eval,
         process: Process,
         autocast: torch.autocast,
+        keep_views: bool = False,
+        done: Collection[int] = (),
     ) -> None:
-        self.model, self.manifest, self.process, self.autocast = model, manifest, process, autocast
-        self.options = view_options(protocol, config.runtime)
-        groups = video_groups(len(manifest), protocol.clips * protocol.crops, config.runtime.views_per_batch, process)
+        check_mirrors(protocol, manifest.flips_allowed, manifest.name)
+        self.model, self.manifest, self.process, self.keep_views = model, manifest, process, keep_views
+        self.options: dict[str, Any] = {
+            "protocol": protocol,
+            "mirrored_labels": manifest.mirrored_labels(),
+            "views_per_batch": config.runtime.views_per_batch,
+            "keep_views": keep_views,
+            "on_bad_video": config.on_bad_video,
+            "autocast": autocast,
+        }
+        groups = video_groups(len(manifest), protocol.views, config.runtime.views_per_batch, process, set(done))
         videos = TestVideos(
             manifest, config.backbone.num_frames, protocol.clips, protocol.placement, protocol.short_side,
-            config.data.decoder,
+            config.data.decoder, config.data.modality,
         )  # fmt: skip
         self.loader = test_loader(videos, groups, config.data.workers, config.data.timeout)
         self.total = len(groups)
 
-    def __call__(self, title: str) -> Scores:
-        mirrored = self.manifest.mirrored_labels()
-        scores = score_videos(
-            self.model, self.loader, self.total, self.process, autocast=self.autocast, mirrored_labels=mirrored,
-            title=title, **self.options,
-        )  # fmt: skip
-        videos = range(len(self.manifest))
-        return Scores(
-            np.array([self.manifest.sample_id(index) for index in videos]),
-            self.manifest.labels,
-            np.stack([scores[index] for index in videos]),
-            np.array(self.manifest.class_names),
-            {},
+    def __call__(
+        self, title: str, facts: dict[str, Any], parts: ScoreParts | None = None, done: Found | None = None
+    ) -> Scores:
+        """Every video's scores, over all processes. done: what `done` above stands for, on the main process."""
+        store = parts.add if parts else lambda results: None
+        mine = score_videos(self.model, self.loader, self.total, self.process, store, title=title, **self.options)
+        if parts:
+            parts.flush()
+        found = dict(done or {})
+        for results in self.process.gather(mine):
+            found |= results
+        return scores_of(self.manifest, found, self.keep_views, facts)
+
+
+def scores_of(manifest: Manifest, found: Found, keep_views: bool, facts: dict[str, Any]) -> Scores:
+    """Each video once, in the order of the manifest. An unreadable one has NaN for scores and is named in the facts."""
+    bad = [video for _, video in sorted(found.items()) if isinstance(video, BadVideo)]
+    rows = [video for video in found.values() if not isinstance(video, BadVideo)]
+    if not rows:
+        raise VideoError(bad[0].path, f"{bad[0].cause}; nor can any other of the {len(manifest)} videos be read")
+    nothing = np.full_like(rows[0], np.nan)
+    videos = range(len(manifest))
+    views = np.stack([nothing if isinstance(video := found[i], BadVideo) else video for i in videos])
+    return Scores(
+        np.array([manifest.sample_id(index) for index in videos]),
+        manifest.labels,
+        mean_of_views(views),
+        np.array(manifest.class_names),
+        facts | {"bad_videos": [{"id": manifest.sample_id(each.index), "cause": each.cause} for each in bad]},
+        views if keep_views else None,
+    )
+
+
+def frames_of(manifest: Manifest, data: schema.Data) -> Callable[[int], list[bytes]]:
+    """Index of a video -> some of its frames as JPEG files, for the report."""
+    return lambda index: jpeg_frames(manifest.path(index), 6, 96, data.decoder, data.modality)
+
+
+def views_are_kept(config: schema.Eval, videos: int, classes: int) -> bool:
+    megabytes = videos * config.protocol.views * classes * 4 / 2**20
+    wanted = config.keep_views == "always" or (config.keep_views == "auto" and megabytes <= 512)
+    return wanted and config.protocol.views > 1
+
+
+def check_mirrors(protocol: Protocol, flips_allowed: bool, name: str) -> None:
+    """Refuse mirrored crops where a mirror image may be of another class that nobody named."""
+    if protocol.crops == 10 and not flips_allowed:
+        raise InputError(
+            f"protocol.crops=10 mirrors every crop, but {name} has classes that differ in direction and their pairs "
+            "are not known; use protocol.crops=5, or a protocol without mirrors"
         )
-
-
-def view_options(protocol: schema.Protocol, runtime: schema.Runtime) -> dict[str, Any]:
-    return {
-        "crops": protocol.crops,
-        "crop_size": protocol.crop_size,
-        "average": protocol.average,
-        "views_per_batch": runtime.views_per_batch,
-    }
-
-
-def protocol_name(protocol: schema.Protocol, data: schema.Data) -> str:
-    """center_1clip, tencrop_10clip, …; whatever departs from these is added, so that a number says what it is."""
-    name = f"{ {1: 'center', 10: 'tencrop'}[protocol.crops] }_{protocol.clips}clip"
-    usual = "uniform" if protocol.clips <= 2 else "dense"
-    parts = [protocol.placement] if protocol.placement != usual else []
-    parts += [f"crop{protocol.crop_size}"] if protocol.crop_size != data.crop_size else []
-    parts += [f"short{protocol.short_side}"] if protocol.short_side != data.short_side else []
-    parts += ["probabilities"] if protocol.average != "logits" else []
-    return "_".join([name, *parts])
 
 
 def describe(scores: Scores, protocol: str) -> str:
     return f"top1 {scores.top1():.2f}  top5 {scores.top5():.2f}  (n={len(scores)}, {protocol})"
-
-
-def softmax(scores: np.ndarray) -> np.ndarray:
-    """Over the last axis, in float64."""
-    shifted = np.exp(scores.astype(np.float64) - scores.max(axis=-1, keepdims=True))
-    return shifted / shifted.sum(axis=-1, keepdims=True)
-
-
-def cross_entropy(scores: Scores) -> float:
-    """Mean over videos, of the averaged logits."""
-    probabilities = softmax(scores.scores)[np.arange(len(scores)), scores.labels]
-    return float(-np.log(np.maximum(probabilities, 1e-300)).mean())
 
 
 def check_classes(manifest: Manifest, trained: list[str], path: str) -> None:
@@ -440,9 +569,13 @@ def check_classes(manifest: Manifest, trained: list[str], path: str) -> None:
     where = next(
         (i for i, (a, b) in enumerate(zip(found, trained, strict=False)) if a != b), min(len(found), len(trained))
     )
+    if sorted(found) == sorted(trained):
+        remedy = "the same names in another order: set dataset.class_order to that of the training, official or sorted"
+    else:
+        remedy = "evaluate on the data set that it was trained on"
     raise InputError(
         f"{manifest.name} has {len(found)} classes and {path} was trained on {len(trained)}; they differ first at "
-        f"index {where}; evaluate on the data set that it was trained on"
+        f"index {where}; {remedy}"
     )
 
 
@@ -451,9 +584,10 @@ def training_clips(config: schema.Train, manifest: Manifest) -> TrainingClips:
         manifest,
         config.backbone.num_frames,
         config.data.sampling,
-        augmentation_of(config.augment, config.data),
+        augmentation_of(config, manifest),
         config.data.decoder,
         config.seed,
+        config.data.modality,
     )
 
 
@@ -600,6 +734,7 @@ def final_summary(
 ) -> list[str]:
     """What the terminal shows at the end."""
     top1, epoch = position.best[0]
+    protocol = config.validation.name(config.data.short_side, config.data.crop_size)
     lines = [f"done: {position.epoch} epochs, {position.step} steps; this launch took {seconds / 60:.1f} min"]
     if position.epoch < config.schedule.epochs:
         lines.append(
@@ -607,7 +742,7 @@ def final_summary(
             f"(schedule.patience={config.schedule.patience})"
         )
     lines.append(
-        f"best val top1 {top1:.2f} after epoch {epoch} ({protocol_name(config.validation, config.data)}"
+        f"best val top1 {top1:.2f} after epoch {epoch} ({protocol}"
         f"{', averaged weights' if config.optimizer.ema else ''})"
     )
     if loader.quarantine:
@@ -727,7 +862,7 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Of what decides numbers: this program, torch, torchvision and the decoders."""
     found = {"vsn-train": __version__, "python": platform.python_version()}
-    for package in ("torch", "torchvision", "decord", "av", "numpy"):
+    for package in ("torch", "torchvision", "decord", "av", "torchcodec", "numpy"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -738,7 +873,11 @@ def versions() -> dict[str, str]:
 def write_config(run_folder: Path, stored: dict[str, Any]) -> None:
     """config.yaml and environment.json: what was asked for and where it ran."""
     OmegaConf.save(OmegaConf.create(stored), run_folder / "config.yaml")
-    environment = {
+    (run_folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+
+
+def environment() -> dict[str, Any]:
+    return {
         "command": sys.argv,
         "launch": launch_id(),
         "versions": versions(),
@@ -747,4 +886,3 @@ def write_config(run_folder: Path, stored: dict[str, Any]) -> None:
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
-    (run_folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")

@@ -12,7 +12,7 @@ import torch
 from torchvision.io import ImageReadMode, decode_image, encode_jpeg, encode_png
 
 from tests.conftest import CLIPS
-from tests.media import counting_image, read_counter, write_counting_folder
+from tests.media import counting_image, read_counter, write_counting_folder, write_counting_video
 from vsn_train.data.frames import FrameFolder
 from vsn_train.data.video import VideoError, open_video
 
@@ -200,7 +200,7 @@ def test_a_folder_that_may_not_be_listed(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_flow_of_a_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "clip.mp4").write_bytes(b"")
+    write_counting_video(tmp_path / "clip.mp4", 3)
     with pytest.raises(VideoError, match=r"folder of pictures, which scripts/extract_flow\.py makes"):
         open_video(tmp_path / "clip.mp4", modality="flow")
     with pytest.raises(VideoError, match="no such file or folder"):

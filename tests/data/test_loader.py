@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from tests.media import read_counter, write_counting_video
+from tests.media import read_counter, write_counting_folder, write_counting_video
 from vsn_train.data.augment import Augmentation
 from vsn_train.data.loader import (
     IGNORED,
@@ -15,7 +17,8 @@ from vsn_train.data.loader import (
     training_loader,
 )
 from vsn_train.data.manifest import make_manifest
-from vsn_train.data.sampling import sample_indices
+from vsn_train.data.sampling import flow_stacks, sample_indices
+from vsn_train.data.transforms import take_clip
 
 test_loader.__test__ = False  # type: ignore[attr-defined]  # a function of the library, not a test
 
@@ -32,10 +35,10 @@ def manifest(tmp_path_factory):
 
 
 def clips_of(manifest, **change):
-    """change: fields of Augmentation, or seed."""
-    seed = change.pop("seed", 3)
+    """change: fields of Augmentation, seed or modality."""
+    seed, modality = change.pop("seed", 3), change.pop("modality", "rgb")
     how = Augmentation(**({"crop_size": 64, "scales": [1.0], "flip": False} | change))
-    return TrainingClips(manifest, 4, "uniform", how, "auto", seed)
+    return TrainingClips(manifest, 4, "uniform", how, "auto", seed, modality)
 
 
 def test_a_clip_holds_the_frames_that_the_sampler_chose(manifest):
@@ -124,3 +127,43 @@ def test_test_videos_decode_each_frame_once(manifest):
     assert first[0].clips.shape == (10, 8)
     assert (second[0].clips < len(second[0].frames)).all()
     assert isinstance(third[0], BadVideo)
+
+
+@pytest.fixture(scope="module")
+def flow_manifest(tmp_path_factory):
+    """Two folders of optical flow, of 30 and of 7 fields; x shows the number of the field, y 100 more."""
+    root = tmp_path_factory.mktemp("flow")
+    for name, fields in {"a": 30, "b": 7}.items():
+        write_counting_folder(root / name, fields, "flow_x_{:05d}.jpg", width=64, height=64)
+        write_counting_folder(root / name, fields, "flow_y_{:05d}.jpg", offset=100, width=64, height=64)
+    return make_manifest("made", "train", root, ["a", "b"], [0, 1], ["left", "right"], [(0, 1)])
+
+
+def counters(clip):
+    """(T, 10) of a flow clip."""
+    return [[read_counter(channel[None]) for channel in frame] for frame in clip]
+
+
+def expected_counters(indices, num_frames):
+    return [[n + 100 * axis for n in stack for axis in (0, 1)] for stack in flow_stacks(indices, num_frames).tolist()]
+
+
+@pytest.mark.parametrize(("index", "fields"), [(0, 30), (1, 7)])
+def test_a_flow_clip_holds_stacks_of_five_fields(flow_manifest, index, fields):
+    clips = clips_of(flow_manifest, modality="flow")
+    clip, _ = clips[2, index]
+    assert clip.shape == (4, 10, 64, 64)
+    wanted = sample_indices(fields, 4, 1, "uniform", np.random.default_rng((3, 2, index)), length=5)[0]
+    assert counters(clip) == expected_counters(wanted, fields)
+
+    video = read_test_video(flow_manifest.path(index), 4, 2, "uniform", 64, "auto", "flow")
+    assert video.frames.shape[1:] == (2, 64, 64)
+    for clip_of, wanted in zip(video.clips, sample_indices(fields, 4, 2, length=5), strict=True):
+        assert counters(take_clip(video.frames, torch.as_tensor(clip_of))) == expected_counters(wanted, fields)
+
+
+def test_flow_that_cannot_be_read_leaves_a_filler_of_ten_channels(flow_manifest):
+    manifest = replace(flow_manifest, paths=np.array([b"missing", b"missing"]))
+    (batch,) = training_loader(clips_of(manifest, modality="flow"), EpochBatches(2, 2, 0, 1, seed=0), 0)
+    assert batch.video.shape == (1, 4, 10, 64, 64)
+    assert [video.cause for video in batch.bad] == ["no such file or folder"] * 2

@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from vsn_train.data.transforms import FIXED_OFFSETS, crop_views, multi_scale_crop, normalize, resize_short_side
+from vsn_train.data.transforms import (
+    FIXED_OFFSETS,
+    crop_windows,
+    mirror,
+    multi_scale_crop,
+    normalize,
+    resize_short_side,
+    take_clip,
+)
 from vsn_train.errors import InputError
 
 
@@ -54,22 +62,48 @@ def test_resize_short_side(shape, expected):
     assert resized.dtype == torch.uint8
 
 
-def test_centre_crop():
-    ((view, mirrored),) = crop_views(ramp(60, 100), 1, 40)
-    assert not mirrored
-    assert view[0, 0, 0, 0] == 10
-    assert view[0, 1, 0, 0] == 30
+@pytest.mark.parametrize(
+    ("crops", "frame", "places"),
+    [
+        (1, (60, 100), [(10, 30)]),
+        (3, (60, 100), [(10, 0), (10, 30), (10, 60)]),
+        (3, (100, 60), [(0, 10), (30, 10), (60, 10)]),  # upright: along the height
+        (5, (60, 100), [(0, 0), (0, 60), (20, 0), (20, 60), (10, 30)]),
+        (10, (60, 100), [(0, 0), (0, 60), (20, 0), (20, 60), (10, 30)] * 2),
+    ],
+)
+def test_places_of_the_crops(crops, frame, places):
+    windows = crop_windows(*frame, crops, 40)
+    assert [(top, left) for top, left, _ in windows] == places
+    assert [mirrored for _, _, mirrored in windows] == [crops == 10 and place >= 5 for place in range(crops)]
 
 
-def test_ten_crops_are_corners_and_centre_and_the_same_mirrored():
-    views = crop_views(ramp(60, 100), 10, 40)
-    corner = [(int(view[0, 0, 0, 0]), int(view[0, 1, 0, 0])) for view, _ in views[:5]]
-    assert corner == [(0, 0), (0, 60), (20, 0), (20, 60), (10, 30)]
-    assert [mirrored for _, mirrored in views] == [False] * 5 + [True] * 5
-    for (view, _), (mirror, _) in zip(views[:5], views[5:], strict=True):
-        assert torch.equal(view.flip(-1), mirror)
+def test_three_crops_as_large_as_the_short_side_cover_the_frame():
+    assert crop_windows(60, 100, 3, 60) == [(0, 0, False), (0, 20, False), (0, 40, False)]
 
 
 def test_crop_larger_than_the_frame():
     with pytest.raises(InputError, match="frames of 30x20 are smaller than the crop of 24"):
-        crop_views(ramp(20, 30), 1, 24)
+        crop_windows(20, 30, 1, 24)
+
+
+def test_flow_is_normalised_around_the_middle_grey():
+    video = torch.randint(0, 256, (2, 4, 10, 5, 6), dtype=torch.uint8)
+    torch.testing.assert_close(normalize(video), (video / 255 - 0.5) / 0.226)
+
+
+def test_a_mirror_turns_flow_round_in_x():
+    clip = torch.randint(0, 256, (4, 10, 5, 6), dtype=torch.uint8)
+    mirrored = mirror(clip)
+    assert torch.equal(mirrored[:, 0::2], 255 - clip[:, 0::2].flip(-1))
+    assert torch.equal(mirrored[:, 1::2], clip[:, 1::2].flip(-1))
+    assert torch.equal(mirror(mirrored), clip)
+    assert torch.equal(mirror(clip[:, :3]), clip[:, :3].flip(-1))
+
+
+def test_a_flow_clip_is_stacks_of_x_and_y_in_turn():
+    fields = torch.arange(7 * 2, dtype=torch.uint8).view(7, 2, 1, 1)  # field i: x = 2 i, y = 2 i + 1
+    clip = take_clip(fields, torch.tensor([[0, 1, 2, 3, 4], [4, 5, 6, 6, 6]]))
+    assert clip.shape == (2, 10, 1, 1)
+    assert clip[1].flatten().tolist() == [8, 9, 10, 11, 12, 13, 12, 13, 12, 13]
+    assert torch.equal(take_clip(fields, torch.tensor([3, 3, 0])), fields[[3, 3, 0]])

@@ -33,19 +33,28 @@ def test_order_labels_and_flip_pairs(tmp_path):
     assert load_ucf101(moved, "train").content_hash() == manifest.content_hash()
 
 
+@pytest.fixture(scope="module")
+def all_videos(tmp_path_factory):
+    root = tmp_path_factory.mktemp("UCF-101")
+    for listing in OFFICIAL.glob("t*list01.txt"):
+        for line in listing.read_text().split():
+            if "/" in line:
+                (root / line).parent.mkdir(exist_ok=True)
+                (root / line).touch()
+    return root
+
+
 @pytest.mark.skipif(not OFFICIAL.is_dir(), reason="the official lists are not at hand")
 @pytest.mark.parametrize(
     ("split", "number", "videos"),
     [("train", 1, 9537), ("train", 2, 9586), ("train", 3, 9624), ("val", 1, 3783), ("val", 2, 3734), ("val", 3, 3696)],
 )
-def test_official_lists(tmp_path, split, number, videos):
-    listing = OFFICIAL / f"{'train' if split == 'train' else 'test'}list{number:02d}.txt"
-    for line in listing.read_text().split():
-        if "/" in line:
-            (tmp_path / line).parent.mkdir(exist_ok=True)
-            (tmp_path / line).touch()
-    manifest = load_ucf101(tmp_path, split, number, OFFICIAL)
+def test_official_lists(all_videos, split, number, videos):
+    manifest = load_ucf101(all_videos, split, number, OFFICIAL)
     assert len(manifest) == videos
+    listing = OFFICIAL / f"{'train' if split == 'train' else 'test'}list{number:02d}.txt"
+    written = [line.partition("/")[0] for line in listing.read_text().split() if "/" in line]
+    assert np.bincount(manifest.labels).tolist() == [written.count(name) for name in manifest.class_names]
     assert len(manifest.class_names) == 101
     assert manifest.class_names[34:36] == ("Hammering", "HammerThrow")  # not the order of sorted folders
     assert np.unique(manifest.labels).tolist() == list(range(101))
@@ -79,5 +88,5 @@ def test_missing_folders(tmp_path):
     with pytest.raises(InputError, match="found no ucfTrainTestlist in or beside"):
         load_ucf101(tmp_path, "train")
     root = make(tmp_path)
-    with pytest.raises(InputError, match=r"testlist01.txt: no such file; expected UCF101's official list"):
+    with pytest.raises(InputError, match=r"testlist01.txt: no such file; expected an official annotation file"):
         load_ucf101(root, "val")

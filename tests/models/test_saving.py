@@ -46,3 +46,15 @@ def test_inference_without_a_copy_gives_the_convolution_of_the_shifted_frames(cl
         assert torch.equal(out, shifted_product(x, layer.conv.weight, T))
     assert out.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(out, expected)
+
+
+def test_compiled_inference_takes_the_form_without_a_copy_too():
+    layer = ShiftedConv2d(nn.Conv2d(24, 10, 1, bias=False), T)
+    x = torch.randn(2 * T, 24, 5, 5).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        out = torch.compile(layer, fullgraph=True)(x)
+        torch.testing.assert_close(out, layer(x))
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    # With a gradient the same module compiles to the shift and the convolution.
+    trained = torch.compile(layer, fullgraph=True)(x.requires_grad_())
+    torch.testing.assert_close(trained, out.clone())

@@ -1,23 +1,38 @@
-"""Score files: what a model said of every video, and the numbers that follow from it. No model, no GPU."""
+"""Score files: what a model said of every video, and the numbers that follow from it. No model, no GPU.
+
+Accuracies are in percent. A video that could not be read has NaN scores: it counts as wrong in every accuracy, and is
+left out where a prediction is needed (confusion matrix, calibration, loss).
+"""
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from vsn_train.data.manifest import UNLABELLED
 from vsn_train.errors import InputError
+
+
+class Interval(NamedTuple):
+    """The ends of a confidence interval."""
+
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
 class Scores:
-    """ids: (N,) sample ids; labels: (N,) int64; scores: (N, K) float32, means over a video's views; class_names: (K,).
+    """ids: (N,) sample ids; labels: (N,) int64, -1 where unknown; scores: (N, K) float32, means over a video's views;
+    class_names: (K,); views: (N, V, K) float32, the views themselves clip after clip, where they were kept.
 
     facts: what the number stands on: protocol, manifest hash, checkpoint hash, versions. Plain types only.
     """
@@ -27,31 +42,55 @@ class Scores:
     scores: np.ndarray
     class_names: np.ndarray
     facts: dict[str, Any]
+    views: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    # ---- Files -------------------------------------------------------------------------------------------------------
+
     def save(self, path: Path) -> None:
         """Write an .npz without pickled objects; the same scores give the same bytes."""
-        buffer = io.BytesIO()
         arrays = {"ids": self.ids, "labels": self.labels, "scores": self.scores, "class_names": self.class_names}
-        np.savez(buffer, allow_pickle=False, **arrays, facts=np.array(json.dumps(self.facts, sort_keys=True)))
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
-        aside.write_bytes(buffer.getvalue())
-        os.replace(aside, path)
+        if self.views is not None:
+            arrays["views"] = self.views
+        write_arrays(path, arrays | {"facts": np.array(json.dumps(self.facts, sort_keys=True))})
 
     @staticmethod
     def load(path: str | Path) -> Scores:
         """Raises InputError for a file that is missing, damaged or not a score file."""
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in ("ids", "labels", "scores", "class_names")}
-                return Scores(**arrays, facts=json.loads(str(file["facts"])))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path}: not a score file, or damaged ({error}); vsn-eval writes scores.npz") from error
+        names = ("ids", "labels", "scores", "class_names", "facts")
+        arrays = read_arrays(Path(path), names, "score file", "vsn-eval writes scores.npz")
+        videos, classes = len(arrays["ids"]), len(arrays["class_names"])
+        if arrays["scores"].shape != (videos, classes) or arrays["labels"].shape != (videos,):
+            raise InputError(
+                f"{path}: not a score file, or damaged (scores {arrays['scores'].shape} and labels "
+                f"{arrays['labels'].shape} of {videos} videos and {classes} classes); vsn-eval writes scores.npz"
+            )
+        return Scores(**arrays | {"facts": json.loads(str(arrays["facts"]))})
+
+    # ---- Who was right -----------------------------------------------------------------------------------------------
+
+    @property
+    def labelled(self) -> bool:
+        return bool((self.labels != UNLABELLED).all())
+
+    @property
+    def readable(self) -> np.ndarray:
+        """(N,) bool."""
+        return ~np.isnan(self.scores).any(axis=1)
+
+    def predictions(self) -> np.ndarray:
+        """(N,) int64 best class; -1 for a video that could not be read."""
+        return np.where(self.readable, self.scores.argmax(axis=1), -1)
+
+    def right(self, k: int = 1) -> np.ndarray:
+        """(N,) bool: is the label among the k highest scores? Of equal scores the lower class index wins."""
+        self._check_labelled()
+        return right_among(self.scores, self.labels, k)
 
     def top1(self) -> float:
-        """Share of videos, in percent, whose label has the highest score."""
+        """Percent of videos whose label has the highest score."""
         return self.top_k(1)
 
     def top5(self) -> float:
@@ -59,17 +98,230 @@ class Scores:
 
     def top_k(self, k: int) -> float:
         """Percent of videos whose label is among the k highest scores. Of equal scores the lower class index wins."""
-        best = np.argsort(-self.scores, axis=1, kind="stable")[:, :k]
-        return 100 * float((best == self.labels[:, None]).any(axis=1).mean())
-
-    def confusion(self) -> np.ndarray:
-        """(K, K) int64: how many videos of class i (row) were taken for class j (column)."""
-        counts = np.zeros((len(self.class_names),) * 2, dtype=np.int64)
-        np.add.at(counts, (self.labels, self.scores.argmax(axis=1)), 1)
-        return counts
+        return 100 * float(self.right(k).mean())
 
     def per_class(self) -> np.ndarray:
         """(K,) top-1 in percent over each class's own videos; NaN for a class without videos."""
-        counts = self.confusion()
+        return _per_class(self.right(), self.labels, len(self.class_names))
+
+    def class_counts(self) -> np.ndarray:
+        """(K,) int64: videos of each class."""
+        self._check_labelled()
+        return np.bincount(self.labels, minlength=len(self.class_names))
+
+    def mean_class(self) -> float:
+        """Mean of `per_class` over the classes that have videos."""
+        return float(np.nanmean(self.per_class()))
+
+    def confusion(self) -> np.ndarray:
+        """(K, K) int64: how many videos of class i (row) were taken for class j (column)."""
+        self._check_labelled()
+        counts = np.zeros((len(self.class_names),) * 2, dtype=np.int64)
+        np.add.at(counts, (self.labels[self.readable], self.predictions()[self.readable]), 1)
+        return counts
+
+    def interval(self, metric: str = "top1", level: float = 95, resamples: int = 1000, seed: int = 0) -> Interval:
+        """Percentile bootstrap over videos of "top1", "top5" or "mean_class"."""
+        right, labels, classes = self.right(5 if metric == "top5" else 1), self.labels, len(self.class_names)
+        generator = np.random.default_rng(seed)
+        values = []
+        for _ in range(resamples):
+            drawn = generator.integers(len(right), size=len(right))
+            if metric == "mean_class":
+                values.append(float(np.nanmean(_per_class(right[drawn], labels[drawn], classes))))
+            else:
+                values.append(100 * float(right[drawn].mean()))
+        return _middle(values, level)
+
+    # ---- How sure it was ---------------------------------------------------------------------------------------------
+
+    def probabilities(self) -> np.ndarray:
+        """(N, K) float64: the scores themselves where probabilities were averaged, else their softmax."""
+        return self.scores.astype(np.float64) if self._averages_probabilities() else softmax(self.scores)
+
+    def loss(self) -> float:
+        """Mean cross entropy over the videos that could be read."""
+        self._check_labelled()
+        own = self.probabilities()[np.arange(len(self)), self.labels][self.readable]
+        return float(-np.log(np.maximum(own, 1e-300)).mean()) if len(own) else math.nan
+
+    def calibration_error(self, bins: int = 15) -> float:
+        """Expected calibration error in percent (Guo et al., 2017, equation 3): |accuracy - confidence| of the videos
+        in each of `bins` equal ranges (a, b] of the highest probability, weighted by their number."""
+        _, counts, confidence, accuracy = self.reliability(bins)
+        used = counts > 0
+        gaps = np.abs(accuracy[used] - confidence[used])
+        return float((gaps * counts[used]).sum() / counts.sum()) if used.any() else math.nan
+
+    def reliability(self, bins: int = 15) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Edges (bins + 1,) and, of each bin, the videos, their mean confidence and accuracy in percent (NaN: none)."""
+        right, sure = self.right()[self.readable], self.probabilities()[self.readable].max(axis=1)
+        place = np.clip(np.ceil(sure * bins).astype(int) - 1, 0, bins - 1)
+        counts = np.bincount(place, minlength=bins)
         with np.errstate(invalid="ignore"):
-            return 100 * counts.diagonal() / counts.sum(axis=1)
+            confidence = 100 * np.bincount(place, weights=sure, minlength=bins) / counts
+            accuracy = 100 * np.bincount(place, weights=right, minlength=bins) / counts
+        return np.linspace(0, 1, bins + 1), counts, confidence, accuracy
+
+    # ---- What the views are worth ------------------------------------------------------------------------------------
+
+    def over_views(self, seed: int = 0) -> list[tuple[int, float, float, float]]:
+        """(views, mean, lowest, highest top-1 in percent) for 1, 2, 5, 10, … and all V views of each video.
+
+        For each number n the mean is over sets of n neighbours on a circle of the views in random order: all V such
+        sets, or 20 of them evenly spaced. So n = 1 is the mean over the single views where V <= 20.
+        Raises InputError where the views were not kept.
+        """
+        views = self.scores[:, None] if self.views is None else self.views
+        protocol = self.facts.get("protocol", {})
+        if views.shape[1] == 1 and protocol.get("clips", 1) * protocol.get("crops", 1) > 1:
+            raise InputError("the score file holds no single views; evaluate with keep_views=always")
+        self._check_labelled()
+        total = views.shape[1]
+        circle = np.random.default_rng(seed).permutation(total)
+        starts = np.unique(np.linspace(0, total, min(total, 20), endpoint=False).astype(int))
+        rows = []
+        for number in [n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500) if n < total] + [total]:
+            accuracies = []
+            for start in starts if number < total else [0]:
+                chosen = np.sort(circle[(start + np.arange(number)) % total])
+                mean = views[:, chosen].mean(axis=1, dtype=np.float64).astype(np.float32)
+                accuracies.append(100 * float(right_among(mean, self.labels, 1).mean()))
+            rows.append((number, float(np.mean(accuracies)), min(accuracies), max(accuracies)))
+        return rows
+
+    def _averages_probabilities(self) -> bool:
+        return self.facts.get("protocol", {}).get("average") == "probabilities"
+
+    def _check_labelled(self) -> None:
+        if not self.labelled:
+            raise InputError(
+                f"{int((self.labels == UNLABELLED).sum())} of {len(self)} videos have no label, so there is no "
+                "accuracy; expected a labelled split: vsn-eval split=val"
+            )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same videos. difference: top-1 of the first minus that of the second, in percent points.
+
+    interval: of the difference, bootstrap over videos. only_first, only_second: videos that one of them has right.
+    p: exact McNemar test, two-sided: the chance of so uneven a split of those videos if both were equally good.
+    """
+
+    difference: float
+    interval: Interval
+    only_first: int
+    only_second: int
+    p: float
+
+
+def compare(first: Scores, second: Scores, level: float = 95, resamples: int = 1000, seed: int = 0) -> Comparison:
+    """Raises InputError where the two are not of the same videos, labels and classes."""
+    check_same_test([first, second])
+    gain = first.right().astype(int) - second.right().astype(int)
+    generator = np.random.default_rng(seed)
+    values = [100 * float(gain[generator.integers(len(gain), size=len(gain))].mean()) for _ in range(resamples)]
+    only_first, only_second = int((gain > 0).sum()), int((gain < 0).sum())
+    return Comparison(
+        100 * float(gain.mean()), _middle(values, level), only_first, only_second, mcnemar(only_first, only_second)
+    )
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Two-sided exact p: twice the binomial tail at 1/2, at most 1."""
+    n, k = only_first + only_second, min(only_first, only_second)
+    logs = [math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) - n * math.log(2) for i in range(k + 1)]
+    return min(1.0, 2 * math.fsum(map(math.exp, logs)))
+
+
+def fuse(parts: Sequence[Scores], weights: Sequence[float] | None = None) -> Scores:
+    """The weighted mean of several models' scores, equal weights unless given (two-stream: RGB and flow).
+
+    Raises InputError where ids, labels, class order or the averaged space differ, or the weights do not fit.
+    """
+    chosen = [1.0] * len(parts) if weights is None else [float(weight) for weight in weights]
+    if len(chosen) != len(parts) or not parts or not sum(chosen) > 0 or min(chosen) < 0:
+        raise InputError(
+            f"{len(parts)} score files and weights {chosen}: expected one weight of zero or more for each, not all zero"
+        )
+    check_same_test(parts)
+    spaces = {part._averages_probabilities() for part in parts}
+    if len(spaces) > 1:
+        raise InputError(
+            "some of the score files hold logits and some probabilities; evaluate all with the same protocol.average"
+        )
+    total = sum(weight * part.scores.astype(np.float64) for weight, part in zip(chosen, parts, strict=True))
+    facts = {
+        "dataset": parts[0].facts.get("dataset"),
+        "split": parts[0].facts.get("split"),
+        "manifest": parts[0].facts.get("manifest"),
+        "protocol": {"name": "fused", "average": "probabilities" if spaces.pop() else "logits"},
+        "fused": [{"weight": weight} | part.facts for weight, part in zip(chosen, parts, strict=True)],
+    }
+    scores = np.asarray(total / sum(chosen), dtype=np.float32)
+    return Scores(parts[0].ids, parts[0].labels, scores, parts[0].class_names, facts)
+
+
+def check_same_test(parts: Sequence[Scores]) -> None:
+    """Raise InputError unless all are of the same videos in the same order, with the same labels and classes."""
+    for number, other in enumerate(parts[1:], 2):
+        for what in ("ids", "labels", "class_names"):
+            a, b = getattr(parts[0], what), getattr(other, what)
+            if np.array_equal(a, b):
+                continue
+            same = min(len(a), len(b))
+            where = next((i for i in range(same) if a[i] != b[i]), same)
+            found = " and ".join(repr(str(each[where])) if where < len(each) else "nothing" for each in (a, b))
+            raise InputError(
+                f"score files 1 and {number} do not belong together: {what.replace('_', ' ')} differ first at index "
+                f"{where}: {found}; expected the same videos, labels and class order"
+            )
+
+
+def right_among(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
+    """(N,) bool. scores: (N, K), a row of NaN is never right; labels: (N,). Of equal scores the lower index wins."""
+    own = np.take_along_axis(scores, labels[:, None], axis=1)
+    ahead = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < labels[:, None]))
+    return (ahead.sum(axis=1) < k) & ~np.isnan(scores).any(axis=1)
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    """Over the last axis, in float64."""
+    shifted = np.exp(scores.astype(np.float64) - scores.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def _per_class(right: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    with np.errstate(invalid="ignore"):
+        return 100 * np.bincount(labels, weights=right, minlength=classes) / np.bincount(labels, minlength=classes)
+
+
+def _middle(values: Sequence[float], level: float) -> Interval:
+    low, high = np.percentile(values, [50 - level / 2, 50 + level / 2])
+    return Interval(float(low), float(high))
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """An .npz whose bytes depend on the arrays alone. A crash leaves the previous file or the new one, whole."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, array in arrays.items():
+            # numpy.savez leaves the time stamp of the entries to zipfile; ours is fixed.
+            with archive.open(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asarray(array, order="C"), allow_pickle=False)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(aside, "wb") as file:
+        file.write(buffer.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+
+
+def read_arrays(path: Path, names: Sequence[str], what: str, advice: str = "delete it") -> dict[str, np.ndarray]:
+    """`names` and, where it is there, "views". Runs no code. Raises InputError for anything but a whole file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in (*names, "views") if name in names or name in file.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: not a {what}, or damaged ({error}); {advice}") from error

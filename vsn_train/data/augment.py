@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from vsn_train.data.transforms import center_crop, multi_scale_crop
+from vsn_train.data.transforms import center_crop, mirror, multi_scale_crop
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class Augmentation:
 def augment(clip: Tensor, how: Augmentation, generator: np.random.Generator) -> tuple[Tensor, bool]:
     """uint8 (T, C, H, W) -> uint8 (T, C, crop_size, crop_size), and whether it is mirrored.
 
-    A mirrored clip may belong to another class. Colours are changed of RGB alone: C is 3 where that is asked for.
+    A mirrored clip may belong to another class. Optical flow has no colours: it takes neither RandAugment nor jitter.
     """
     clip = random_crop(clip, how, generator)
     mirrored = how.flip and bool(generator.random() < 0.5)
     if mirrored:
-        clip = clip.flip(-1)
+        clip = mirror(clip)
     return change_look(clip, how, generator), mirrored
 
 

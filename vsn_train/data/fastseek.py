@@ -1,20 +1,23 @@
 """The frames of a fast-seek copy, as scripts/prepare_videos.py writes them: one packet is one whole picture.
 
-An MP4 file of H.264 without prediction between pictures, or of JPEG or PNG pictures taken over as they were. Its index
-says where each packet lies, so that opening reads the index alone and a frame costs its own packet alone. Which frame a
-packet holds was checked against a full decode when the copy was written, and a tag says so; whatever the tag and the
-index do not agree on is read like any other file.
+An MP4 file of H.264 without prediction between pictures, or of JPEG or PNG pictures taken over as they were. At its
+end, in a box that other programs pass over, lies an index: how to decode, and where each packet is. Opening a copy
+reads the index alone, and a frame costs its own packet alone. Which frame a packet holds was checked against a full
+decode when the copy was written. A file without the index, such as a copy that another program has rewritten, is read
+like any other video.
 
-The file keeps the name of what it was made from, `v_X_g01_c01.avi` or the folder's `78687`: FFmpeg looks at what is in
-a file, not at its name, and so every list of the data set still fits.
+A copy of `v_X_g01_c01.avi` has that name too: FFmpeg looks at what is in a file, not at its suffix. The folder `78687`
+becomes `78687.mp4`. So every list of a data set still fits.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,67 +26,81 @@ from vsn_train.data.colour import RgbConverter
 from vsn_train.data.frames import decode_picture, rows_of_frames
 from vsn_train.errors import VideoError
 
-if TYPE_CHECKING:
-    from av.container import InputContainer
-    from av.video.stream import VideoStream
-
-PICTURE_CODECS = ("mjpeg", "png")
-_TAG = re.compile(r"vsn-train fast-seek copy 1: (?P<frames>\d+) (?P<modality>rgb|flow) frames")
+# The file ends with: "free" box of [JSON line, positions and sizes as int64, length of both as 8 digits, MARK].
+MARK = b"vsn-train seek 1"
+_TAIL = 8 + len(MARK)
 
 
-def copy_tag(num_frames: int, modality: str) -> str:
-    """The container's "comment" that `places_of_copy` looks for."""
-    return f"vsn-train fast-seek copy 1: {num_frames} {modality} frames"
+@dataclass(frozen=True)
+class Index:
+    """codec: "h264", "mjpeg" or "png". modality: "rgb", or "flow": two grey pictures a frame, x and y.
+    extradata: the decoder's. places: int64 (packets, 2), position and size in bytes."""
+
+    codec: str
+    modality: str
+    fps: float
+    height: int
+    width: int
+    extradata: bytes
+    places: np.ndarray
 
 
-def places_of_copy(container: InputContainer, stream: VideoStream) -> list[tuple[int, int]] | None:
-    """Where the packets of a copy lie in the file, as (position, size) in bytes; None for any other file."""
-    tag = _TAG.fullmatch(container.metadata.get("comment", ""))
-    codec = stream.codec_context.codec.canonical_name
-    if tag is None or not container.format.name.startswith("mov") or codec not in ("h264", *PICTURE_CODECS):
+def append_index(path: Path, codec: str, modality: str, fps: float, height: int, width: int) -> None:
+    """Write the index behind an MP4 file whose packets are whole pictures."""
+    import av
+
+    with av.open("file:" + str(path)) as container:
+        stream = container.streams.video[0]
+        places = [(packet.pos, packet.size) for packet in container.demux(stream) if packet.size]
+        extradata = stream.codec_context.extradata or b""
+    head: dict[str, Any] = {"codec": codec, "modality": modality, "fps": fps, "height": height, "width": width}
+    body = json.dumps(head | {"extradata": extradata.hex()}).encode() + b"\n" + np.array(places, "<i8").tobytes()
+    box = body + b"%08d" % len(body) + MARK
+    with path.open("ab") as file:
+        file.write((8 + len(box)).to_bytes(4, "big") + b"free" + box)
+
+
+def read_index(path: str) -> Index | None:
+    """The index at the end of a file; None for any other file."""
+    with open(path, "rb", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        tail = os.pread(file.fileno(), _TAIL, max(0, end - _TAIL))
+        if tail[8:] != MARK or not tail[:8].isdigit():
+            return None
+        length = int(tail[:8])
+        head, _, places = os.pread(file.fileno(), length, max(0, end - _TAIL - length)).partition(b"\n")
+    try:
+        values = json.loads(head)
+        values["extradata"] = bytes.fromhex(values["extradata"])
+        return Index(**values, places=np.frombuffer(places, "<i8").reshape(-1, 2))
+    except (ValueError, KeyError, TypeError):
         return None
-    if hasattr(stream, "index_entries"):
-        packets = [(entry.pos, entry.size, entry.is_keyframe) for entry in stream.index_entries]
-    else:  # PyAV before 17 does not hand out the index: walk through the file
-        packets = [(packet.pos or 0, packet.size, packet.is_keyframe) for packet in container.demux(stream)]
-        packets = [packet for packet in packets if packet[1]]
-        container.seek(0)
-    expected = int(tag["frames"]) * (2 if tag["modality"] == "flow" else 1)
-    if len(packets) != expected or not all(is_keyframe for _, _, is_keyframe in packets):
-        return None
-    return [(position, size) for position, size, _ in packets]
 
 
 class FastSeekCopy:
     """One open copy, with the interface of `Video`; `open_video` makes it.
 
-    places: of its packets, see `places_of_copy`. modality: "rgb", or "flow": two grey pictures a frame, x and y.
-    Raises VideoError where the copy holds the other modality.
+    modality: "rgb" or "flow". Raises VideoError where the copy holds the other one.
     """
 
-    def __init__(
-        self,
-        path: str,
-        container: InputContainer,
-        stream: VideoStream,
-        places: list[tuple[int, int]],
-        modality: str,
-    ) -> None:
-        held = container.metadata["comment"].split()[-2]
-        if modality != held:
-            raise VideoError(path, f"this copy holds {held} frames: set data.modality={held}")
+    def __init__(self, path: str, index: Index, modality: str) -> None:
+        import av
+
+        if modality != index.modality:
+            raise VideoError(path, f"this copy holds {index.modality} frames: set data.modality={index.modality}")
         self.path = path
         self.modality = modality
-        self.fps = float(stream.average_rate or 0.0)
-        self._closed = False
-        self._container = container  # closing it would close the decoder
-        self._decoder = stream.codec_context
-        self._pictures = self._decoder.codec.canonical_name in PICTURE_CODECS
-        self._per_frame = 2 if self.modality == "flow" else 1
-        self._places = places
-        self._to_rgb = RgbConverter()
+        self.fps, self.height, self.width = index.fps, index.height, index.width
+        self._per_frame = 2 if modality == "flow" else 1
+        self._places = index.places
         self.num_frames = len(self._places) // self._per_frame
-        self.height, self.width = self._decoder.height, self._decoder.width
+        self._decoder: Any = None
+        if index.codec == "h264":
+            self._decoder = av.CodecContext.create("h264", "r")
+            self._decoder.extradata = index.extradata
+            self._decoder.thread_count = 1
+        self._to_rgb = RgbConverter()
+        self._closed = False
         self._file = os.open(path, os.O_RDONLY)
 
     def read(self, frames: Sequence[int] | np.ndarray | torch.Tensor) -> torch.Tensor:
@@ -93,7 +110,7 @@ class FastSeekCopy:
         rows = rows_of_frames(self.path, self.num_frames, frames)
         channels = 2 if self.modality == "flow" else 3
         images = np.empty((len(frames), self.height, self.width, channels), np.uint8)
-        for frame, image in (self._decode_pictures if self._pictures else self._decode_h264)(sorted(rows)):
+        for frame, image in (self._decode_h264 if self._decoder else self._decode_pictures)(sorted(rows)):
             if image.shape != images.shape[1:]:
                 size = f"{image.shape[1]}x{image.shape[0]}"
                 raise VideoError(self.path, f"frame {frame} is {size}, expected {self.width}x{self.height}")
@@ -103,7 +120,7 @@ class FastSeekCopy:
     def packets(self, frame: int) -> list[bytes]:
         """The compressed pictures of a frame: one, or those of x and y."""
         found = []
-        for position, size in self._places[frame * self._per_frame : (frame + 1) * self._per_frame]:
+        for position, size in self._places[frame * self._per_frame : (frame + 1) * self._per_frame].tolist():
             data = os.pread(self._file, size, position)
             if len(data) < size:
                 raise VideoError(self.path, f"the file breaks off before frame {frame}: prepare it again")
@@ -144,7 +161,6 @@ class FastSeekCopy:
         if not self._closed:
             self._closed = True
             os.close(self._file)
-            self._container.close()
 
     def __enter__(self) -> FastSeekCopy:
         return self

@@ -94,17 +94,25 @@ class FrameFolder:
             images = np.empty((0, self.height, self.width, self.channels), np.uint8)
         return torch.from_numpy(images).permute(0, 3, 1, 2)
 
-    def _image(self, frame: int) -> np.ndarray:
-        """(H, W, C) uint8."""
-        parts = []
+    def pictures(self, frame: int) -> list[bytes]:
+        """What is in the file of a frame, or in its two files of x and y."""
+        found = []
         for name in self._names(frame):
             try:
                 with open(os.path.join(self.path, name), "rb") as file:
-                    picture = decode_picture(file.read(), grey=self.channels == 2)
+                    found.append(file.read())
             except FileNotFoundError:
                 raise VideoError(self.path, f"{name} is missing") from None
             except OSError as error:
                 raise VideoError(self.path, f"{name}: {error.strerror}") from error
+        return found
+
+    def _image(self, frame: int) -> np.ndarray:
+        """(H, W, C) uint8."""
+        parts = []
+        for name, data in zip(self._names(frame), self.pictures(frame), strict=True):
+            try:
+                picture = decode_picture(data, grey=self.channels == 2)
             except ValueError as error:
                 raise VideoError(self.path, f"{name} {error}") from error
             parts.append(picture)

@@ -1,19 +1,25 @@
-"""The table of a split's videos: path, label, number of frames.
+"""The table of a split's videos: sample id, path, label, number of frames.
 
 Columns are NumPy arrays, not lists of objects: worker processes share them without copying, and 300,000 videos stay
-small.
+small (300,000 Kinetics rows: 40 bytes of path and 28 of id each).
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
+import json
+import os
+import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from vsn_train.errors import InputError
+
+UNLABELLED = -1  # label of every video of a test split whose answers are not public
 
 
 @dataclass(frozen=True)
@@ -21,29 +27,47 @@ class Manifest:
     """One split of one data set. Row i of every column is video i.
 
     root: folder that `paths` are relative to.
-    paths: (N,) UTF-8 bytes; a path relative to `root` is also the video's sample id.
-    labels: (N,) int64 class indices.
+    ids: (N,) UTF-8 bytes, the videos' names in the official lists. Files, frame folders, optical flow and fast copies
+        of a video share its id, so their scores can be fused. The same array as `paths` where there is no other name.
+    paths: (N,) UTF-8 bytes, what was found under `root`: a file, or a folder of frames.
+    labels: (N,) int64 class indices; all UNLABELLED in a test split without labels.
     class_names: K names; the index is the label.
     flip_pairs: pairs of labels that a horizontal mirror exchanges. A class in no pair keeps its label.
+    flips_allowed: False where a mirror image would need a label that is not known.
+    num_frames: (N,) int32, -1 where it is not known; None where it is not known of any video.
+    missing: ids that the official list names and the folder does not hold. They are not in the columns.
     """
 
     name: str
     split: str
     root: Path
+    ids: np.ndarray
     paths: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
     flip_pairs: tuple[tuple[int, int], ...] = ()
+    flips_allowed: bool = True
+    num_frames: np.ndarray | None = None
+    missing: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.ids)
 
     def sample_id(self, index: int) -> str:
-        """The video's name in score files, logs and messages: its path relative to the root."""
-        return self.paths[index].decode()
+        """The video's name in score files, logs and messages."""
+        return self.ids[index].decode()
 
     def path(self, index: int) -> Path:
-        return self.root / self.sample_id(index)
+        return self.root / self.paths[index].decode()
+
+    def known_frames(self, index: int) -> int | None:
+        """The video's number of frames as a list or a scan gave it; None where neither did."""
+        count = -1 if self.num_frames is None else int(self.num_frames[index])
+        return None if count < 0 else count
+
+    @property
+    def is_labelled(self) -> bool:
+        return bool(self.labels[0] != UNLABELLED)
 
     def mirrored_labels(self) -> np.ndarray:
         """(K,) int64: the label that a clip of class k has after a horizontal mirror."""
@@ -51,11 +75,53 @@ class Manifest:
 
     def content_hash(self) -> str:
         """First 16 hex digits of the SHA-256 over ids, labels and class names: equal hash, equal test set."""
-        digest = hashlib.sha256()
-        for path, label in zip(self.paths, self.labels, strict=True):
-            digest.update(path + b"\0" + str(int(label)).encode() + b"\n")
+        rows = zip(self.ids.tolist(), self.labels.tolist(), strict=True)
+        digest = hashlib.sha256(b"".join(b"%b\0%d\n" % row for row in rows))
         digest.update("\0".join(self.class_names).encode())
         return digest.hexdigest()[:16]
+
+    def save(self, path: Path) -> None:
+        """Write an .npz without pickled objects; the same manifest gives the same bytes."""
+        facts = {
+            "name": self.name,
+            "split": self.split,
+            "root": str(self.root),
+            "class_names": self.class_names,
+            "flip_pairs": self.flip_pairs,
+            "flips_allowed": self.flips_allowed,
+            "missing": self.missing,
+        }
+        columns = {"ids": self.ids, "paths": self.paths, "labels": self.labels}
+        if self.num_frames is not None:
+            columns["num_frames"] = self.num_frames
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **columns, facts=np.array(json.dumps(facts)))
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        aside.write_bytes(buffer.getvalue())
+        os.replace(aside, path)
+
+    @staticmethod
+    def load(path: str | Path) -> Manifest:
+        """Raises InputError for a file that is missing, damaged or no manifest."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                facts = json.loads(str(file["facts"]))
+                columns = {name: file[name] for name in ("ids", "paths", "labels", "num_frames") if name in file}
+            return Manifest(
+                facts["name"],
+                facts["split"],
+                Path(facts["root"]),
+                columns["ids"],
+                columns["paths"],
+                columns["labels"],
+                tuple(facts["class_names"]),
+                tuple((left, right) for left, right in facts["flip_pairs"]),
+                facts["flips_allowed"],
+                columns.get("num_frames"),
+                tuple(facts["missing"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise InputError(f"{path}: not a manifest, or damaged ({error}); Manifest.save writes one") from error
 
 
 def mirrored_labels(classes: int, flip_pairs: Iterable[Sequence[int]]) -> np.ndarray:
@@ -74,23 +140,67 @@ def make_manifest(
     labels: Sequence[int],
     class_names: Sequence[str],
     flip_pairs: Sequence[tuple[int, int]] = (),
+    *,
+    ids: Sequence[str] | None = None,
+    flips_allowed: bool = True,
+    num_frames: Sequence[int] | None = None,
+    missing: Sequence[str] = (),
 ) -> Manifest:
-    """Check the columns and pack them.
+    """Check the columns and pack them; see `Manifest` for what they are. ids: None takes the paths.
 
-    Raises InputError when the split is empty, a label is outside 0..K-1, or a video is listed twice.
+    Raises InputError when the split is empty, a label is outside 0..K-1 (UNLABELLED is allowed for all videos of
+    "test" together), or a video is listed twice.
     """
     if not len(paths):
         raise InputError(f"{name} {split}: found no videos under {root}; expected at least one: check dataset.root")
-    classes = len(class_names)
-    for path, label in zip(paths, labels, strict=True):
-        if not 0 <= label < classes:
-            raise InputError(
-                f"{name} {split}: label {label} of {path} is out of range: {classes} classes have labels 0 to "
-                f"{classes - 1}; correct the list"
-            )
-    columns = np.array([path.encode() for path in paths])
-    unique, counts = np.unique(columns, return_counts=True)
-    if len(unique) < len(columns):
-        twice = unique[counts > 1][0].decode()
+    classes, names = len(class_names), paths if ids is None else ids
+    label_column = np.array(labels, np.int64)
+    unlabelled = split == "test" and bool((label_column == UNLABELLED).all())
+    for index in np.flatnonzero((label_column < 0) | (label_column >= classes)) if not unlabelled else ():
+        raise InputError(
+            f"{name} {split}: label {label_column[index]} of {names[int(index)]} is out of range: {classes} classes "
+            f"have labels 0 to {classes - 1}; correct the list"
+        )
+    if twice := first_repeated(names):
         raise InputError(f"{name} {split}: {twice} is listed more than once; remove the repeated line from the list")
-    return Manifest(name, split, root, columns, np.array(labels, np.int64), tuple(class_names), tuple(flip_pairs))
+    path_column = np.array([path.encode() for path in paths])
+    return Manifest(
+        name,
+        split,
+        root,
+        path_column if ids is None else np.array([each.encode() for each in ids]),
+        path_column,
+        label_column,
+        tuple(class_names),
+        tuple(flip_pairs),
+        flips_allowed,
+        None if num_frames is None else np.array(num_frames, np.int32),
+        tuple(missing),
+    )
+
+
+def first_repeated(names: Sequence[str]) -> str | None:
+    """The first name that is there twice."""
+    if len(set(names)) == len(names):
+        return None
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+def sort_classes(manifest: Manifest) -> Manifest:
+    """The same videos with the classes in the order of their sorted names (by code point, as Python sorts).
+
+    Some published checkpoints were trained on lists made that way; labels and flip pairs move along.
+    """
+    order = sorted(range(len(manifest.class_names)), key=manifest.class_names.__getitem__)
+    new_label = np.argsort(np.array(order))
+    return replace(
+        manifest,
+        labels=np.where(manifest.labels == UNLABELLED, UNLABELLED, new_label[manifest.labels]),
+        class_names=tuple(manifest.class_names[label] for label in order),
+        flip_pairs=tuple((int(new_label[left]), int(new_label[right])) for left, right in manifest.flip_pairs),
+    )

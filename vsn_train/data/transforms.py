@@ -17,13 +17,42 @@ from vsn_train.errors import InputError
 # Of ImageNet's RGB images in [0, 1]; what torchvision's weights and their descendants were trained with.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+# Of optical flow: no motion is the middle grey; the mean of the three above (TSM code).
+FLOW_MEAN, FLOW_STD = 0.5, 0.226
+
+# Of `multi_scale_crop` in the TSN and TSM code.
+CROP_SCALES = {"rgb": (1.0, 0.875, 0.75, 0.66), "flow": (1.0, 0.875, 0.75)}
 
 
 def normalize(video: Tensor) -> Tensor:
-    """uint8 (..., 3, H, W) -> float32 of the same shape and device: (x / 255 - mean) / std per channel."""
-    mean = torch.tensor(MEAN, device=video.device).view(3, 1, 1) * 255
-    std = torch.tensor(STD, device=video.device).view(3, 1, 1) * 255
+    """uint8 (..., C, H, W) -> float32 of the same shape and device: (x / 255 - mean) / std per channel.
+
+    C: 3 for RGB; any other number is taken for optical flow.
+    """
+    rgb = video.shape[-3] == 3
+    mean = torch.tensor(MEAN if rgb else (FLOW_MEAN,), device=video.device).view(-1, 1, 1) * 255
+    std = torch.tensor(STD if rgb else (FLOW_STD,), device=video.device).view(-1, 1, 1) * 255
     return (video - mean) / std
+
+
+def take_clip(frames: Tensor, positions: Tensor) -> Tensor:
+    """One clip out of a video's decoded frames.
+
+    frames: (U, C, H, W). positions: int64 (T,) -> (T, C, H, W); or (T, L) -> (T, L × C, H, W), which for optical flow
+    (C = 2, L = 5) are the channels x0 y0 x1 y1 ….
+    """
+    return frames[positions] if positions.ndim == 1 else frames[positions].flatten(1, 2)
+
+
+def mirror(clip: Tensor) -> Tensor:
+    """uint8 (..., C, H, W), left and right exchanged.
+
+    Optical flow (C = 10: x and y in turn) then also points the other way in x: 255 - v, as in the TSM code.
+    """
+    mirrored = clip.flip(-1)
+    if clip.shape[-3] != 3:
+        mirrored[..., 0::2, :, :] = 255 - mirrored[..., 0::2, :, :]
+    return mirrored
 
 
 def multi_scale_crop(clip: Tensor, size: int, scales: Sequence[float], generator: np.random.Generator) -> Tensor:
@@ -64,20 +93,30 @@ def resize_short_side(clip: Tensor, short_side: int) -> Tensor:
 
 
 def crop_views(clip: Tensor, crops: int, size: int) -> list[tuple[Tensor, bool]]:
-    """The crops of one clip and whether each is mirrored.
-
-    clip: (T, C, H, W) with H, W >= size. crops 1: centre. 10: four corners and centre, then the same mirrored.
-    Raises InputError for a clip smaller than the crop.
-    """
+    """The crops of one clip, (T, C, H, W), and whether each is mirrored; see `crop_windows`."""
     height, width = clip.shape[-2:]
+    windows = crop_windows(height, width, crops, size)
+    cut = [(clip[..., top : top + size, left : left + size], mirrored) for top, left, mirrored in windows]
+    return [(mirror(window) if mirrored else window, mirrored) for window, mirrored in cut]
+
+
+def crop_windows(height: int, width: int, crops: int, size: int) -> list[tuple[int, int, bool]]:
+    """(top, left, mirrored) of the crops of a frame.
+
+    crops 1: centre. 3: both ends of the longer side and the centre between them. 5: four corners and centre. 10: those
+    five, then the same mirrored. Raises InputError for a frame smaller than the crop.
+    """
     if height < size or width < size:
         raise InputError(f"frames of {width}x{height} are smaller than the crop of {size}: raise short_side")
     room_down, room_right = height - size, width - size
     centre = (room_down // 2, room_right // 2)
-    corners = [(top, left) for top in (0, room_down) for left in (0, room_right)]
-    places = {1: [centre], 10: [*corners, centre]}[crops]
-    windows = [clip[..., top : top + size, left : left + size] for top, left in places]
-    views = [(window, False) for window in windows]
-    if crops == 10:
-        views += [(window.flip(-1), True) for window in windows]
-    return views
+    if crops == 3:
+        first, last = (
+            ((centre[0], 0), (centre[0], room_right)) if width >= height else ((0, centre[1]), (room_down, centre[1]))
+        )
+        places = [first, centre, last]
+    elif crops == 1:
+        places = [centre]
+    else:
+        places = [*((top, left) for top in (0, room_down) for left in (0, room_right)), centre]
+    return [(*place, mirrored) for mirrored in ((False, True) if crops == 10 else (False,)) for place in places]

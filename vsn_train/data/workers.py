@@ -115,6 +115,8 @@ class Loader(Generic[Item]):
                 self.close()
 
     def _without_quarantined(self, keys: list[Any]) -> list[Any]:
+        if not self.quarantine:
+            return keys
         return [self.quarantine.get(self.dataset.index_of(key), key) for key in keys]
 
     def _assign(self, tasks: Iterator[tuple[int, list[Any]]]) -> None:

@@ -1,28 +1,23 @@
-"""The one evaluation loop: every video once, its views averaged, the same scores whoever computes them."""
+"""The one evaluation loop: every video once, each frame decoded once, the same scores whoever computes them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from vsn_train.data.loader import BadVideo, TestVideo
-from vsn_train.data.transforms import crop_views, normalize
+from vsn_train.data.protocol import Protocol
+from vsn_train.data.transforms import crop_windows, mirror, normalize, take_clip
 from vsn_train.data.video import VideoError
 from vsn_train.engine.distributed import Process
 from vsn_train.engine.log import Progress
 
-
-def video_groups(videos: int, views: int, views_per_batch: int, process: Process) -> list[list[int]]:
-    """This process's share of the test: groups of consecutive videos that go through the network together.
-
-    The groups do not depend on the processes, so neither does any rounding in the scores.
-    """
-    size = max(1, views_per_batch // views)
-    groups = [list(range(start, min(start + size, videos))) for start in range(0, videos, size)]
-    return groups[process.rank :: process.world_size]
+# What became of each video, by its index: its views' scores, float32 (V, K), or (1, K) where only their mean is kept.
+Found = dict[int, "np.ndarray | BadVideo"]
 
 
 @torch.inference_mode()
@@ -31,51 +26,113 @@ def score_videos(
     groups: Iterable[list[TestVideo | BadVideo]],
     total: int,
     process: Process,
+    store: Callable[[Found], None],
     *,
-    crops: int,
-    crop_size: int,
-    average: str,
+    protocol: Protocol,
     mirrored_labels: np.ndarray,
     views_per_batch: int,
+    keep_views: bool,
+    on_bad_video: str,
     autocast: torch.autocast,
     title: str = "evaluate",
-) -> dict[int, np.ndarray]:
-    """Index -> float32 (K,) score of every video, over all processes, on every process.
+) -> Found:
+    """What this process found for its groups of videos; `store` is told after every group.
 
-    mirrored_labels: (K,), see `Manifest.mirrored_labels`. average: what is averaged over a video's views, "logits" or
-    "probabilities". Raises VideoError for a video that cannot be read: a number over fewer videos is another number.
+    model: (B, T, C, H, W) -> (B, K). mirrored_labels: (K,), see `Manifest.mirrored_labels`. on_bad_video: "wrong"
+    leaves a video that cannot be read in the result as what it is; "error" raises VideoError for it, because a number
+    over fewer videos is another number. title: of the progress bar; empty for none.
     """
     model.eval()
-    scores: dict[int, np.ndarray] = {}
-    for group in Progress(title, process.is_main).over(groups, total):
-        views, owners, mirrored = cut_views(group, crops, crop_size, process.device)
-        parts = []
-        for chunk in torch.stack(views).split(views_per_batch):
+    found: Found = {}
+    swap = torch.as_tensor(mirrored_labels, device=process.device)
+    for group in Progress(title, process.is_main and bool(title)).over(groups, total):
+        results: Found = {video.index: video for video in group if isinstance(video, BadVideo)}
+        if results and on_bad_video == "error":
+            bad = next(video for video in group if isinstance(video, BadVideo))
+            raise VideoError(bad.path, bad.cause)
+
+        good = [video for video in group if isinstance(video, TestVideo)]
+        views = [view for video in good for view in distinct_views(video, protocol, process.device)]
+        logits = torch.empty(len(views), len(swap), device=process.device)
+        for start in range(0, len(views), views_per_batch):
+            chunk = slice(start, start + views_per_batch)
+            clips = torch.stack([cut(view) for view in views[chunk]])
             with autocast:
-                parts.append(model(normalize(chunk)).float())
-        logits = torch.cat(parts)
+                logits[chunk] = model(normalize(clips)).float()
+
         # A mirrored clip of "left" looks like "right": its score for a class is that of the class's mirror image.
-        logits[mirrored] = logits[mirrored][:, torch.as_tensor(mirrored_labels, device=logits.device)]
-        if average == "probabilities":
-            logits = logits.softmax(dim=1)
-        for index in dict.fromkeys(owners):
-            mine = [row for row, owner in enumerate(owners) if owner == index]
-            scores[index] = logits[mine].mean(dim=0).cpu().numpy()
-    return {index: score for part in process.gather(scores) for index, score in part.items()}
+        mirrored = torch.tensor([view.mirrored for view in views], dtype=torch.bool, device=process.device)
+        scores = torch.where(mirrored[:, None], logits[:, swap], logits)
+        if protocol.average == "probabilities":
+            scores = scores.softmax(dim=1)
+        left = scores.cpu().numpy()
+        for video in good:
+            rows, left = all_views(video, protocol, left)
+            results[video.index] = rows if keep_views else mean_of_views(rows)[None]
+        store(results)
+        found |= results
+    return found
 
 
-def cut_views(
-    group: Sequence[TestVideo | BadVideo], crops: int, crop_size: int, device: torch.device
-) -> tuple[list[Tensor], list[int], Tensor]:
-    """All views of a group of videos: uint8 (T, C, S, S) each, the video each belongs to, and which are mirrored."""
-    views, owners, mirrored = [], [], []
-    for video in group:
-        if isinstance(video, BadVideo):
-            raise VideoError(video.path, video.cause)
-        frames = video.frames.to(device)  # once; the crops are cut there
-        for clip in video.clips:
-            for view, is_mirrored in crop_views(frames[torch.as_tensor(clip, device=device)], crops, crop_size):
-                views.append(view)
-                owners.append(video.index)
-                mirrored.append(is_mirrored)
-    return views, owners, torch.tensor(mirrored, device=device)
+class View(NamedTuple):
+    """One clip of one video through one window. frames: (U, C, H, W) on the device; clip: positions in it, see
+    `TestVideo.clips`."""
+
+    frames: Tensor
+    clip: Tensor
+    top: int
+    left: int
+    size: int
+    mirrored: bool
+
+
+def distinct_clips(video: TestVideo) -> tuple[np.ndarray, np.ndarray]:
+    """The clips of a video, each once, and (clips,) which of them each clip is. The dense clips of a video shorter than
+    their window are all the same, and go through the network once."""
+    flat = video.clips.reshape(len(video.clips), -1)
+    _, first, which = np.unique(flat, axis=0, return_index=True, return_inverse=True)
+    return video.clips[first], which.reshape(-1)
+
+
+def distinct_views(video: TestVideo, protocol: Protocol, device: torch.device) -> list[View]:
+    """The views of the distinct clips of one video, clip after clip. Its frames go to the device once; nothing is cut
+    yet."""
+    frames = video.frames.to(device)
+    height, width = frames.shape[-2:]
+    windows = crop_windows(height, width, protocol.crops, protocol.crop_size)
+    clips = torch.as_tensor(distinct_clips(video)[0], device=device)
+    return [
+        View(frames, clip, top, left, protocol.crop_size, mirrored) for clip in clips for top, left, mirrored in windows
+    ]
+
+
+def all_views(video: TestVideo, protocol: Protocol, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(V, K): the scores of one video's views, the first of `scores` (rows of distinct views, K); and the rest."""
+    clips, which = distinct_clips(video)
+    own, rest = np.split(scores, [len(clips) * protocol.crops])
+    return own.reshape(len(clips), protocol.crops, -1)[which].reshape(protocol.views, -1), rest
+
+
+def cut(view: View) -> Tensor:
+    """uint8 (T, C, S, S)."""
+    window = view.frames[..., view.top : view.top + view.size, view.left : view.left + view.size]
+    clip = take_clip(window, view.clip)
+    return mirror(clip) if view.mirrored else clip
+
+
+def mean_of_views(views: np.ndarray) -> np.ndarray:
+    """float32 (..., V, K) -> (..., K): summed in float64, so that the mean of one view is that view."""
+    return views.mean(axis=-2, dtype=np.float64).astype(np.float32)
+
+
+def video_groups(
+    videos: int, views: int, views_per_batch: int, process: Process, done: Collection[int] = ()
+) -> list[list[int]]:
+    """This process's share of the test: groups of consecutive videos that go through the network together.
+
+    The groups do not depend on the processes, nor on what is `done` already, so neither does any rounding.
+    """
+    size = max(1, views_per_batch // views)
+    groups = [list(range(start, min(start + size, videos))) for start in range(0, videos, size)]
+    left = [group for group in groups if not all(index in done for index in group)]
+    return left[process.rank :: process.world_size]

@@ -1,0 +1,226 @@
+"""How many frames does each reader get wrong? A table in Markdown, over the clips of a folder.
+
+    python scripts/compare_readers.py /data/clips
+    python scripts/compare_readers.py /data/clips --signatures /data/clips/signatures --output exact-frames
+
+Ours (`open_video` with decoder auto, decord and torchcodec) beside decord and TorchCodec used plainly, with their
+defaults but for one thread. Every clip is read in five ways: from the first frame on, eight spread over it, backwards,
+with repeats, and at random. What frame i looks like is taken from SIGNATURES/<path with / as __>.csv, one line a frame
+of 16 mean grey levels on a 4 x 4 grid, made with ffmpeg; without that, and for damaged clips, from a full decode with
+PyAV. A frame is wrong if it looks more like another one of the clip, or is 8 grey levels away from what it should look
+like. A reader may also refuse a clip; ours does so rather than give a wrong frame.
+Exit code 0: ours had no wrong frame, 1: it had one, 2: wrong input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib.metadata
+import json
+import platform
+import random
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from vsn_train.data.isolated import Failure, work_isolated
+from vsn_train.data.prepare import find_sources, written_aside
+from vsn_train.data.video import READERS, Video, open_video
+from vsn_train.errors import InputError, VideoError
+
+# Grey levels of a cell: what the rounding of the signatures, and of more than 8 bits to 8, amounts to.
+TOLERANCE, DEEP_TOLERANCE = 0.1, 1.0
+FAR = 8.0
+
+
+@dataclass
+class Tally:
+    """Of one clip or one kind of clips through one reader. failed: clips that it did not open, or not read all of."""
+
+    asked: int = 0
+    wrong: int = 0
+    clips: int = 0
+    failed: int = 0
+
+    def add(self, other: Tally) -> None:
+        self.asked += other.asked
+        self.wrong += other.wrong
+        self.clips += other.clips
+        self.failed += other.failed
+
+    def __str__(self) -> str:
+        if not self.asked:
+            return "refused"
+        return f"{self.wrong} of {self.asked:,}" + (f", {self.failed} with errors" if self.failed else "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clips", type=Path, help="folder of clips; the first folder below it names their kind")
+    parser.add_argument("--signatures", type=Path)
+    parser.add_argument("--output", type=Path, help="writes OUTPUT.md and OUTPUT.json; without it: prints the table")
+    arguments = parser.parse_args()
+    try:
+        sys.exit(run(arguments))
+    except InputError as error:
+        print(f"compare_readers: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    root = arguments.clips.expanduser()
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder")
+    names = [name for name in find_sources(root)[0] if (root / name).is_file()]
+    if not names:
+        raise InputError(f"{root}: expected videos in it, found none")
+    work = partial(compare, root=root, signatures=arguments.signatures, readers=tuple(available_readers()))
+    kinds: dict[str, dict[str, Tally]] = defaultdict(lambda: defaultdict(Tally))
+    by_clip, unreadable = {}, []
+    with tqdm(total=len(names), unit="clip", disable=None) as bar:
+        for name, result in work_isolated(work, names, 1, 600):
+            if isinstance(result, Failure):
+                unreadable.append((name, result.cause))
+            else:
+                kind, tallies = result
+                by_clip[name] = {"kind": kind} | {reader: vars(tally) for reader, tally in tallies.items()}
+                for reader, tally in tallies.items():
+                    kinds[kind][reader].add(tally)
+                    kinds["all"][reader].add(tally)
+            bar.update()
+    text = markdown(kinds, unreadable)
+    if arguments.output:
+        for suffix, content in ((".md", text), (".json", json.dumps(by_clip, indent=1) + "\n")):
+            with written_aside(arguments.output.with_suffix(suffix).resolve()) as part:
+                part.write_text(content, encoding="utf-8")
+    print(text)
+    return int(any(tally.wrong for reader, tally in kinds["all"].items() if reader.startswith("open_video")))
+
+
+def available_readers() -> list[str]:
+    found = ["open_video auto"]
+    for name, reader in READERS.items():
+        try:
+            reader.library()
+        except InputError as error:
+            print(f"left out: {error}", file=sys.stderr)
+        else:
+            found += [f"open_video {name}", f"plain {name}"]
+    return found
+
+
+def compare(name: str, root: Path, signatures: Path | None, readers: tuple[str, ...]) -> tuple[str, dict[str, Tally]]:
+    """The kind of one clip, and what each reader made of it. Raises VideoError for one that nothing can read."""
+    with open_video(root / name) as video:
+        assert isinstance(video, Video)
+        kind = f"{name.partition('/')[0]}: {video.codec} in {name.rpartition('.')[2].lower()}"
+        # From the damage on, decoders make up pixels, each its own: there is nothing to agree with but our own decode.
+        expected = read_signature(signatures, name) if video.whole else None
+        tolerance = TOLERANCE if video.bits == 8 else DEEP_TOLERANCE
+        if expected is None:
+            expected = np.concatenate([signature(image[None]) for image in video.decode_in_turn()])
+    tallies = {}
+    for reader in readers:
+        tallies[reader] = Tally(clips=1)
+        # What others raise is theirs to choose; ours promises VideoError, and anything else is a fault.
+        failures = VideoError if reader.startswith("open_video") else Exception
+        try:
+            read = opened(reader, root / name)
+        except failures:
+            tallies[reader].failed = 1
+            continue
+        for frames in access_patterns(len(expected)):
+            try:
+                images = read(frames)
+            except failures:
+                tallies[reader].failed = 1
+                continue
+            tallies[reader].asked += len(frames)
+            tallies[reader].wrong += wrong_frames(images, frames, expected, tolerance)
+    return kind, tallies
+
+
+def opened(reader: str, path: Path) -> Callable[[list[int]], np.ndarray]:
+    """A function from frames to (N, H, W, 3) images."""
+    how, name = reader.split()
+    if how == "open_video":
+        video = open_video(path, name)
+        return lambda frames: video.read(frames).permute(0, 2, 3, 1).numpy()
+    library: Any = READERS[name].library()
+    if name == "decord":
+        plain = library.VideoReader(str(path), ctx=library.cpu(0), num_threads=1)
+        return lambda frames: plain.get_batch(frames).asnumpy()
+    decoder = library(str(path), dimension_order="NHWC", num_ffmpeg_threads=1)
+    return lambda frames: decoder.get_frames_at(frames).data.numpy()
+
+
+def access_patterns(num_frames: int) -> list[list[int]]:
+    draw = random.Random(num_frames)
+    return [
+        list(range(min(num_frames, 60))),
+        [int((i + 0.5) * num_frames / 8) for i in range(8)],
+        list(range(num_frames))[:: -max(1, num_frames // 10)],
+        [num_frames - 1, 0, num_frames - 1, num_frames // 2, num_frames // 2],
+        [draw.randrange(num_frames) for _ in range(16)],
+    ]
+
+
+def read_signature(folder: Path | None, name: str) -> np.ndarray | None:
+    """(num_frames, 16)."""
+    if folder is None:
+        return None
+    path = folder / (name.replace("/", "__") + ".csv")
+    if not path.is_file():
+        return None
+    with path.open(encoding="utf-8") as file:
+        return np.array([[float(value) for value in row[1:]] for row in list(csv.reader(file))[1:]])
+
+
+def signature(images: np.ndarray) -> np.ndarray:
+    """(N, H, W, 3) -> (N, 16) mean grey levels on a 4 x 4 grid."""
+    total = images[..., :3].sum(-1, dtype=np.uint16)
+    rows, columns = (np.linspace(0, size, 5).astype(int) for size in total.shape[1:])
+    cells = [
+        total[:, rows[r] : rows[r + 1], columns[c] : columns[c + 1]].mean((1, 2), dtype=np.float64) / 3
+        for r in range(4)
+        for c in range(4)
+    ]
+    return np.stack(cells, 1)
+
+
+def wrong_frames(images: np.ndarray, frames: list[int], expected: np.ndarray, tolerance: float) -> int:
+    """How many of the images are not the frame that was asked for."""
+    distance = np.abs(signature(images)[:, None] - expected[None]).max(2)  # (N, num_frames)
+    own = distance[np.arange(len(frames)), frames]
+    return int(((own > FAR) | ((own > tolerance) & (distance.min(1) < own))).sum())
+
+
+def markdown(kinds: dict[str, dict[str, Tally]], unreadable: list[tuple[str, str]]) -> str:
+    readers = list(kinds["all"])
+    lines = [f"| clips | n | {' | '.join(readers)} |", f"|---|---|{'---|' * len(readers)}"]
+    for kind in [*sorted(kinds.keys() - {"all"}), "all"]:
+        tallies = kinds[kind]
+        lines.append(f"| {kind} | {tallies[readers[0]].clips} | {' | '.join(str(tallies[r]) for r in readers)} |")
+    lines += [""] + [f"No reader is asked for {name}: {cause}." for name, cause in unreadable]
+    versions = []
+    for package in ("av", "decord", "torchcodec"):
+        try:
+            versions.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    system = f"{platform.system()} {platform.machine()}"
+    lines.append(f"Wrong frames out of those asked for. {', '.join(versions)}, {system}, {date.today()}.")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""What an evaluation leaves in its folder beside the report, and the table that it prints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vsn_train.analysis.scores import Scores
+from vsn_train.analysis.submission import write_submission
+
+
+def save_results(folder: Path, scores: Scores, position: dict[str, int]) -> None:
+    """Write scores.npz, metrics.json and, for a split without labels, submission.csv; print the table.
+
+    position: the checkpoint's "epoch" and "step", for metrics.json.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    scores.save(folder / "scores.npz")
+    metrics: dict[str, Any] = {"split": "test"} | position | measure(scores) | scores.facts
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    if not scores.labelled:
+        write_submission(scores, folder / "submission.csv")
+    print(table(scores))
+    for bad in scores.facts.get("bad_videos", []):
+        print(f"cannot read {bad['id']}: {bad['cause']}; {'counted as wrong' if scores.labelled else 'left out'}")
+
+
+def measure(scores: Scores) -> dict[str, Any]:
+    """What is known of the scores as a whole; accuracies in percent. Without labels only the number of videos."""
+    if not scores.labelled:
+        return {"n": len(scores)}
+    return {
+        "loss": scores.loss(),
+        "top1": scores.top1(),
+        "top5": scores.top5(),
+        "mean_class": scores.mean_class(),
+        "top1_interval": list(scores.interval("top1")),
+        "top5_interval": list(scores.interval("top5")),
+        "calibration_error": scores.calibration_error(),
+        "n": len(scores),
+    }
+
+
+def table(scores: Scores) -> str:
+    """Two lines: what it is of, and the numbers; no accuracy where there are no labels."""
+    facts = scores.facts
+    rows = [
+        ["data set", "split", "protocol"],
+        [str(facts.get("dataset")), str(facts.get("split")), str(facts.get("protocol", {}).get("name"))],
+    ]
+    if scores.labelled:
+        interval = scores.interval("top1")
+        rows[0] += ["top-1 %", "top-5 %", "videos", "95 % interval of top-1", "mean class %"]
+        rows[1] += [f"{scores.top1():.2f}", f"{scores.top5():.2f}", str(len(scores))]
+        rows[1] += [f"{interval.low:.2f} to {interval.high:.2f}", f"{scores.mean_class():.2f}"]
+    else:
+        rows[0] += ["videos", "labels"]
+        rows[1] += [str(len(scores)), "unknown"]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

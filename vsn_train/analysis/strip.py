@@ -1,0 +1,93 @@
+"""The frames that a network saw of a video, as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+from torchvision.io import encode_jpeg
+
+from vsn_train.data.loader import TestVideo
+from vsn_train.data.sampling import sample_indices
+from vsn_train.data.transforms import resize_short_side
+from vsn_train.data.video import VideoError, open_video
+
+PER_ROW = 8
+
+
+def draw_prediction(
+    picture: Path, video_path: Path, video: TestVideo, best: Sequence[tuple[str, int, float]], protocol: str
+) -> None:
+    """Write a PNG of the frames of the middle clip with their times, and of the best classes (name, index, share)."""
+    # Uniform clips begin with the one of the segments' middles; dense ones follow the time of the video.
+    first_fields = video.clips if video.clips.ndim == 2 else video.clips[..., 0]
+    in_time = np.argsort(first_fields.mean(axis=1), kind="stable")
+    clip = first_fields[in_time[len(in_time) // 2]]
+    numbers = video.numbers[clip]
+    captions = [f"{number / video.fps:.2f} s" if video.fps else f"frame {number}" for number in numbers]
+    classes = [(name, share) for name, _, share in best]
+    clips = "" if len(video.clips) == 1 else f", middle one of {len(video.clips)} clips"
+    draw_strip(picture, video.frames[clip], captions, classes, f"{video_path.name}   {protocol}{clips}")
+
+
+def draw_strip(
+    path: Path,
+    frames: Tensor,
+    captions: Sequence[str],
+    classes: Sequence[tuple[str, float]],
+    title: str,
+) -> None:
+    """Write a PNG: the frames, uint8 (T, 3 or 2, H, W), with a caption each; under them the classes' shares as bars.
+
+    classes: (name, share from 0 to 1), best first.
+    """
+    count, _, height, width = frames.shape
+    columns, rows = min(count, PER_ROW), -(-count // PER_ROW)
+    inches = 1.6 if width >= height else 1.6 * width / height
+    row_inches = inches * height / width + 0.22
+    heights = [rows * row_inches + 0.35, 0.3 * len(classes) + 0.15]
+    figure = Figure(
+        figsize=(max(columns * inches, 6.0), sum(heights)), dpi=130, facecolor="white", layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    top, bottom = cast("Any", figure.subfigures(2, 1, height_ratios=heights))
+    top.suptitle(title, fontsize=9, x=0.01, ha="left")
+    axes = top.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.axis("off")
+    for axis, frame, caption in zip(axes, frames, captions, strict=False):
+        axis.imshow(_picture(frame).permute(1, 2, 0).numpy())
+        axis.set_title(caption, fontsize=7, pad=2)
+    bars = bottom.subplots()
+    names, shares = [name for name, _ in classes], np.array([share for _, share in classes])
+    bars.barh(range(len(classes)), 100 * shares, color=["#0072B2"] + ["#9CC3DD"] * (len(classes) - 1), height=0.7)
+    for place, share in enumerate(shares):
+        bars.text(100 * share + 1, place, f"{100 * share:.1f} %", va="center", fontsize=8)
+    bars.set(xlim=(0, 112), yticks=range(len(classes)), xticks=[])
+    bars.set_yticklabels(names, fontsize=8)
+    bars.invert_yaxis()
+    bars.tick_params(length=0)
+    for side in ("top", "right", "bottom"):
+        bars.spines[side].set_visible(False)
+    figure.savefig(path)
+
+
+def jpeg_frames(path: Path, count: int, short_side: int, decoder: str = "auto", modality: str = "rgb") -> list[bytes]:
+    """The middle frames of `count` segments of a video as small JPEG files; none where it cannot be read."""
+    try:
+        with open_video(path, decoder, modality) as video:
+            frames = resize_short_side(video.read(sample_indices(video.num_frames, count)[0]), short_side)
+    except VideoError:
+        return []
+    return [encode_jpeg(_picture(frame), quality=80).numpy().tobytes() for frame in frames]
+
+
+def _picture(frame: Tensor) -> Tensor:
+    """(3, H, W): optical flow's x and y as red and green over the grey that means rest."""
+    return frame if len(frame) == 3 else torch.cat([frame, torch.full_like(frame[:1], 128)])

@@ -1,0 +1,57 @@
+"""The `<id>;<class name>` lists of TwentyBN's data sets, Something-Something V1 and Jester, and their mirror classes.
+
+    <prefix>-labels.csv        one class name a line; the line is the index
+    <prefix>-train.csv         <id>;<class name>      no header
+    <prefix>-validation.csv    <id>;<class name>
+    <prefix>-test.csv          <id>
+
+Class names hold commas and apostrophes, never a semicolon: this is not a comma CSV. Copies with CR LF are in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vsn_train.data.datasets.annotations import class_indices, find_file, index_of, numbered_lines
+from vsn_train.data.manifest import UNLABELLED
+from vsn_train.errors import InputError
+
+# Split -> the name it has in TwentyBN's files.
+FILE_NAMES = {"train": "train", "val": "validation", "test": "test"}
+
+
+def read_classes(places: Sequence[Path], prefix: str) -> tuple[Path, dict[str, int]]:
+    """The labels file and what it says: class name -> index."""
+    path = find_file(places, [f"{prefix}-labels.csv"])
+    return path, class_indices(numbered_lines(path), path)
+
+
+def read_split(
+    places: Sequence[Path], prefix: str, split: str, classes: dict[str, int], labels_file: Path
+) -> tuple[Path, list[str], list[int]]:
+    """The split's file, its ids and labels. A test line may lack the class: UNLABELLED.
+
+    Raises InputError with file and line for a line that does not fit.
+    """
+    path = find_file(places, [f"{prefix}-{FILE_NAMES[split]}.csv"])
+    ids, labels = [], []
+    for number, line in numbered_lines(path):
+        video, separator, name = line.partition(";")
+        place = f"{path} line {number}"
+        if not video.strip().isdigit() or not (name or (split == "test" and not separator)):
+            expected = "'<id>'" if split == "test" else "'<id>;<class name>'"
+            raise InputError(f"{place}: found {line[:80]!r}, expected {expected} with a number as id; correct the line")
+        ids.append(video.strip())
+        labels.append(index_of(name.strip(), classes, place, labels_file.name) if name else UNLABELLED)
+    return path, ids, labels
+
+
+def mirror_pairs(class_names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> tuple[list[tuple[int, int]], bool]:
+    """Label pairs of the name pairs among the classes, and whether flips are allowed.
+
+    They are not where the classes, an excerpt of the data set, hold one of a pair without the other.
+    """
+    index = {name: label for label, name in enumerate(class_names)}
+    known = [(index[left], index[right]) for left, right in pairs if left in index and right in index]
+    return known, all((left in index) == (right in index) for left, right in pairs)

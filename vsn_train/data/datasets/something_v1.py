@@ -1,0 +1,43 @@
+"""Something-Something V1: Goyal et al., ICCV 2017. Official lists; the videos come as JPEG frames only.
+
+    <root>/<id>/00001.jpg ...                     root: 20bn-something-something-v1, or the folder that holds it
+    something-something-v1-labels.csv …-train.csv …-validation.csv …-test.csv        see labelled_ids.py
+
+The order of labels.csv is the class order. It is not that of sorted names, which much published work trained on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vsn_train.data.datasets.annotations import search_places, video_root
+from vsn_train.data.datasets.labelled_ids import mirror_pairs, read_classes, read_split
+from vsn_train.data.datasets.presence import find_videos, make_present_manifest
+from vsn_train.data.manifest import Manifest
+
+# A mirror exchanges these, as the data set's authors say (augmentation mappings of V2, which has the same names).
+MIRROR_CLASSES = (
+    ("Pulling something from left to right", "Pulling something from right to left"),
+    ("Pushing something from left to right", "Pushing something from right to left"),
+    ("Turning the camera left while filming something", "Turning the camera right while filming something"),
+)
+
+
+def load_something_v1(
+    root: Path, split: str, annotations: Path | None = None, max_missing_share: float = 0.0
+) -> Manifest:
+    """split: "train", "val" or "test", which has no labels.
+
+    root: folder of the frame folders. annotations: folder of the CSV files; None looks in and beside the root.
+    Raises InputError for missing folders or files, for more than max_missing_share missing videos and for a line that
+    does not fit, with file and line.
+    """
+    videos = video_root(root, ["20bn-something-something-v1"], "the folder of Something-Something V1's <id> folders")
+    places = search_places(root, annotations, "annotations", "labels")
+    labels_file, classes = read_classes(places, "something-something-v1")
+    listing, ids, labels = read_split(places, "something-something-v1", split, classes, labels_file)
+    pairs, flips_allowed = mirror_pairs(list(classes), MIRROR_CLASSES)
+    return make_present_manifest(
+        "something_v1", split, videos, ids, find_videos(videos, ids), labels, list(classes), pairs,
+        listing=listing, max_missing_share=max_missing_share, flips_allowed=flips_allowed,
+    )  # fmt: skip

@@ -1,0 +1,130 @@
+"""How many frames each video of a manifest has: counted once, in parallel, resumable, kept beside the data.
+
+A folder of frames whose count is known need not be listed every time it is read, which spares file servers; and a scan
+finds broken folders and files before a training does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from vsn_train.data.manifest import Manifest
+from vsn_train.data.video import open_video
+from vsn_train.errors import InputError, VideoError
+
+UNKNOWN = -1
+CHUNK = 64  # videos handed to a worker at once
+
+
+def count_frames(
+    manifest: Manifest, modality: str = "rgb", workers: int = 1, progress: bool = True
+) -> tuple[Manifest, list[str]]:
+    """The manifest with `num_frames`, and why each of the unreadable videos, which stay at -1, cannot be read.
+
+    Counts are kept in .vsn-train in the manifest's root, or in ~/.cache/vsn-train where that cannot be written. What a
+    killed scan had counted is used by the next one; unreadable videos are tried again.
+    Raises InputError where a video makes its worker process crash.
+    """
+    folder, key = _cache(manifest, modality)
+    finished = folder / f"frames-{key}.npy"
+    if finished.is_file() and len(counts := np.load(finished, allow_pickle=False)) == len(manifest):
+        parts = []
+    else:
+        counts = np.full(len(manifest), UNKNOWN, np.int32)
+        parts = sorted(folder.glob(f"frames-{key}.*.part"))
+        for part in parts:
+            _read_part(part, counts)
+    unread = np.flatnonzero(counts == UNKNOWN)
+    if not len(unread):
+        return replace(manifest, num_frames=counts), []
+    # A file of its own for each scan: two at a time may do the same work twice, but never mix their records.
+    own = folder / f"frames-{key}.{socket.gethostname()}-{os.getpid()}.part"
+    reasons = []
+    with own.open("wb") as file:
+        bar = tqdm(total=len(manifest), initial=len(manifest) - len(unread), unit="video", disable=not progress or None)
+        bar.set_description(f"counting frames, {manifest.split}")
+        flushed = time.monotonic()
+        for index, count, cause in _count_all(manifest, unread.tolist(), modality, workers):
+            if cause:
+                reasons.append(f"{manifest.path(index)}: {cause}")
+            else:
+                counts[index] = count
+                file.write(np.array([index, count], np.int32).tobytes())
+            bar.update()
+            if time.monotonic() - flushed > 1:
+                file.flush()
+                flushed = time.monotonic()
+        bar.close()
+    aside = own.with_suffix(".tmp")
+    with aside.open("wb") as file:
+        np.save(file, counts, allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, finished)
+    for part in (*parts, own):
+        part.unlink(missing_ok=True)
+    return replace(manifest, num_frames=counts), sorted(reasons)
+
+
+def _cache(manifest: Manifest, modality: str) -> tuple[Path, str]:
+    """A folder that can be written, and the name of this list of files in it."""
+    root = str(manifest.root.resolve())
+    listing = b"\n".join([modality.encode(), os.fsencode(root), *manifest.paths.tolist()])
+    key = hashlib.sha256(listing).hexdigest()[:16]
+    for folder in (manifest.root / ".vsn-train", Path.home() / ".cache" / "vsn-train" / "frames"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return folder, key
+    raise InputError(f"can write neither into {manifest.root} nor into {folder}; set dataset.count_frames=false")
+
+
+def _read_part(path: Path, counts: np.ndarray) -> None:
+    """Put what an earlier scan wrote into `counts`. Records are pairs of int32; a kill may have cut the last one."""
+    data = path.read_bytes()
+    records = np.frombuffer(data[: len(data) // 8 * 8], np.int32).reshape(-1, 2)
+    records = records[(records[:, 0] >= 0) & (records[:, 0] < len(counts)) & (records[:, 1] > 0)]
+    counts[records[:, 0]] = records[:, 1]
+
+
+def _count_all(
+    manifest: Manifest, indices: Sequence[int], modality: str, workers: int
+) -> Iterator[tuple[int, int, str]]:
+    """(index, count, "") or (index, -1, cause) of each, as they come."""
+    chunks = [list(indices[start : start + CHUNK]) for start in range(0, len(indices), CHUNK)]
+    with ProcessPoolExecutor(max(1, min(workers, len(chunks)))) as pool:
+        tasks = [pool.submit(_count_chunk, chunk, [str(manifest.path(i)) for i in chunk], modality) for chunk in chunks]
+        try:
+            for task in as_completed(tasks):
+                yield from task.result()
+        except BrokenProcessPool as error:
+            raise InputError(
+                f"a process died while counting the frames of {manifest.root}; what is counted is kept. "
+                "scripts/check_videos.py finds the video that does this"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _count_chunk(indices: list[int], paths: list[str], modality: str) -> list[tuple[int, int, str]]:
+    results = []
+    for index, path in zip(indices, paths, strict=True):
+        try:
+            with open_video(path, modality=modality) as video:
+                results.append((index, video.num_frames, ""))
+        except VideoError as error:
+            results.append((index, UNKNOWN, error.cause))
+    return results

@@ -1,0 +1,77 @@
+"""The videos that a user names on the command line: files, folders and patterns."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch.utils.data import Dataset
+
+from vsn_train.data.datasets.presence import VIDEO_SUFFIXES
+from vsn_train.data.loader import BadVideo, TestVideo, read_test_video
+from vsn_train.data.video import VideoError
+from vsn_train.errors import InputError
+
+PICTURES = {".jpg", ".jpeg", ".png"}
+
+
+def find_videos(given: str | Sequence[str]) -> list[Path]:
+    """Every video that `given` names, each once, in that order; within a folder or a pattern sorted by name.
+
+    Each name is a file, a folder of videos (with its subfolders), a folder of frames (one video), or a glob pattern.
+    A path that exists is never taken for a pattern. Raises InputError for one that names no video.
+    """
+    found: dict[Path, None] = {}
+    for name in [given] if isinstance(given, str) else given:
+        path = Path(str(name)).expanduser()
+        matches = [path] if path.exists() else [Path(each) for each in sorted(glob.glob(str(path), recursive=True))]
+        videos = [video for match in matches for video in (_in_folder(match) if match.is_dir() else [match])]
+        if not videos and (path.is_dir() or glob.has_magic(str(path))):
+            known = ", ".join(sorted(VIDEO_SUFFIXES))
+            raise InputError(f"video={name}: found no videos; expected files that end in one of {known}")
+        found |= dict.fromkeys(videos or [path])  # a file that is missing is named when it is opened
+    return list(found)
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    if any(path.suffix.lower() in PICTURES for path in folder.iterdir()):
+        return [folder]
+    return sorted(path for path in folder.rglob("*") if path.suffix[1:].lower() in VIDEO_SUFFIXES and path.is_file())
+
+
+class GivenVideos(Dataset["TestVideo | BadVideo"]):
+    """The part of each video between two times, in seconds (end None: to its end), decoded once and resized once."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        num_frames: int,
+        clips: int,
+        placement: str,
+        short_side: int,
+        decoder: str,
+        modality: str = "rgb",
+        start: float = 0.0,
+        end: float | None = None,
+    ) -> None:
+        self.paths = paths
+        self.options = (num_frames, clips, placement, short_side, decoder, modality)
+        self.start = start
+        self.end = end
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> TestVideo | BadVideo:
+        try:
+            return read_test_video(self.paths[index], *self.options, index, start=self.start, end=self.end)
+        except VideoError as error:
+            return BadVideo(index, str(self.paths[index]), error.cause)
+
+    def index_of(self, key: int) -> int:
+        return key
+
+    def describe_bad(self, key: int, cause: str) -> BadVideo:
+        """What stands for a video that took its worker along."""
+        return BadVideo(key, str(self.paths[key]), cause, lost=True)

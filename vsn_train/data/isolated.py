@@ -1,0 +1,101 @@
+"""Work on many files, each in its own process: a file that crashes or hangs its decoder costs itself, not the run."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing import connection
+from typing import Any, Generic, TypeVar
+
+from vsn_train.errors import InputError, VideoError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why there is no result. kind: "unreadable", "hanging" or "crashing"."""
+
+    cause: str
+    kind: str = "unreadable"
+
+
+@dataclass(frozen=True)
+class _Job(Generic[Item]):
+    item: Item
+    process: Any
+    results: connection.Connection
+    started: float
+
+
+def work_isolated(
+    work: Callable[[Item], Result], items: Iterable[Item], processes: int, timeout: float
+) -> Iterator[tuple[Item, Result | Failure]]:
+    """Yields (item, work(item)) as they are done, `processes` at a time, each in a forked process.
+
+    A Failure stands for the result where `work` raised InputError or OSError, took longer than `timeout` seconds, or
+    lost its process. Any other exception is a fault of ours and is raised here.
+    """
+    # fork: what is imported here is there, so a process costs milliseconds. Where there is none, seconds.
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
+    context: Any = multiprocessing.get_context(method)
+    waiting = iter(items)
+    jobs: list[_Job[Item]] = []
+    try:
+        while True:
+            while len(jobs) < processes and (batch := next(((item,) for item in waiting), None)):
+                ours, theirs = context.Pipe(duplex=False)
+                process = context.Process(target=_run, args=(theirs, work, batch[0]), daemon=True)
+                process.start()
+                theirs.close()
+                jobs.append(_Job(batch[0], process, ours, time.monotonic()))
+            if not jobs:
+                return
+            ready = connection.wait([job.results for job in jobs], timeout=0.5)
+            for job in list(jobs):
+                late = time.monotonic() - job.started > timeout
+                if job.results in ready or late:
+                    jobs.remove(job)
+                    yield job.item, _finish(job, timeout)
+    finally:
+        for job in jobs:
+            job.process.kill()
+            job.process.join()
+
+
+def _run(results: connection.Connection, work: Callable[[Item], Any], item: Item) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends us
+    try:
+        results.send(work(item))
+    except VideoError as error:
+        results.send(Failure(error.cause))
+    except (InputError, OSError) as error:
+        results.send(Failure(str(error)))
+    except Exception as error:
+        results.send(error)
+
+
+def _finish(job: _Job[Any], timeout: float) -> Any:
+    """The result of a job that has one, has died or is late; its process is gone then."""
+    try:
+        result = job.results.recv() if job.results.poll() else Failure(f"took longer than {timeout:g} s", "hanging")
+    except EOFError:
+        job.process.join()
+        code = job.process.exitcode
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        result = Failure(f"its decoder ended the process ({how})", "crashing")
+    job.process.kill()
+    job.process.join()
+    job.results.close()
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

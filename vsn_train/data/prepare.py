@@ -1,0 +1,240 @@
+"""Fast-seek copies: videos re-encoded so that every frame is a picture of its own; folders of pictures in one file.
+
+What a copy is and how it is read: fastseek.py. A copy is written aside, checked against what it was made from, and only
+then gets its name; so whatever has its name is whole.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vsn_train.data.colour import RgbConverter
+from vsn_train.data.datasets.presence import video_name
+from vsn_train.data.fastseek import FastSeekCopy, append_index
+from vsn_train.data.frames import FrameFolder
+from vsn_train.data.video import Video, open_video
+from vsn_train.errors import InputError, VideoError
+
+_PICTURE = re.compile(r".*\d\.(jpe?g|png)", re.IGNORECASE)
+
+SHORT_SIDE = 256  # pixels
+CRF = 20  # of x264; 2 less is a quarter larger, and a fifth slower to decode
+CHECKED_FRAMES = 9  # of a re-encoded video, compared with what was encoded
+LEAST_PSNR = 22.0  # dB, of each of them: far below what the encoder leaves, far above another frame's
+
+
+@dataclass(frozen=True)
+class Copy:
+    """What was made. psnr: mean over the checked frames in dB; None where no pixel was re-encoded."""
+
+    num_frames: int
+    source_bytes: int
+    bytes: int
+    psnr: float | None
+
+
+def find_sources(root: Path) -> tuple[list[str], int]:
+    """Videos and folders of pictures below `root`, as sorted relative paths, and how many other files there are."""
+    found, others = [], 0
+    for folder, folders, _ in os.walk(root, followlinks=True):
+        videos, pictures = [], False
+        for entry in os.scandir(folder):
+            if video_name(entry.name) != entry.name:
+                videos.append(entry.name)
+            elif _PICTURE.fullmatch(entry.name):
+                pictures = True
+                break  # the rest are frames too: no need to look at each
+            elif not entry.is_dir():
+                others += 1
+        relative = os.path.relpath(folder, root)
+        if pictures:
+            folders.clear()
+            found.append(relative)
+        found += [os.path.normpath(os.path.join(relative, name)) for name in videos]
+    return sorted(found), others
+
+
+def target_of(source: Path, target: Path) -> Path:
+    """The name of a copy: a video's own, suffix included; of a folder of pictures its name and .mp4."""
+    return target.with_name(target.name + ".mp4") if source.is_dir() else target
+
+
+def prepare(source: Path, target: Path, short_side: int, crf: int, modality: str) -> Copy:
+    """Make the copy of one video or folder. Raises VideoError; nothing is left behind then."""
+    with open_video(source, modality=modality) as video, written_aside(target) as part:
+        if isinstance(video, FrameFolder):
+            pack_pictures(video, part, modality)
+            return Copy(video.num_frames, space_of(source), part.stat().st_size, None)
+        sample = encode(video, part, short_side, crf)
+        return Copy(video.num_frames, space_of(source), part.stat().st_size, check(part, video.num_frames, sample))
+
+
+@contextmanager
+def written_aside(target: Path) -> Iterator[Path]:
+    """A name to write to; the file gets its own name when the `with` block ends well, and is gone when it does not."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.{socket.gethostname()}-{os.getpid()}.part")
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(target)
+        for left in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+            left.unlink(missing_ok=True)  # of a run that was killed here
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def space_of(source: Path) -> int:
+    """Bytes of a file, or of the files in a folder."""
+    if source.is_dir():
+        return sum(entry.stat().st_size for entry in os.scandir(source) if entry.is_file())
+    return source.stat().st_size
+
+
+# ---- Videos ----------------------------------------------------------------------------------------------------------
+
+
+def copy_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """(height, width) of the copy: the short side brought down to short_side, never up; even, as 4:2:0 colour asks."""
+    scale = min(1.0, short_side / min(height, width))
+    return max(2, 2 * round(height * scale / 2)), max(2, 2 * round(width * scale / 2))
+
+
+def encode(video: Video | FastSeekCopy, path: Path, short_side: int, crf: int) -> dict[int, np.ndarray]:
+    """Write every frame as an H.264 key picture. Returns some of the resized frames: frame -> (H, W, 3) uint8."""
+    import av
+
+    height, width = copy_size(video.height, video.width, short_side)
+    wanted = set(np.linspace(0, video.num_frames - 1, CHECKED_FRAMES).round().astype(int).tolist())
+    sample: dict[int, np.ndarray] = {}
+    to_rgb = RgbConverter()
+    with av.open("file:" + str(path), "w", format="mp4") as container:
+        # fastdecode: no arithmetic coding and no deblocking, a tenth larger and half the time to decode.
+        options = {"crf": str(crf), "preset": "veryfast", "tune": "fastdecode"}
+        rate = Fraction(video.fps).limit_denominator(65535) if video.fps else Fraction(25)
+        stream = container.add_stream("libx264", rate=rate, options=options)
+        context = stream.codec_context
+        context.width, context.height, context.pix_fmt = width, height, "yuv420p"
+        context.gop_size, context.max_b_frames, context.thread_count = 1, 0, 1
+        for number, image in enumerate(every_frame(video)):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24")
+            frame = frame.reformat(width, height, "yuv420p", interpolation="BICUBIC", threads=1)
+            frame.pts = number
+            if number in wanted:
+                sample[number] = to_rgb(frame).copy()
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    append_index(path, "h264", "rgb", float(rate), height, width)
+    return sample
+
+
+def every_frame(video: Video | FrameFolder | FastSeekCopy) -> Iterator[np.ndarray]:
+    """(H, W, 3) uint8, one after the other, decoded once."""
+    if isinstance(video, Video):
+        yield from video.frames()
+    else:
+        for frame in range(video.num_frames):
+            yield video.read([frame])[0].permute(1, 2, 0).numpy()
+
+
+def check(path: Path, num_frames: int, sample: dict[int, np.ndarray]) -> float:
+    """Compare a copy with what it was made of; returns the mean PSNR in dB. Raises VideoError.
+
+    All its frames are decoded from first to last. Those of the sample must be like what was encoded, and be what the
+    copy's index leads to.
+    """
+    import av
+
+    in_turn: dict[int, np.ndarray] = {}
+    count, to_rgb = 0, RgbConverter()
+    with av.open("file:" + str(path)) as container:
+        for count, frame in enumerate(container.decode(container.streams.video[0]), start=1):
+            if count - 1 in sample:
+                in_turn[count - 1] = to_rgb(frame).copy()
+    with open_video(path) as copy:
+        if not isinstance(copy, FastSeekCopy) or not count == copy.num_frames == num_frames:
+            raise VideoError(str(path), f"the copy has {count} frames, the video {num_frames}")
+        frames = sorted(sample)
+        by_index = copy.read(frames).permute(0, 2, 3, 1).numpy()
+    ratios = []
+    for frame, image in zip(frames, by_index, strict=True):
+        if not np.array_equal(image, in_turn[frame]):
+            raise VideoError(str(path), f"the index of the copy does not lead to frame {frame}")
+        ratios.append(psnr(image, sample[frame]))
+    if min(ratios) < LEAST_PSNR:
+        frame = frames[int(np.argmin(ratios))]
+        raise VideoError(str(path), f"frame {frame} of the copy differs from the video's: {min(ratios):.1f} dB")
+    return float(np.mean(ratios))
+
+
+def psnr(image: np.ndarray, reference: np.ndarray) -> float:
+    """Peak signal-to-noise ratio of two uint8 images in dB; 100 where they are equal."""
+    error = float(np.mean((image.astype(np.float32) - reference) ** 2))
+    return min(100.0, 10 * np.log10(255**2 / max(error, 1e-9)))
+
+
+# ---- Folders of pictures ---------------------------------------------------------------------------------------------
+
+
+def pack_pictures(folder: FrameFolder, path: Path, modality: str) -> None:
+    """Put the files of a folder's frames one behind the other into a video file, byte for byte; flow as x, y, x, y …"""
+    import av
+
+    with av.open("file:" + str(path), "w", format="mp4") as container:
+        codec = _picture_codec(folder, folder.pictures(0)[0])
+        stream = container.add_stream(codec, rate=25)
+        context = stream.codec_context
+        context.width, context.height = folder.width, folder.height
+        context.pix_fmt = "yuvj420p" if codec == "mjpeg" else "rgb24"
+        number = 0
+        for frame in range(folder.num_frames):
+            folder.read([frame])  # raises where it cannot be decoded, or has another size than the first
+            for data in folder.pictures(frame):
+                if _picture_codec(folder, data) != codec:
+                    raise VideoError(folder.path, "JPEG and PNG pictures in one folder: convert the ones or the others")
+                packet = av.Packet(data)
+                packet.stream, packet.time_base = stream, Fraction(1, 25)
+                packet.pts = packet.dts = number
+                packet.duration, packet.is_keyframe = 1, True
+                container.mux(packet)
+                number += 1
+    append_index(path, codec, modality, 0.0, folder.height, folder.width)
+    with open_video(path, modality=modality) as copy:
+        if not isinstance(copy, FastSeekCopy) or copy.num_frames != folder.num_frames:
+            raise VideoError(str(path), f"the copy has {copy.num_frames} frames, the folder {folder.num_frames}")
+        for frame in range(folder.num_frames):
+            if copy.packets(frame) != folder.pictures(frame):
+                raise VideoError(str(path), f"frame {frame} of the copy differs from the folder's")
+        ends = [0, folder.num_frames - 1]
+        if not torch.equal(copy.read(ends), folder.read(ends)):
+            raise VideoError(str(path), "the copy's pixels differ from the folder's")
+
+
+def _picture_codec(folder: FrameFolder, data: bytes) -> str:
+    for start, codec in ((b"\xff\xd8", "mjpeg"), (b"\x89PNG", "png")):
+        if data.startswith(start):
+            return codec
+    raise VideoError(folder.path, "a picture in it is neither JPEG nor PNG")
+
+
+# ---- Whole folders of them -------------------------------------------------------------------------------------------
+
+
+def take_shard(sources: list[str], text: str) -> list[str]:
+    """ "2/4" -> every fourth source, beginning with the second. Raises InputError."""
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise InputError(f"--shard {text}: expected i/n with i from 1 to n, such as 1/4")
+    return sources[int(number) - 1 :: int(count)]

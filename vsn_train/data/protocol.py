@@ -1,0 +1,39 @@
+"""Which views of a video are averaged at test time, and what a result over them is called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Protocol:
+    """A video has clips × crops views; its score is their mean."""
+
+    clips: int  # per video
+    placement: str  # "uniform": T segments of the whole video; "dense": windows of 64 frames
+    crops: int  # 1 centre; 3 along the longer side; 5 corners and centre; 10 those, each also mirrored
+    short_side: int  # pixels, after resizing
+    crop_size: int  # pixels
+    average: str = "logits"  # what is averaged: "logits" or "probabilities"
+
+    @property
+    def views(self) -> int:
+        return self.clips * self.crops
+
+    def name(self, short_side: int, crop_size: int) -> str:
+        """center_1clip, tencrop_10clip, …; whatever departs from these is added, so that a number says what it is.
+
+        short_side, crop_size: the sizes that the network was trained for, in pixels. Three crops are as large as the
+        short side unless something else is asked for: cut along the longer side, they cover the frame.
+        """
+        few = self.clips <= 2
+        usual_size = self.short_side if self.crops == 3 else crop_size
+        stem = {1: "center", 3: "threecrop", 5: "fivecrop", 10: "tencrop"}[self.crops]
+        if self.crops == 3 and few and self.placement == "uniform" and self.crop_size == self.short_side:
+            stem = "fullres_3crop"  # TSM's "full resolution" test on Something-Something
+        parts = [f"{stem}_{self.clips}clip"]
+        parts += [self.placement] if self.placement != ("uniform" if few else "dense") else []
+        parts += [f"crop{self.crop_size}"] if self.crop_size != usual_size else []
+        parts += [f"short{self.short_side}"] if self.short_side != short_side else []
+        parts += ["probabilities"] if self.average != "logits" else []
+        return "_".join(parts)
