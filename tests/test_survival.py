@@ -211,8 +211,6 @@ def test_a_loss_that_is_no_number_stops_before_the_update(cache, tmp_path):
     )
     assert result.code == 1, result.err
     (message,) = [line for line in result.err.splitlines() if line.startswith("vsn-train: ")]
-    assert re.search(
-        r"the (loss|gradient) is not a finite number at step \d+ \(epoch 1\), learning rate 1e\+30", message
-    )
+    assert re.search(r"the (loss|gradient) is not a finite number at step \d+ \(epoch 1\), learning rate \S+;", message)
     assert re.search(r"Videos of the step: (\S+\.mp4, ){7}\S+\.mp4\. ", message)
     assert "Traceback" not in result.err

@@ -313,8 +313,9 @@ def predict(config: schema.Predict, run_folder: Path) -> None:
                 on_bad_video="error" if len(paths) == 1 else "wrong",
                 autocast=autocast_for(config.runtime.precision, process.device), title="",
             )[video.index]  # fmt: skip
-            if isinstance(found, BadVideo):
-                predictions.append({"video": str(path), "error": found.cause})
+            if isinstance(video, BadVideo) or isinstance(found, BadVideo):
+                bad = [each for each in (video, found) if isinstance(each, BadVideo)]
+                predictions.append({"video": str(path), "error": bad[0].cause})
                 continue
             shares = found[0] if protocol.average == "probabilities" else softmax(found[0])
             best = [(names[index], int(index), float(shares[index])) for index in np.argsort(-shares, kind="stable")]
