@@ -314,7 +314,7 @@ def predict(config: schema.Predict, run_folder: Path) -> None:
                 autocast=autocast_for(config.runtime.precision, process.device), title="",
             )[video.index]  # fmt: skip
             if isinstance(video, BadVideo) or isinstance(found, BadVideo):
-                bad = [each for each in (video, found) if isinstance(each, BadVideo)]
+                bad = [one for one in (video, found) if isinstance(one, BadVideo)]
                 predictions.append({"video": str(path), "error": bad[0].cause})
                 continue
             shares = found[0] if protocol.average == "probabilities" else softmax(found[0])
