@@ -314,8 +314,8 @@ def predict(config: schema.Predict, run_folder: Path) -> None:
                 autocast=autocast_for(config.runtime.precision, process.device), title="",
             )[video.index]  # fmt: skip
             if isinstance(video, BadVideo) or isinstance(found, BadVideo):
-                bad = [one for one in (video, found) if isinstance(one, BadVideo)]
-                predictions.append({"video": str(path), "error": bad[0].cause})
+                causes = [each.cause for each in (video, found) if isinstance(each, BadVideo)]
+                predictions.append({"video": str(path), "error": causes[0]})
                 continue
             shares = found[0] if protocol.average == "probabilities" else softmax(found[0])
             best = [(names[index], int(index), float(shares[index])) for index in np.argsort(-shares, kind="stable")]
