@@ -626,7 +626,7 @@ def check_training(
             logits = model(clip)
         loss = torch.nn.functional.cross_entropy(logits.float(), label)
         loss.backward()
-        return float(loss)  # waits for the device
+        return float(loss.detach())  # waits for the device
 
     training = model_rate(step, len(label))
     lines.append(f"model: loss of the first step {step():.3f} (chance {np.log(len(names)):.3f})")
