@@ -396,6 +396,11 @@ def check_train(config: Train) -> None:
         "runtime.restarts": config.runtime.restarts,
     }.items():
         _not_negative(key, value)
+    if config.runtime.static_graph and config.optimizer.accumulate > 1:
+        raise InputError(
+            "runtime.static_graph=true and optimizer.accumulate above 1: torch cannot put exchanging gradients off in a "
+            "static graph; leave one of them out"
+        )
     if isinstance(config.optimizer, Sgd):
         _between("optimizer.momentum", config.optimizer.momentum, 0, 1, "below 1")
         if config.optimizer.nesterov and not config.optimizer.momentum:
