@@ -398,7 +398,7 @@ def check_train(config: Train) -> None:
         _not_negative(key, value)
     if config.runtime.static_graph and config.optimizer.accumulate > 1:
         raise InputError(
-            "runtime.static_graph=true and optimizer.accumulate above 1: torch cannot put exchanging gradients off in a "
+            "runtime.static_graph=true and optimizer.accumulate above 1: torch cannot put exchanging off in a "
             "static graph; leave one of them out"
         )
     if isinstance(config.optimizer, Sgd):
