@@ -59,7 +59,7 @@ def main() -> None:
 
 def checkpoint_model(checkpoint: dict[str, Any]) -> Recognizer:
     model = create_model(num_classes=len(checkpoint["class_names"]), **checkpoint["config"]["backbone"])
-    model.load_state_dict(checkpoint["model"])
+    model.load_state_dict(checkpoint["average"] or checkpoint["model"])
     return model
 
 

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import yaml
 
 from tests.conftest import CLIPS, SMALL, run_command
@@ -108,50 +101,6 @@ def test_prediction_prints_bars_and_writes_json(ucf101_run, tmp_path):
 def small_training(ucf101: Path, folder: Path, *more: str):
     return run_command(
         "vsn-train", "dataset=ucf101", f"dataset.root={ucf101}", f"hydra.run.dir={folder}", *SMALL, *more
-    )
-
-
-def test_killed_and_resumed_is_bit_identical_to_never_stopped(ucf101, tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    result = small_training(ucf101, whole, "schedule.epochs=3", "data.workers=0")
-    assert result.code == 0, result.err
-
-    start_and_kill_after_first_checkpoint(ucf101, killed, "schedule.epochs=3")
-    result = small_training(ucf101, killed, "schedule.epochs=3", "resume=true")
-    assert result.code == 0, result.err
-    assert re.search("resumed after epoch [12] ", (killed / "log.txt").read_text())
-    assert same_weights(whole, killed)
-    timeless = ("epoch", "step", "loss", "top1", "top5")
-    for split in ("train", "val"):
-        lines = [[{key: line[key] for key in timeless} for line in metrics_of(run, split)] for run in (whole, killed)]
-        assert lines[0] == lines[1]
-
-    again = small_training(ucf101, killed, "schedule.epochs=3")
-    assert again.code == 2
-    assert "already holds a run; go on with it (resume=true)" in again.err
-    other = small_training(ucf101, killed, "schedule.epochs=3", "resume=true", "optimizer.lr=0.5")
-    assert other.code == 2
-    assert "optimizer.lr (was 0.001, is 0.5)" in other.err
-
-
-def start_and_kill_after_first_checkpoint(ucf101: Path, folder: Path, *more: str) -> None:
-    command = str(Path(sys.executable).with_name("vsn-train"))
-    arguments = ["dataset=ucf101", f"dataset.root={ucf101}", f"hydra.run.dir={folder}", *SMALL, *more]
-    process = subprocess.Popen([command, *arguments], cwd=folder.parent, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not (folder / "checkpoints" / "last.pt").exists():
-        assert process.poll() is None, "ended before its first checkpoint"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)  # the workers too
-    process.wait()
-
-
-def same_weights(first: Path, second: Path) -> bool:
-    a, b = (torch.load(run / "checkpoints" / "last.pt", weights_only=True) for run in (first, second))
-    momentum = zip(a["optimizer"]["state"].values(), b["optimizer"]["state"].values(), strict=True)
-    return all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"]) and all(
-        torch.equal(x["momentum_buffer"], y["momentum_buffer"]) for x, y in momentum
     )
 
 

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,16 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vsn_train import config as schema
-from vsn_train.errors import InputError
+from vsn_train.errors import InputError, StoppedError, refusal
 
 WRONG_INPUT = 2
+FAILED = 1
 
 
 def train() -> None:
@@ -73,16 +77,28 @@ def _run_command(name: str, work: Callable[[Any, dict[str, Any], Path], None]) -
     OmegaConf.register_new_resolver("checkpoint_folder", _checkpoint_folder, replace=True)
     OmegaConf.register_new_resolver("choices", _choices, replace=True)
 
+    codes: list[int] = []  # of the jobs of a sweep
+
     def job(config: DictConfig) -> None:
         run_folder = Path(HydraConfig.get().runtime.output_dir)
+        code = 0
         try:
             stored = OmegaConf.to_container(config, resolve=False)
             assert isinstance(stored, dict)
             work(OmegaConf.to_object(config), {str(key): value for key, value in stored.items()}, run_folder)
         except (InputError, OmegaConfBaseException) as error:
-            sys.exit(_explain(name, error))
+            code = _explain(name, error)
+        except StoppedError as error:
+            print(f"vsn-{name}: {error}", file=sys.stderr)
+            code = error.code
+        except OSError as error:
+            code = _explain_refusal(name, error, run_folder)
         finally:
             _remove_if_empty(run_folder)
+        codes.append(code)
+        sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
+        if code and not (sweeps and code in (FAILED, WRONG_INPUT)):  # a sweep goes on with the next one
+            sys.exit(code)
 
     try:
         schema.register_schemas()
@@ -90,10 +106,36 @@ def _run_command(name: str, work: Callable[[Any, dict[str, Any], Path], None]) -
         if name != "train":
             _start_from_checkpoint(name)
         hydra.main(version_base="1.3", config_path=str(schema.config_folder()), config_name=name)(job)()
+        if any(codes):
+            sys.exit(max(codes))
+    except OSError as error:  # Hydra makes the run folder
+        sys.exit(_explain_refusal(name, error, Path(error.filename or ".")))
     except (InputError, HydraException, OmegaConfBaseException) as error:
         sys.exit(_explain(name, error))
     except KeyboardInterrupt:
         sys.exit(f"vsn-{name}: interrupted")
+
+
+def _explain_refusal(command: str, error: OSError, run_folder: Path) -> int:
+    """Say where the system refuses to write; anything else it says is a failure of the program."""
+    message = refusal(error, run_folder)
+    if message is None:
+        raise error
+    print(f"vsn-{command}: {message}", file=sys.stderr)
+    return FAILED
+
+
+class ComparisonTable(Callback):
+    """Hydra calls it after a sweep, wherever its jobs ran."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        from vsn_train.analysis.compare import compare_runs
+
+        folder = Path(config.hydra.sweep.dir)
+        jobs = sorted(
+            (path for path in folder.iterdir() if path.is_dir()), key=lambda path: (len(path.name), path.name)
+        )
+        print(f"\n{compare_runs(jobs)}\n\nrun folders: {folder}")
 
 
 def _refuse_new_keys() -> None:
@@ -124,11 +166,18 @@ def _compose(name: str, overrides: list[str]) -> DictConfig:
         return hydra.compose(name, overrides)
 
 
+@cache
 def _run_folder(name: str, resume: bool) -> str:
     """A new folder for a new run; with resume=true the newest one of that name that holds a checkpoint."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if max(int(os.environ.get(key, 1)) for key in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")) > 1:
         # Every process composes its own config, and each would stamp a folder of its own.
-        raise InputError("started by torchrun: name one run folder for all processes with hydra.run.dir=FOLDER")
+        from vsn_train.launch import agree_on_run_folder
+
+        return agree_on_run_folder(name, lambda: _choose_run_folder(name, resume))
+    return _choose_run_folder(name, resume)
+
+
+def _choose_run_folder(name: str, resume: bool) -> str:
     if not resume:
         return f"runs/{name}/{datetime.now():%Y-%m-%d_%H-%M-%S}"
     found = sorted(Path("runs", name).glob("*/checkpoints/last.pt"), key=lambda path: path.stat().st_mtime)

@@ -72,6 +72,7 @@ class Backbone:
     num_frames: int = 8  # frames of a clip (T)
     dropout: float = 0.5  # before the classifier
     partial_bn: bool = False  # train only the first batch norm; the others keep their statistics and parameters
+    frozen_bn: bool = False  # train no batch norm at all
 
 
 @dataclass
@@ -104,6 +105,7 @@ class Data:
     short_side: int = 256  # pixels: the test's resize
     crop_size: int = 224  # pixels: what the network sees
     max_bad_share: float = 0.01  # of an epoch's videos; more undecodable ones end the training
+    timeout: float = 120.0  # seconds that a worker may take for one video before it is replaced; 0: for ever
 
 
 @dataclass
@@ -128,38 +130,86 @@ class Augment:
 
 @dataclass
 class Optimizer:
-    """SGD with the parameter groups of TSM."""
+    """What all optimizers share; the parameter groups are TSM's."""
 
-    lr: float = 0.01  # at data.batch_size × processes as configured; not scaled
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
+    lr: float = MISSING  # for reference_batch videos a step; where that is 0, for what a step takes
+    reference_batch: int = 0  # videos a step that lr is meant for: lr is scaled linearly; 0: not scaled
+    accumulate: int = 1  # batches of data.batch_size videos that each process adds up for one step
+    weight_decay: float = MISSING
     clip_norm: float = 20.0  # largest gradient norm; 0: no clipping
     head_lr_factor: float = 5.0  # learning rate of the classifier / lr (its bias: twice that)
+    label_smoothing: float = 0.0  # share of the target that all classes divide among them
+    ema: float = 0.0  # decay a step of the averaged weights, which are then validated; 0: no average
+
+
+@dataclass
+class Sgd(Optimizer):
+    lr: float = 0.01
+    weight_decay: float = 5e-4
+    momentum: float = 0.9
+    nesterov: bool = False
+
+
+@dataclass
+class AdamW(Optimizer):
+    lr: float = 1e-4
+    weight_decay: float = 0.05
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
 
 
 @dataclass
 class Schedule:
-    shape: str = MISSING  # "step" or "cosine"
+    shape: str = MISSING  # "step", "multistep" or "cosine"
     epochs: int = 50
-    warmup_epochs: float = 0.0  # linear from 0, counted per step
+    warmup_epochs: float = 0.0  # linear from 0
+    per: str = "step"  # the rate changes with each "step", or stays within an "epoch"
+    patience: int = 0  # epochs without a better validation after which training ends; 0: never
 
 
 @dataclass
 class Step(Schedule):
     milestones: list[float] = field(default_factory=lambda: [0.4, 0.8])  # shares of `epochs`
+    every: int = 0  # epochs between two milestones, in place of the list; 0: the list
     factor: float = 0.1
+
+
+@dataclass
+class Multistep(Schedule):
+    milestones: list[int] = field(default_factory=lambda: [20, 40])  # epochs
+    factor: float = 0.1
+
+
+@dataclass
+class Checkpoints:
+    """When a run is saved beside the end of each epoch, and what is kept beside last.pt and best.pt."""
+
+    every_minutes: float = 10.0  # 0: not by the clock
+    every_steps: int = 0  # optimizer steps; 0: not by steps
+    keep_best: int = 1  # of the best epochs; above 1 also as epoch_<n>.pt
+    milestones: list[int] = field(default_factory=list)  # epochs to keep as epoch_<n>.pt
 
 
 @dataclass
 class Runtime:
     device: str = "auto"  # "auto", "cpu" or "cuda"
-    devices: int = 1  # local processes; under torchrun its number of processes counts
-    precision: str = "auto"  # "auto": bf16 where the device computes in it, else fp32; "fp32", "bf16"
+    devices: int = 1  # local processes; under torchrun or srun their number of processes counts
+    precision: str = "auto"  # "auto": bf16 where the device computes in it, else fp32; "fp32", "bf16", "fp16"
     channels_last: bool | None = None  # null: on CUDA only
+    measure: bool = False  # time what precision and channels_last leave open, and take the fastest
     compile: bool = False  # torch.compile the network
+    tf32: bool = True  # CUDA: fp32 products may be rounded to TF32
+    fused_optimizer: bool | None = None  # one kernel for all parameters; null: on CUDA only
+    sync_bn: bool = False  # CUDA: batch-norm statistics over all processes
+    recompute: bool = False  # activation checkpointing: blocks are computed again in the backward pass, to save memory
+    gradient_as_bucket_view: bool = True  # several processes: gradients live where they are exchanged, to save memory
+    static_graph: bool = False  # several processes: promise that every step uses the same parameters
+    prefetch: bool = True  # CUDA: copy the next step's clips while this one is computed
     threads: int = 0  # CPU threads per process; 0: cores / processes
+    restarts: int = 0  # how often local processes are started anew, from the last checkpoint, after one has failed
     views_per_batch: int = 16  # views that go through the network together at test time
     log_every: int = 10  # optimizer steps
+    rank_logs: bool = False  # processes other than the main one write log_rank<n>.txt
 
 
 def _interpolations(group: str, node: Any) -> dict[str, Any]:
@@ -171,6 +221,7 @@ class Train:
     name: str = "${dataset.name}_${backbone.operator}_${backbone.arch}"
     seed: int = 0
     resume: bool = False  # go on from the newest checkpoint of the run folder
+    check: bool = False  # do not train: look at two batches, what limits the speed, and a picture of the clips
     weights: str | None = None  # file to start from: of torchvision, the TSM repository, mmaction2 or vsn-train
     weights_new_head: bool = False  # leave the file's classifier out although the number of classes fits
     weights_other_operator: bool = False  # take a file that was trained with another operator, or placed otherwise
@@ -187,6 +238,7 @@ class Train:
     augment: Augment = MISSING
     optimizer: Optimizer = MISSING
     schedule: Schedule = MISSING
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
     runtime: Runtime = MISSING
 
 
@@ -259,8 +311,8 @@ def register_schemas() -> None:
         "protocol": {"protocol": Protocol},
         "data": {"data": Data},
         "augment": {"augment": Augment},
-        "optimizer": {"sgd": Optimizer},
-        "schedule": {"step": Step, "cosine": Schedule},
+        "optimizer": {"sgd": Sgd, "adamw": AdamW},
+        "schedule": {"step": Step, "multistep": Multistep, "cosine": Schedule},
         "runtime": {"runtime": Runtime},
     }
     for group, nodes in groups.items():
@@ -319,23 +371,55 @@ def check_train(config: Train) -> None:
     _choice("data.sampling", config.data.sampling, ("uniform", "dense"))
     _choice("on_bad_video", config.on_bad_video, ("error", "wrong"))
     _between("data.max_bad_share", config.data.max_bad_share, 0, 1, "at most 1")
-    _choice("schedule.shape", config.schedule.shape, ("step", "cosine"))
+    _choice("schedule.shape", config.schedule.shape, ("step", "multistep", "cosine"))
+    _choice("schedule.per", config.schedule.per, ("step", "epoch"))
+    _between("optimizer.label_smoothing", config.optimizer.label_smoothing, 0, 1, "below 1")
+    _between("optimizer.ema", config.optimizer.ema, 0, 1, "below 1")
     for key, value in {
         "data.batch_size": config.data.batch_size,
         "optimizer.lr": config.optimizer.lr,
         "optimizer.head_lr_factor": config.optimizer.head_lr_factor,
+        "optimizer.accumulate": config.optimizer.accumulate,
         "schedule.epochs": config.schedule.epochs,
+        "checkpoints.keep_best": config.checkpoints.keep_best,
         "runtime.log_every": config.runtime.log_every,
     }.items():
         _positive(key, value)
     for key, value in {
-        "optimizer.momentum": config.optimizer.momentum,
         "optimizer.weight_decay": config.optimizer.weight_decay,
         "optimizer.clip_norm": config.optimizer.clip_norm,
+        "optimizer.reference_batch": config.optimizer.reference_batch,
         "schedule.warmup_epochs": config.schedule.warmup_epochs,
+        "schedule.patience": config.schedule.patience,
+        "checkpoints.every_minutes": config.checkpoints.every_minutes,
+        "checkpoints.every_steps": config.checkpoints.every_steps,
+        "runtime.restarts": config.runtime.restarts,
     }.items():
-        if value < 0:
-            raise InputError(f"{key}={value}: expected zero or more")
+        _not_negative(key, value)
+    if config.runtime.static_graph and config.optimizer.accumulate > 1:
+        raise InputError(
+            "runtime.static_graph=true and optimizer.accumulate above 1: torch cannot put exchanging off in a "
+            "static graph; leave one of them out"
+        )
+    if isinstance(config.optimizer, Sgd):
+        _between("optimizer.momentum", config.optimizer.momentum, 0, 1, "below 1")
+        if config.optimizer.nesterov and not config.optimizer.momentum:
+            raise InputError("optimizer.nesterov=true needs momentum: set optimizer.momentum above 0")
+    if isinstance(config.optimizer, AdamW):
+        if len(config.optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in config.optimizer.betas):
+            raise InputError(f"optimizer.betas={config.optimizer.betas}: expected two numbers from 0 to below 1")
+        _positive("optimizer.eps", config.optimizer.eps)
+    if isinstance(config.schedule, Step | Multistep):
+        _positive("schedule.factor", config.schedule.factor)
+        if list(config.schedule.milestones) != sorted(config.schedule.milestones):
+            raise InputError(f"schedule.milestones={config.schedule.milestones}: expected them in ascending order")
+    if isinstance(config.schedule, Step):
+        _not_negative("schedule.every", config.schedule.every)
+        if any(not 0 < share < 1 for share in config.schedule.milestones):
+            raise InputError(
+                f"schedule.milestones={config.schedule.milestones}: expected shares of schedule.epochs between 0 and "
+                "1; epochs are given with schedule=multistep"
+            )
     _check_augment(config.augment, config.data.modality)
 
 
@@ -381,14 +465,17 @@ def _check_common(data: Data, runtime: Runtime) -> None:
     _choice("data.decoder", data.decoder, ("auto", "decord", "pyav", "torchcodec"))
     _choice("data.modality", data.modality, ("rgb", "flow"))
     _choice("runtime.device", runtime.device, ("auto", "cpu", "cuda"))
-    _choice("runtime.precision", runtime.precision, ("auto", "fp32", "bf16"))
+    _choice("runtime.precision", runtime.precision, ("auto", "fp32", "bf16", "fp16"))
     _positive("runtime.devices", runtime.devices)
     _positive("runtime.views_per_batch", runtime.views_per_batch)
     _positive("data.short_side", data.short_side)
     _positive("data.crop_size", data.crop_size)
-    for key, value in {"data.workers": data.workers, "runtime.threads": runtime.threads}.items():
-        if value < 0:
-            raise InputError(f"{key}={value}: expected zero or more")
+    for key, value in {
+        "data.workers": data.workers,
+        "data.timeout": data.timeout,
+        "runtime.threads": runtime.threads,
+    }.items():
+        _not_negative(key, value)
 
 
 def _check_dataset(dataset: Dataset) -> None:
@@ -421,6 +508,11 @@ def _choice(key: str, value: Any, choices: tuple[Any, ...]) -> None:
 def _positive(key: str, value: float) -> None:
     if not value > 0:
         raise InputError(f"{key}={value}: expected a number above 0")
+
+
+def _not_negative(key: str, value: float) -> None:
+    if value < 0:
+        raise InputError(f"{key}={value}: expected zero or more")
 
 
 def _between(key: str, value: float, low: float, high: float, words: str) -> None:

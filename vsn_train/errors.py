@@ -1,8 +1,28 @@
-"""The errors that mean "your input is wrong": one message, exit code 2, no traceback."""
+"""The errors that a user reads: one message each, no traceback."""
+
+import errno
+from pathlib import Path
+
+# The system refuses to write: no place, no right, no such place.
+CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 
 
 class InputError(Exception):
-    """Wrong input. The message says what was found, what was expected and what to do."""
+    """Wrong input, exit code 2. The message says what was found, what was expected and what to do."""
+
+
+class StoppedError(Exception):
+    """The work could not go on, or was asked to stop. The message says why, and what is left to go on from.
+
+    code: the exit code; 1 is a failure.
+    """
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message, code)  # both in `args`: the error must survive pickling
+        self.code = code
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class VideoError(InputError):
@@ -15,3 +35,13 @@ class VideoError(InputError):
 
     def __str__(self) -> str:
         return f"cannot read {self.path}: {self.cause}"
+
+
+def refusal(error: OSError, folder: Path) -> str | None:
+    """The message where the system refuses to write; None for what is another failure. folder: of the run."""
+    if error.errno not in CANNOT_WRITE:
+        return None
+    return (
+        f"cannot write {error.filename or folder}: {error.strerror}; make room, or choose another place with "
+        "hydra.run.dir=FOLDER. Checkpoints that lie there are whole: resume=true goes on from them"
+    )

@@ -1,16 +1,22 @@
-"""One process, N local processes, torchrun: who am I, and who starts the others."""
+"""One process, N local processes, torchrun, Slurm: who am I, who starts the others, where do we write."""
 
 from __future__ import annotations
 
+import json
 import logging
+import multiprocessing
 import os
 import re
 import signal
 import sys
+import threading
 import traceback
 import uuid
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -18,7 +24,10 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from vsn_train import config as schema
 from vsn_train import run
-from vsn_train.errors import InputError
+from vsn_train.data.workers import die_with_parent
+from vsn_train.engine.distributed import launched_before, meet
+from vsn_train.engine.interrupts import CANCELLED, REQUEUE
+from vsn_train.errors import InputError, StoppedError, refusal
 
 PEER_LOST = 3  # exit code of a process that ended because another one did; that one tells why
 
@@ -29,18 +38,90 @@ def launch_train(config: schema.Train, stored: dict[str, Any], run_folder: Path)
     for key in ("root", "annotations"):
         if value := getattr(config.dataset, key, None):
             stored["dataset"][key] = os.path.abspath(os.path.expanduser(value))
-    _launch("vsn-train", run.train, config.runtime.devices, config, stored, run_folder.absolute())
+    restarts = config.runtime.restarts
+    _launch("vsn-train", run.train, config.runtime.devices, restarts, config, stored, run_folder.absolute())
 
 
 def launch_evaluate(config: schema.Eval, run_folder: Path) -> None:
     """Evaluate in this process, or in runtime.devices local ones."""
-    _launch("vsn-eval", run.evaluate, config.runtime.devices, config, run_folder.absolute())
+    _launch("vsn-eval", run.evaluate, config.runtime.devices, 0, config, run_folder.absolute())
 
 
-def _launch(command: str, work: Callable[..., None], devices: int, *arguments: Any) -> None:
-    if devices == 1 or "RANK" in os.environ:  # torchrun has started the others
+def agree_on_run_folder(name: str, choose: Callable[[], str]) -> str:
+    """One run folder for all processes that torchrun or srun has started: the main process chooses, all others ask it.
+
+    Processes that the elastic launcher has started anew get the folder that they had. Raises in all processes what
+    choose() raises in the main one.
+    """
+    adopt_slurm()
+    store, rank, _ = meet()
+    if rank == 0:
+        try:
+            answer = ["folder", _folder_of_this_launch(name) or choose()]
+        except InputError as error:
+            answer = ["error", str(error)]
+        store.set("vsn-train/run_folder", json.dumps(answer))
+    kind, text = json.loads(store.get("vsn-train/run_folder"))
+    if kind == "error":
+        raise InputError(text)
+    return str(text)
+
+
+def _folder_of_this_launch(name: str) -> str | None:
+    folders = sorted((path.parent for path in Path("runs", name).glob("*/environment.json")), reverse=True)
+    return next((str(folder) for folder in folders if launched_before(folder)), None)
+
+
+def adopt_slurm() -> None:
+    """Say in torch's words (RANK, WORLD_SIZE, …) what srun says in its own; what is there already stays.
+
+    A batch script without srun, or srun with a single task, is one process.
+    """
+    env = os.environ
+    tasks = int(env.get("SLURM_STEP_NUM_TASKS", 1))
+    if "RANK" in env or tasks == 1:
+        return
+    node = int(env.get("SLURM_NODEID", 0))
+    per_node = _tasks_per_node(env.get("SLURM_STEP_TASKS_PER_NODE", str(tasks)))
+    port = 15000 + int(env.get("SLURM_JOB_ID", 0)) % 20000  # the same in all tasks, another one for another job
+    for key, value in {
+        "RANK": env["SLURM_PROCID"],
+        "LOCAL_RANK": env["SLURM_LOCALID"],
+        "WORLD_SIZE": str(tasks),
+        "LOCAL_WORLD_SIZE": str(per_node[min(node, len(per_node) - 1)]),
+        "MASTER_ADDR": _first_host(env.get("SLURM_STEP_NODELIST", "localhost")),
+        "MASTER_PORT": str(port),
+    }.items():
+        env.setdefault(key, value)
+
+
+def _tasks_per_node(text: str) -> list[int]:
+    """ "2(x3),1" -> [2, 2, 2, 1]."""
+    counts: list[int] = []
+    for part in text.split(","):
+        count, _, times = part.partition("(x")
+        counts += [int(count)] * int(times.rstrip(")") or 1)
+    return counts
+
+
+def _first_host(text: str) -> str:
+    """The first of Slurm's list of nodes: "gpu[003-007,9],login1" -> "gpu003"."""
+    match = re.match(r"([^,\[]+)(?:\[([^\],-]+)[^\]]*\])?([^,\[]*)", text)
+    assert match, text
+    return match[1] + (match[2] or "") + match[3]
+
+
+def _launch(command: str, work: Callable[..., None], devices: int, restarts: int, *arguments: Any) -> None:
+    adopt_slurm()
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # torchrun, srun or the like has started the others
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            die_with_parent(os.getppid())  # a killed torchrun must not leave processes that write
+        _work_or_explain(command, None, work, *arguments)
+        return
+    if devices == 1:
         work(*arguments)
         return
+    outcome = multiprocessing.get_context("spawn").Value("i", 0)
     launcher = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -48,34 +129,101 @@ def _launch(command: str, work: Callable[..., None], devices: int, *arguments: A
         run_id=str(uuid.uuid4()),
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
-        max_restarts=0,
+        max_restarts=restarts,
         monitor_interval=0.1,
         start_method="spawn",
     )
     _silence_launcher()
+    failures: list[BaseException] = []
+
+    def supervise() -> None:
+        try:
+            elastic_launch(launcher, _local_process)(command, outcome, os.getpid(), work, *arguments)
+        except BaseException as error:
+            failures.append(error)
+
+    # In a thread: in the main one the launcher would take the signals, which are for the processes to answer.
+    supervisor = threading.Thread(target=supervise)
+    with _signals_passed_on() as received:
+        supervisor.start()
+        while supervisor.is_alive():
+            supervisor.join(0.2)
+    if outcome.value:
+        sys.exit(outcome.value)
+    if not failures:
+        return
+    if not isinstance(failures[0], ChildFailedError):
+        raise failures[0]
+    for rank, failure in failures[0].failures.items():
+        if failure.exitcode < 0 and not received:
+            print(f"{command}: process {rank} was ended by {signal.Signals(-failure.exitcode).name}", file=sys.stderr)
+    sys.exit((CANCELLED if signal.SIGINT in received else REQUEUE) if received else 1)
+
+
+@contextmanager
+def _signals_passed_on() -> Iterator[list[int]]:
+    """Hand SIGTERM, SIGUSR1 and Ctrl-C to the local processes; what has been received."""
+    received: list[int] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        for child in multiprocessing.active_children():
+            if child.pid:
+                os.kill(child.pid, number)
+
+    wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
+    before = {number: signal.signal(number, pass_on) for number in wanted}
     try:
-        elastic_launch(launcher, _work_or_explain)(command, work, *arguments)
-    except ChildFailedError as failure:
-        codes = {rank: each.exitcode for rank, each in failure.failures.items()}
-        for rank, code in codes.items():
-            if code < 0:
-                print(f"{command}: process {rank} was ended by {signal.Signals(-code).name}", file=sys.stderr)
-        sys.exit(2 if 2 in codes.values() else 1)
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _work_or_explain(command: str, work: Callable[..., None], *arguments: Any) -> None:
-    """What each local process runs: it tells what went wrong itself, once, and ends with a single process's code."""
+def _local_process(command: str, outcome: Any, parent: int, work: Callable[..., None], *arguments: Any) -> None:
+    die_with_parent(parent)
     _silence_launcher()
+    if int(os.environ["RANK"]) > 0:
+        warnings.simplefilter("ignore")  # the main process gives the same ones
+    _work_or_explain(command, outcome, work, *arguments)
+
+
+def _work_or_explain(command: str, outcome: Any, work: Callable[..., None], *arguments: Any) -> None:
+    """What each of several processes runs: what went wrong is told once, and all end with a single process's code.
+
+    outcome: a shared number for local processes, the exit code of what has been told; 0 for nothing yet.
+    """
     try:
         work(*arguments)
-    except InputError as error:
-        print(f"{command}: {error}", file=sys.stderr)
-        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(CANCELLED)
+    except (InputError, StoppedError) as error:
+        code = error.code if isinstance(error, StoppedError) else 2
+        # Most errors are everybody's; the first process tells, and torchrun's main one.
+        tells = outcome.value == 0 if outcome is not None else os.environ["RANK"] == "0" or code == 2
+        if tells:
+            if outcome is not None:
+                outcome.value = code
+            print(f"{command}: {error}", file=sys.stderr)
+        if outcome is not None and code in (REQUEUE, CANCELLED):
+            return  # all processes end like this; the launcher is not to start them anew
+        sys.exit(code)
     except Exception as error:
-        if re.search("closed by peer|reset by peer|Broken pipe", str(error)):
-            sys.exit(PEER_LOST)
-        traceback.print_exc()
-        sys.exit(1)
+        if isinstance(error, OSError) and (message := refusal(error, Path())):
+            print(f"{command}: {message}", file=sys.stderr)
+            sys.exit(1)
+        if not re.search(
+            "closed by peer|reset by peer|Broken pipe|failed to recv|Connection was likely closed", str(error)
+        ):
+            traceback.print_exc()
+            sys.exit(1)
+        if outcome is None:
+            print(
+                f"{command}: process {os.environ['RANK']} lost the connection to another process of this run, which "
+                "ended or whose machine did; its own messages say why. Go on from the last checkpoint with resume=true",
+                file=sys.stderr,
+            )
+        os._exit(PEER_LOST)  # at once: leaving the group in good order would wait for who is gone
 
 
 def _silence_launcher() -> None:

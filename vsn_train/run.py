@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import json
 import os
 import platform
 import sys
+import time
+import warnings
 from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +23,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from vsn_train import __version__
 from vsn_train import config as schema
@@ -35,25 +42,42 @@ from vsn_train.data.datasets.something_v2 import load_something_v2
 from vsn_train.data.datasets.ucf101 import load_ucf101
 from vsn_train.data.frame_counts import count_frames
 from vsn_train.data.inputs import GivenVideos, find_videos
-from vsn_train.data.loader import BadVideo, EpochBatches, TestVideos, TrainingClips, test_loader, training_loader
+from vsn_train.data.loader import Batch, EpochBatches, TestVideos, TrainingClips, test_loader, training_loader
 from vsn_train.data.manifest import Manifest, mirrored_labels, sort_classes
 from vsn_train.data.protocol import Protocol
-from vsn_train.data.transforms import CROP_SCALES
+from vsn_train.data.transforms import CROP_SCALES, normalize
 from vsn_train.data.video import VideoError
-from vsn_train.engine.checkpoint import file_hash, load_checkpoint, save_checkpoint
-from vsn_train.engine.distributed import Process, join_processes
+from vsn_train.data.workers import BadVideo, Loader
+from vsn_train.engine.check import describe_batch, loader_rate, model_rate, save_contact_sheet, what_limits
+from vsn_train.engine.checkpoint import Checkpoints, Position, file_hash, load_checkpoint, newest_checkpoint
+from vsn_train.engine.distributed import Process, join_processes, launch_id, launched_before
 from vsn_train.engine.evaluate import Found, mean_of_views, score_videos, video_groups
-from vsn_train.engine.log import RunLog
-from vsn_train.engine.optim import build_optimizer, build_schedule
+from vsn_train.engine.interrupts import Interrupts
+from vsn_train.engine.log import QUARANTINE, RunLog
+from vsn_train.engine.optim import Schedule, build_adamw, build_average, build_sgd, lr_factor, scaled_lr
 from vsn_train.engine.parts import ScoreParts
-from vsn_train.engine.train import Position, autocast_for
+from vsn_train.engine.pictures import confusion_picture
+from vsn_train.engine.speed import (
+    allow_tf32,
+    autocast_for,
+    fastest_choices,
+    peak_memory,
+    recompute_blocks,
+    resolve_precision,
+    scaler_for,
+)
 from vsn_train.engine.train import train as run_training
 from vsn_train.errors import InputError
 from vsn_train.models import Recognizer, create_model
 from vsn_train.models.weights import load_weights
 
 # A resumed run may differ in these and still be the same run.
-FREE_ON_RESUME = ("name", "resume", "runtime", "data.workers", "data.decoder", "schedule.epochs")
+FREE_ON_RESUME = (
+    "name", "resume", "check", "runtime.", "checkpoints.", "data.workers", "data.decoder", "data.timeout",
+    "data.max_bad_share", "schedule.epochs", "schedule.patience",
+)  # fmt: skip
+# Of these, the ones that change how sums are rounded.
+ROUNDING = ("device", "precision", "channels_last", "compile", "tf32", "fused_optimizer", "sync_bn", "threads")
 
 
 def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> None:
@@ -62,36 +86,90 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
     stored: the config as plain types with its interpolations, what a checkpoint keeps. Nothing is written into the
     run folder before data, network and checkpoint have been found to fit.
     """
-    with join_processes(config.runtime.device, config.runtime.threads) as process:
+    options, runtime = config.optimizer, config.runtime
+    with join_processes(runtime.device, runtime.threads) as process:
         manifest = load_manifest(config.dataset, "train", process, config.data)
         val_manifest = load_manifest(config.dataset, "val", process, config.data)
         torch.manual_seed(config.seed)
         model = build_model(config.backbone, len(manifest.class_names), config.data.modality).to(process.device)
         weights = start_weights(model, config, manifest.class_names)
-        use_channels_last(model, config.runtime, process)
-        options = config.optimizer
-        optimizer = build_optimizer(model, options.lr, options.momentum, options.weight_decay, options.head_lr_factor)
-        batches = EpochBatches(len(manifest), config.data.batch_size, process.rank, process.world_size, config.seed)
+        batches = EpochBatches(
+            len(manifest), config.data.batch_size, process.rank, process.world_size, config.seed, options.accumulate
+        )
+        if config.check:
+            check_training(config, manifest, val_manifest, model, batches, process, run_folder)
+            return
+        folder = run_folder / "checkpoints"
+        found, notes = process.main_does(
+            lambda: find_checkpoint(config.resume or launched_before(run_folder), folder, stored, batches.step_videos)
+        )
+        choices, reasons = choose_speed(config, model, process, found["choices"] if found else None)
+        runtime = replace(runtime, **choices)
+        model = prepare_model(model, runtime, process)
+        lr = scaled_lr(options.lr, batches.step_videos, options.reference_batch)
+        optimizer = build_optimizer(options, model, lr, runtime, process)
+        schedule = Schedule(optimizer, schedule_factor(config.schedule, len(batches)))
+        scaler = scaler_for(runtime.precision, process.device)
+        average = build_average(model, options.ema) if options.ema else None
         position = Position()
-        last = run_folder / "checkpoints" / "last.pt"
-        if config.resume:
-            resume(last, stored, model, optimizer, position)
-        elif last.exists():
-            raise InputError(
-                f"{run_folder} already holds a run; go on with it (resume=true) or choose another hydra.run.dir"
-            )
+        if found:
+            restore(found, model, optimizer, scaler, average, position)
+            notes += not_bit_identical(found, stored["runtime"] | choices, batches, process)
+        schedule.step(position.epoch * len(batches) + batches.steps_in(position.videos))
 
-        schedule = build_schedule(
-            optimizer,
-            len(batches),
-            config.schedule.epochs,
-            config.schedule.warmup_epochs,
-            config.schedule.milestones if isinstance(config.schedule, schema.Step) else [],
-            config.schedule.factor if isinstance(config.schedule, schema.Step) else 1.0,
+        log = RunLog(
+            run_folder if process.is_main else None,
             position.step,
+            found["metrics_bytes"] if found else 0,
+            run_folder / f"log_rank{process.rank}.txt" if runtime.rank_logs else None,
+        )
+        clips = training_clips(config, manifest)
+        loader = training_loader(clips, batches, config.data.workers, config.data.timeout)
+        loader.quarantine |= process.main_does(lambda: read_quarantine(run_folder, clips))
+        log.quarantined |= loader.quarantine.keys()
+        autocast = autocast_for(runtime.precision, process.device)
+        evaluation = Evaluation(
+            average.module if average else model, val_manifest, config.validation, config, process, autocast
         )
 
-        log = RunLog(run_folder if process.is_main else None, position.step)
+        def content() -> dict[str, Any]:
+            return {
+                "version": __version__,
+                "model": model.state_dict(),
+                "average": average.module.state_dict() if average else None,
+                "optimizer": optimizer.state_dict(),
+                "scaler": scaler.state_dict(),
+                "processes": process.world_size,
+                "step_videos": batches.step_videos,
+                "choices": choices,
+                "metrics_bytes": log.flush(),
+                "config": stored,
+                "class_names": list(manifest.class_names),
+                "flip_pairs": [list(pair) for pair in manifest.flip_pairs],
+                "flips_allowed": manifest.flips_allowed,
+            }
+
+        interrupts, saving = Interrupts(), config.checkpoints
+        checkpoints = Checkpoints(
+            folder, content, process.is_main, saving.every_steps, saving.every_minutes, saving.keep_best,
+            saving.milestones,
+        )  # fmt: skip
+
+        def validate(position: Position) -> float:
+            process.share_buffers(evaluation.model)
+            name = config.validation.name(config.data.short_side, config.data.crop_size)
+            with interrupts.raised_at_once():  # only where nothing has been logged yet: the validation is done again
+                scores = evaluation("validate", {"protocol": {"name": name, **asdict(config.validation)}})
+            epoch = position.epoch + 1
+            top1, top5 = scores.top1(), scores.top5()
+            log.line(f"epoch {epoch}/{config.schedule.epochs}  val {describe(scores, name)}")
+            log.metrics(
+                "val", epoch, position.step, loss=scores.loss(), top1=top1, top5=top5, n=len(scores),
+                protocol=name, manifest=val_manifest.content_hash(), checkpoint=f"epoch {epoch}",
+            )  # fmt: skip
+            log.picture("confusion", position.step, confusion_picture(scores.confusion()))
+            return top1
+
         if process.is_main:
             write_config(run_folder, stored)
         log.line(
@@ -104,74 +182,52 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
                 log.line(line)
         if config.augment.flip and not manifest.flips_allowed:
             log.line("training without mirrors: they would change classes into ones that are not known (flip pairs)")
-        log.line(f"weights: {weights}" if not position.step else f"resumed after epoch {position.epoch} from {last}")
-        autocast = autocast_for(config.runtime.precision, process.device)
-        loader = training_loader(
-            TrainingClips(
-                manifest,
-                config.backbone.num_frames,
-                config.data.sampling,
-                augmentation_of(config, manifest),
-                config.data.decoder,
-                config.seed,
-                config.data.modality,
-            ),
-            batches,
-            config.data.workers,
-            pin_memory=process.device.type == "cuda",
-        )
-        validate = Evaluation(model, val_manifest, config.validation, config, process, autocast)
-
-        def end_of_epoch(position: Position) -> None:
-            process.share_buffers(model)
-            name = config.validation.name(config.data.short_side, config.data.crop_size)
-            scores = validate("validate", {"protocol": {"name": name, **asdict(config.validation)}})
-            top1, top5 = scores.top1(), scores.top5()
-            log.line(f"epoch {position.epoch}/{config.schedule.epochs}  val {describe(scores, name)}")
-            log.metrics(
-                "val", position.epoch, position.step, loss=scores.loss(), top1=top1, top5=top5, n=len(scores),
-                protocol=name, manifest=val_manifest.content_hash(), checkpoint=f"epoch {position.epoch}",
-            )  # fmt: skip
-            is_best = top1 > position.best_top1
-            position.best_top1 = max(top1, position.best_top1)
-            if process.is_main:
-                content = {
-                    "version": __version__,
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    **asdict(position),
-                    "config": stored,
-                    "class_names": list(manifest.class_names),
-                    "flip_pairs": [list(pair) for pair in manifest.flip_pairs],
-                    "flips_allowed": manifest.flips_allowed,
-                }
-                if is_best:
-                    save_checkpoint(last.with_name("best.pt"), content)
-                save_checkpoint(last, content)
-
-        network: nn.Module = torch.compile(model) if config.runtime.compile else model  # type: ignore[assignment]
+        log.line(f"weights: {weights}" if not found else f"resumed {describe_position(position, len(batches))}")
+        for line in (*notes, *reasons, describe_step(config, batches, lr, process)):
+            log.line(line)
+        network: nn.Module = torch.compile(model) if runtime.compile else model  # type: ignore[assignment]
         if process.world_size > 1:
-            network = DistributedDataParallel(network)
-        run_training(
-            network,
-            loader,
-            batches,
-            optimizer,
-            schedule,
-            position,
-            end_of_epoch,
-            process,
-            log,
-            epochs=config.schedule.epochs,
-            clip_norm=options.clip_norm,
-            autocast=autocast,
-            seed=config.seed,
-            log_every=config.runtime.log_every,
-            max_bad_share=config.data.max_bad_share,
-            mixup=config.augment.mixup,
-            cutmix=config.augment.cutmix,
-        )
-        log.line(f"done: best val top1 {position.best_top1:.2f}; vsn-eval checkpoint={last.with_name('best.pt')}")
+            # Of 1x1 kernels, whose strides can be written in two ways.
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+            network = DistributedDataParallel(
+                network, gradient_as_bucket_view=runtime.gradient_as_bucket_view, static_graph=runtime.static_graph
+            )
+        started = time.monotonic()
+        with interrupts.caught(), closing(loader), closing(evaluation.loader):
+            if not position.step:
+                log.settings(flatten(stored))
+            if not found:
+                # At once: a full disk or a folder that cannot be written to is better found now than after an epoch.
+                checkpoints.save(position)
+            run_training(
+                network,
+                loader,
+                batches,
+                optimizer,
+                schedule,
+                scaler,
+                average,
+                position,
+                validate,
+                checkpoints,
+                interrupts,
+                process,
+                log,
+                epochs=config.schedule.epochs,
+                clip_norm=options.clip_norm,
+                autocast=autocast,
+                seed=config.seed,
+                log_every=runtime.log_every,
+                max_bad_share=config.data.max_bad_share,
+                label_smoothing=options.label_smoothing,
+                mixup=config.augment.mixup,
+                cutmix=config.augment.cutmix,
+                patience=config.schedule.patience,
+                prefetch=runtime.prefetch,
+            )
+            checkpoints.wait()
+        for line in final_summary(config, position, loader, log, folder, time.monotonic() - started):
+            log.line(line)
         log.close()
 
 
@@ -258,7 +314,8 @@ def predict(config: schema.Predict, run_folder: Path) -> None:
                 autocast=autocast_for(config.runtime.precision, process.device), title="",
             )[video.index]  # fmt: skip
             if isinstance(video, BadVideo) or isinstance(found, BadVideo):
-                predictions.append({"video": str(path), "error": video.cause})
+                causes = [each.cause for each in (video, found) if isinstance(each, BadVideo)]
+                predictions.append({"video": str(path), "error": causes[0]})
                 continue
             shares = found[0] if protocol.average == "probabilities" else softmax(found[0])
             best = [(names[index], int(index), float(shares[index])) for index in np.argsort(-shares, kind="stable")]
@@ -403,7 +460,7 @@ def model_of(checkpoint: dict[str, Any], backbone: schema.Backbone, modality: st
                 "with the other value"
             )
     model = build_model(backbone, len(checkpoint["class_names"]), modality)
-    model.load_state_dict(checkpoint["model"])
+    model.load_state_dict(checkpoint["average"] or checkpoint["model"])
     return model
 
 
@@ -445,7 +502,8 @@ class Evaluation:
             manifest, config.backbone.num_frames, protocol.clips, protocol.placement, protocol.short_side,
             config.data.decoder, config.data.modality,
         )  # fmt: skip
-        self.loader, self.total = test_loader(videos, groups, config.data.workers), len(groups)
+        self.loader = test_loader(videos, groups, config.data.workers, config.data.timeout)
+        self.total = len(groups)
 
     def __call__(
         self, title: str, facts: dict[str, Any], parts: ScoreParts | None = None, done: Found | None = None
@@ -522,26 +580,277 @@ def check_classes(manifest: Manifest, trained: list[str], path: str) -> None:
     )
 
 
-def resume(
-    path: Path, stored: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, position: Position
+def training_clips(config: schema.Train, manifest: Manifest) -> TrainingClips:
+    return TrainingClips(
+        manifest,
+        config.backbone.num_frames,
+        config.data.sampling,
+        augmentation_of(config, manifest),
+        config.data.decoder,
+        config.seed,
+        config.data.modality,
+    )
+
+
+def check_training(
+    config: schema.Train,
+    manifest: Manifest,
+    val_manifest: Manifest,
+    model: Recognizer,
+    batches: EpochBatches,
+    process: Process,
+    run_folder: Path,
 ) -> None:
-    """Put everything back to where the run stood. Raises InputError when the config is another run's."""
-    checkpoint = load_checkpoint(path)
+    """check=true: two batches of training and validation, what limits the speed, and a picture of the clips."""
+    autocast, names = autocast_for(config.runtime.precision, process.device), manifest.class_names
+    model = prepare_model(model, config.runtime, process).train()
+    loader = training_loader(training_clips(config, manifest), batches, config.data.workers, config.data.timeout)
+    evaluation = Evaluation(model, val_manifest, config.validation, config, process, autocast)
+    with closing(loader), closing(evaluation.loader):
+        first = list(islice(loader, 2))
+        lines = [line for number, batch in enumerate(first) for line in describe_batch(f"train {number}", batch, names)]
+        for number, group in enumerate(islice(evaluation.loader, 2)):
+            for video in group:
+                what = (
+                    video.cause if isinstance(video, BadVideo) else f"frames {tuple(video.frames.shape)} (U, C, H, W)"
+                )
+                views = config.validation.clips * config.validation.crops
+                lines.append(f"val {number}: {val_manifest.sample_id(video.index)}: {what}, {views} view(s)")
+        loading = loader_rate(loader, min(len(batches) * config.optimizer.accumulate, 4 + 4 * config.data.workers))
+    batch = max(first, key=lambda each: each.size)
+    clip, label = normalize(batch.video.to(process.device)), batch.label.to(process.device)
+
+    def step() -> float:
+        model.zero_grad()
+        with autocast:
+            logits = model(clip)
+        loss = torch.nn.functional.cross_entropy(logits.float(), label)
+        loss.backward()
+        return float(loss.detach())  # waits for the device
+
+    training = model_rate(step, len(label))
+    lines.append(f"model: loss of the first step {step():.3f} (chance {np.log(len(names)):.3f})")
+    lines.append(f"memory: at most {peak_memory(process.device):.2f} GiB so far")
+    lines.append(what_limits(loading, training, config.data.workers))
+    if not process.is_main:
+        return
+    sheet = run_folder / "check.png"
+    save_contact_sheet(sheet, batch.video, [names[index] for index in batch.label.tolist()])
+    print("\n".join([*lines, f"what the network sees: {sheet}"]))
+
+
+def find_checkpoint(
+    resume: bool, folder: Path, stored: dict[str, Any], step_videos: int
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """What to go on from, if anything, and lines for the log.
+
+    Raises InputError when a run is there and resume=true is not, or the config is another run's.
+    """
+    if not resume:
+        if (folder / "last.pt").exists():
+            raise InputError(
+                f"{folder.parent} already holds a run; go on with it (resume=true) or choose another hydra.run.dir"
+            )
+        return None, []
+    path, checkpoint, passed_over = newest_checkpoint(folder)
     before, now = flatten(checkpoint["config"]), flatten(stored)
     changed = [
         f"{key} (was {before.get(key)}, is {now.get(key)})"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key) and not key.startswith(FREE_ON_RESUME)
     ]
-    if changed:
+    # How a step's videos are divided may change with the number of processes, as long as they are the same videos.
+    divided = all(line.startswith(("data.batch_size ", "optimizer.accumulate ")) for line in changed)
+    if changed and not (divided and checkpoint["step_videos"] == step_videos):
         raise InputError(
             f"resume=true, but the config differs from that of {path}: {', '.join(changed)}; set it back, or start a "
             "new run without resume=true"
         )
+    return checkpoint, [*(f"passed over: {text}" for text in passed_over), f"going on from {path}"]
+
+
+def restore(
+    checkpoint: dict[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    average: AveragedModel | None,
+    position: Position,
+) -> None:
+    """Put everything back to where the run stood."""
     model.load_state_dict(checkpoint["model"])
     optimizer.load_state_dict(checkpoint["optimizer"])
-    position.epoch, position.step = checkpoint["epoch"], checkpoint["step"]
-    position.best_top1 = checkpoint["best_top1"]
+    if scaler.is_enabled() and checkpoint["scaler"]:
+        scaler.load_state_dict(checkpoint["scaler"])
+    if average is not None and checkpoint["average"]:
+        average.module.load_state_dict(checkpoint["average"])
+        average.n_averaged.fill_(checkpoint["step"])
+    for key in asdict(position):
+        setattr(position, key, checkpoint[key])
+
+
+def not_bit_identical(
+    checkpoint: dict[str, Any], now: dict[str, Any], batches: EpochBatches, process: Process
+) -> list[str]:
+    """For the log: what keeps a resumed run from giving the very bits of one that was never stopped."""
+    before = checkpoint["config"]["runtime"] | checkpoint["choices"]
+    changed = [f"runtime.{key} {now[key]} (was {before.get(key)})" for key in ROUNDING if before.get(key) != now[key]]
+    if process.world_size != checkpoint["processes"]:
+        changed.insert(0, f"{process.world_size} process(es) (was {checkpoint['processes']})")
+    lines = []
+    if changed:
+        lines.append(
+            f"now {', '.join(changed)}: the videos come in the same order, but sums are rounded in another one, and "
+            "dropout differs between processes, so that the weights will not be bit-identical to those of a run that "
+            "was never stopped"
+        )
+    if batches.step_videos != checkpoint["step_videos"]:
+        lines.append(
+            f"now {batches.step_videos} videos a step (was {checkpoint['step_videos']}): another training from here on"
+        )
+    return lines
+
+
+def describe_position(position: Position, steps: int) -> str:
+    text = f"after epoch {position.epoch} (step {position.step})"
+    return text + (f", {position.videos} videos into the next one" if position.videos else "")
+
+
+def describe_step(config: schema.Train, batches: EpochBatches, lr: float, process: Process) -> str:
+    """For the log: effective batch and learning rate."""
+    options = config.optimizer
+    text = (
+        f"a step: {config.data.batch_size} videos x {process.world_size} process(es) x {options.accumulate} = "
+        f"{batches.step_videos} videos, {len(batches)} steps an epoch; learning rate {lr:.6g}"
+    )
+    if options.reference_batch:
+        return (
+            f"{text} = {options.lr:g} x {batches.step_videos} / {options.reference_batch} (optimizer.reference_batch)"
+        )
+    return f"{text}, not scaled with the batch (optimizer.reference_batch=0)"
+
+
+def final_summary(
+    config: schema.Train, position: Position, loader: Loader[Batch], log: RunLog, folder: Path, seconds: float
+) -> list[str]:
+    """What the terminal shows at the end."""
+    top1, epoch = position.best[0]
+    protocol = config.validation.name(config.data.short_side, config.data.crop_size)
+    lines = [f"done: {position.epoch} epochs, {position.step} steps; this launch took {seconds / 60:.1f} min"]
+    if position.epoch < config.schedule.epochs:
+        lines.append(
+            f"ended early: no better validation for {position.epochs_without_better} epochs "
+            f"(schedule.patience={config.schedule.patience})"
+        )
+    lines.append(
+        f"best val top1 {top1:.2f} after epoch {epoch} ({protocol}"
+        f"{', averaged weights' if config.optimizer.ema else ''})"
+    )
+    if loader.quarantine:
+        lines.append(f"{len(loader.quarantine)} clips took their worker along: {folder.parent / QUARANTINE}")
+    return [*lines, f"evaluate: vsn-eval checkpoint={folder / 'best.pt'}"]
+
+
+def read_quarantine(run_folder: Path, clips: TrainingClips) -> dict[int, BadVideo]:
+    """index -> what stands for it, from the run's quarantine.txt: one sample id a line, a tab, the cause.
+
+    Raises InputError for an id that the training split does not have.
+    """
+    path = run_folder / QUARANTINE
+    if not path.exists():
+        return {}
+    index_of = {clips.manifest.sample_id(index): index for index in range(len(clips.manifest))}
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        name, _, cause = line.partition("\t")
+        if name not in index_of:
+            raise InputError(f"{path}: {name!r} is no video of the training split; remove the line")
+        index = index_of[name]
+        found[index] = clips.describe_bad((0, index), cause or "listed in the quarantine")
+    return found
+
+
+def schedule_factor(schedule: schema.Schedule, steps_per_epoch: int) -> Callable[[float], float]:
+    """optimizer steps done -> what the learning rate is multiplied by."""
+    milestones: list[float] = []
+    if isinstance(schedule, schema.Multistep):
+        milestones = list(schedule.milestones)
+    elif isinstance(schedule, schema.Step):
+        every = schedule.every
+        shares = (max(1, round(share * schedule.epochs)) for share in schedule.milestones)
+        milestones = [float(epoch) for epoch in (range(every, schedule.epochs, every) if every else shares)]
+    return partial(
+        lr_factor,
+        steps_per_epoch=steps_per_epoch,
+        epochs=schedule.epochs,
+        warmup_epochs=schedule.warmup_epochs,
+        milestones=None if schedule.shape == "cosine" else milestones,
+        factor=schedule.factor if isinstance(schedule, schema.Step | schema.Multistep) else 1.0,
+        per=schedule.per,
+    )
+
+
+def build_optimizer(
+    options: schema.Optimizer, model: Recognizer, lr: float, runtime: schema.Runtime, process: Process
+) -> torch.optim.Optimizer:
+    fused = runtime.fused_optimizer
+    fused = process.device.type == "cuda" if fused is None else fused
+    if isinstance(options, schema.AdamW):
+        betas = (options.betas[0], options.betas[1])
+        return build_adamw(model, lr, betas, options.eps, options.weight_decay, options.head_lr_factor, fused)
+    assert isinstance(options, schema.Sgd)
+    return build_sgd(model, lr, options.momentum, options.weight_decay, options.head_lr_factor, options.nesterov, fused)
+
+
+def choose_speed(
+    config: schema.Train, model: Recognizer, process: Process, before: dict[str, Any] | None
+) -> tuple[dict[str, Any], list[str]]:
+    """Precision and memory format where the config leaves them open, and the reasons for the log.
+
+    before: what the first launch of a resumed run chose, which stays.
+    """
+    runtime, device = config.runtime, process.device
+    rule = {"precision": resolve_precision(runtime.precision, device), "channels_last": runtime.channels_last}
+    if runtime.channels_last is None:
+        rule["channels_last"] = device.type == "cuda"
+    if before:
+        given = {"precision": runtime.precision != "auto", "channels_last": runtime.channels_last is not None}
+        return {key: rule[key] if given[key] else before[key] for key in rule}, []
+    if not runtime.measure or (runtime.precision != "auto" and runtime.channels_last is not None):
+        reasons = []
+        if runtime.precision == "auto":
+            can = "multiplies" if rule["precision"] == "bf16" else "does not multiply"
+            reasons.append(f"precision {rule['precision']}: this {device.type} device {can} in bf16")
+        return rule, reasons
+    copied = copy.deepcopy(model).train()
+    videos = config.data.batch_size if device.type == "cuda" else min(2, config.data.batch_size)
+    channels, side = next(model.backbone.parameters()).shape[1], config.data.crop_size
+    size = (videos, config.backbone.num_frames, channels, side, side)
+    clip, label = torch.rand(size, device=device), torch.zeros(videos, dtype=torch.int64, device=device)
+
+    def step(precision: str, channels_last: bool) -> None:
+        copied.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+        with autocast_for(precision, device):
+            logits = copied(clip)
+        torch.nn.functional.cross_entropy(logits.float(), label).backward()
+
+    precisions = ["fp32", "bf16"] if runtime.precision == "auto" else [runtime.precision]
+    formats = [False, True] if runtime.channels_last is None else [runtime.channels_last]
+    precision, channels_last, reasons = process.main_does(lambda: fastest_choices(step, precisions, formats, device))
+    return {"precision": precision, "channels_last": channels_last}, reasons
+
+
+def prepare_model(model: Recognizer, runtime: schema.Runtime, process: Process) -> Recognizer:
+    """Apply the switches that concern the network's modules. Raises InputError for what the device lacks."""
+    allow_tf32(runtime.tf32)
+    if runtime.sync_bn:
+        if process.device.type != "cuda":
+            raise InputError("runtime.sync_bn=true needs CUDA; leave it out, or freeze batch norms: backbone.frozen_bn")
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if runtime.recompute:
+        recompute_blocks(model.backbone)
+    use_channels_last(model, runtime, process)
+    return model
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -571,6 +880,7 @@ def write_config(run_folder: Path, stored: dict[str, Any]) -> None:
 def environment() -> dict[str, Any]:
     return {
         "command": sys.argv,
+        "launch": launch_id(),
         "versions": versions(),
         "platform": platform.platform(),
         "cpu_cores": os.cpu_count(),

@@ -84,13 +84,11 @@ def test_unreadable_video_is_named_and_left_out(manifest):
     assert isinstance(bad, BadVideo)
     assert bad.path == str(manifest.path(4))
     batches = EpochBatches(5, 5, 0, 1, seed=0)
-    (batch,) = training_loader(clips, batches, workers=0, pin_memory=False)
+    (batch,) = training_loader(clips, batches, 0, 0)
     assert batch.size == 4
     assert [video.index for video in batch.bad] == [4]
     alone = EpochBatches(5, 1, 0, 1, seed=0)
-    sizes = {
-        batch.size: (batch.video.shape[0], batch.label.tolist()) for batch in training_loader(clips, alone, 0, False)
-    }
+    sizes = {batch.size: (batch.video.shape[0], batch.label.tolist()) for batch in training_loader(clips, alone, 0, 0)}
     assert sizes[0] == (1, [IGNORED])  # a black clip keeps every process in step
 
 
@@ -115,15 +113,15 @@ def test_every_video_once_an_epoch_and_the_same_videos_a_step(world_size):
 def test_workers_change_nothing(manifest):
     clips = clips_of(manifest, flip=True, scales=[1.0, 0.75])
     batches = EpochBatches(5, 2, 0, 1, seed=0)
-    alone = [batch.video for batch in training_loader(clips, batches, 0, False)]
-    shared = [batch.video for batch in training_loader(clips, batches, 2, False)]
+    alone = [batch.video for batch in training_loader(clips, batches, 0, 0)]
+    shared = [batch.video for batch in training_loader(clips, batches, 2, 0)]
     assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
 
 
 def test_test_videos_decode_each_frame_once(manifest):
     videos = TestVideos(manifest, 8, 10, "dense", 32, "auto")
     groups = [[0, 1], [2], [4]]
-    first, second, third = list(test_loader(videos, groups, workers=0))
+    first, second, third = list(test_loader(videos, groups, 0, 0))
     assert [video.index for video in first] == [0, 1]
     assert first[0].frames.shape == (3, 3, 32, 32)  # of 12 frames: 0, 8 and 16 - 12 = 4
     assert first[0].clips.shape == (10, 8)
@@ -166,6 +164,6 @@ def test_a_flow_clip_holds_stacks_of_five_fields(flow_manifest, index, fields):
 
 def test_flow_that_cannot_be_read_leaves_a_filler_of_ten_channels(flow_manifest):
     manifest = replace(flow_manifest, paths=np.array([b"missing", b"missing"]))
-    (batch,) = training_loader(clips_of(manifest, modality="flow"), EpochBatches(2, 2, 0, 1, seed=0), 0, False)
+    (batch,) = training_loader(clips_of(manifest, modality="flow"), EpochBatches(2, 2, 0, 1, seed=0), 0)
     assert batch.video.shape == (1, 4, 10, 64, 64)
     assert [video.cause for video in batch.bad] == ["no such file or folder"] * 2

@@ -311,7 +311,7 @@ def clips_per_second(
                 multiprocessing_context="fork",
             )  # fmt: skip
         else:
-            loader = training_loader(training_clips(files, reading), batches, workers, pin_memory=False)
+            loader = training_loader(training_clips(files, reading), batches, workers)
         for batches.epoch in (0, 1):
             before = time.perf_counter()
             for _ in loader:

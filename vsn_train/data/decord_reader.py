@@ -29,7 +29,8 @@ class DecordReader:
         if not table.container.startswith(("mov", "matroska", "avi")):
             raise self._error(f"container {table.container}")
         self._open = lambda: decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1, fault_tol=1e-9)
-        self._failures = (decord.DECORDError, decord.DECORDLimitReachedError, StopIteration, IndexError)
+        # RuntimeError: a file that it cannot open at all.
+        self._failures = (decord.DECORDError, decord.DECORDLimitReachedError, StopIteration, IndexError, RuntimeError)
         frame_map = table.frame_map
         self._jumps = (
             frame_map is not None

@@ -68,3 +68,10 @@ class GivenVideos(Dataset["TestVideo | BadVideo"]):
             return read_test_video(self.paths[index], *self.options, index, start=self.start, end=self.end)
         except VideoError as error:
             return BadVideo(index, str(self.paths[index]), error.cause)
+
+    def index_of(self, key: int) -> int:
+        return key
+
+    def describe_bad(self, key: int, cause: str) -> BadVideo:
+        """What stands for a video that took its worker along."""
+        return BadVideo(key, str(self.paths[key]), cause, lost=True)

@@ -1,4 +1,4 @@
-"""Batches: which video on which process at which step, decoded in worker processes, bad ones named.
+"""Batches: which video on which process at which step, and what a sample is made of; workers.py decodes them.
 
 What a sample looks like depends on (seed, epoch, index) alone: not on workers, processes, order or a restart.
 """
@@ -6,8 +6,7 @@ What a sample looks like depends on (seed, epoch, index) alone: not on workers, 
 from __future__ import annotations
 
 import math
-import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from vsn_train.data.augment import Augmentation, augment
 from vsn_train.data.fastseek import FastSeekCopy
@@ -24,23 +23,15 @@ from vsn_train.data.manifest import Manifest
 from vsn_train.data.sampling import FLOW_STACK, flow_stacks, sample_indices
 from vsn_train.data.transforms import resize_short_side, take_clip
 from vsn_train.data.video import Video, VideoError, open_video
+from vsn_train.data.workers import BadVideo, Loader
 
 STACK_LENGTH = {"rgb": 1, "flow": FLOW_STACK}  # frames of a video that one frame of a clip takes
 IGNORED = -100  # label of a filler clip; cross_entropy leaves it out
 
 
 @dataclass(frozen=True)
-class BadVideo:
-    """A video that could not be read: its index in the manifest, its name and why."""
-
-    index: int
-    path: str
-    cause: str
-
-
-@dataclass(frozen=True)
 class Batch:
-    """video: uint8 (B, T, C, H, W); label, index: int64 (B,). Bad videos are left out of the tensors."""
+    """video: uint8 (B, T, C, H, W); label: int64 (B,). Bad videos are left out of the tensors."""
 
     video: Tensor
     label: Tensor
@@ -49,9 +40,6 @@ class Batch:
     @property
     def size(self) -> int:
         return int((self.label != IGNORED).sum())
-
-    def pin_memory(self) -> Batch:
-        return Batch(self.video.pin_memory(), self.label.pin_memory(), self.bad)
 
 
 @dataclass(frozen=True)
@@ -113,6 +101,13 @@ class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
         label = int(self.manifest.labels[index])
         return clip, int(self.mirrored[label]) if mirrored else label
 
+    def index_of(self, key: tuple[int, int]) -> int:
+        return key[1]
+
+    def describe_bad(self, key: tuple[int, int], cause: str) -> BadVideo:
+        """What stands for a clip that took its worker along."""
+        return BadVideo(key[1], str(self.manifest.path(key[1])), cause, lost=True)
+
 
 class TestVideos(Dataset[TestVideo | BadVideo]):
     """All frames that a video's test views need, decoded once and resized once."""
@@ -149,6 +144,13 @@ class TestVideos(Dataset[TestVideo | BadVideo]):
             )  # fmt: skip
         except VideoError as error:
             return BadVideo(index, str(path), error.cause)
+
+    def index_of(self, key: int) -> int:
+        return key
+
+    def describe_bad(self, key: int, cause: str) -> BadVideo:
+        """What stands for a video that took its worker along."""
+        return BadVideo(key, str(self.manifest.path(key)), cause, lost=True)
 
 
 def read_test_video(
@@ -204,56 +206,76 @@ def read_clip(video: Video | FrameFolder | FastSeekCopy, indices: np.ndarray, mo
 class EpochBatches:
     """The (epoch, index) keys of this process's batches; each video once an epoch, over all processes.
 
-    Step s of an epoch takes the next batch_size × world_size videos of one shuffled order and process r every
-    world_size-th of them, so the videos of a step do not depend on how many processes share it. The last step takes
-    what is left, however short.
+    An optimizer step takes the next batch_size × world_size × accumulate videos of one shuffled order and process r
+    every world_size-th of them, so the videos of a step do not depend on how many processes share it. The last step
+    takes what is left, however short. A process's videos of one step come in batches of batch_size, `accumulate` of
+    them or fewer.
     """
 
-    def __init__(self, videos: int, batch_size: int, rank: int, world_size: int, seed: int) -> None:
+    def __init__(
+        self, videos: int, batch_size: int, rank: int, world_size: int, seed: int, accumulate: int = 1
+    ) -> None:
         self.videos = videos
-        self.global_batch = batch_size * world_size
+        self.batch_size = batch_size
+        self.step_videos = batch_size * world_size * accumulate
         self.rank = rank
         self.world_size = world_size
         self.seed = seed
         self.epoch = 0
+        self.done = 0  # videos of the epoch that lie behind; counted so, another number of processes can go on
 
     def __len__(self) -> int:
-        return -(-self.videos // self.global_batch)
+        """Optimizer steps of an epoch."""
+        return self.steps_in(self.videos)
+
+    def steps(self) -> list[np.ndarray]:
+        """Indices of the videos of each step that is left in the epoch, over all processes."""
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.videos)
+        return [order[start : start + self.step_videos] for start in range(self.done, self.videos, self.step_videos)]
+
+    def step_at(self, done: int) -> np.ndarray:
+        """Indices of the videos of the epoch's step after `done` videos, over all processes."""
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.videos)
+        return order[done : done + self.step_videos]
+
+    def steps_in(self, videos: int) -> int:
+        """Optimizer steps that this many videos of an epoch take."""
+        return -(-videos // self.step_videos)
+
+    def batches_of(self, step: np.ndarray) -> list[np.ndarray]:
+        """What this process takes of a step's videos."""
+        own = step[self.rank :: self.world_size]
+        # Empty for a process without a video in the short last step: it takes part with a filler clip.
+        return [own[start : start + self.batch_size] for start in range(0, max(1, len(own)), self.batch_size)]
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.videos)
-        for start in range(0, self.videos, self.global_batch):
-            step = order[start : start + self.global_batch]
-            # Empty for a process without a video in the short last step: it takes part with a filler clip.
-            yield [(self.epoch, int(index)) for index in step[self.rank :: self.world_size]]
+        for step in self.steps():
+            for batch in self.batches_of(step):
+                yield [(self.epoch, int(index)) for index in batch]
 
 
-def training_loader(clips: TrainingClips, batches: EpochBatches, workers: int, pin_memory: bool) -> DataLoader[Any]:
-    """Yields `Batch`."""
+def by_step(loader: Iterable[Batch], batches: EpochBatches) -> Iterator[list[Batch]]:
+    """The loader's batches, those of one optimizer step together."""
+    loaded = iter(loader)
+    for step in batches.steps():
+        yield [next(loaded) for _ in batches.batches_of(step)]
+
+
+def training_loader(clips: TrainingClips, batches: EpochBatches, workers: int, timeout: float = 0.0) -> Loader[Batch]:
+    """Yields `Batch`. timeout: seconds that one clip may take in a worker; 0: for ever."""
     channels = 3 if clips.modality == "rgb" else 2 * FLOW_STACK
-    return DataLoader(
-        clips,
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=_Collate(clips.num_frames, channels, clips.augmentation.crop_size),
-        persistent_workers=workers > 0,
-        pin_memory=pin_memory,
-        worker_init_fn=_one_thread,
-        multiprocessing_context=_start_method(workers),
-    )
+    collate = _Collate(clips.num_frames, channels, clips.augmentation.crop_size)
+    return Loader(clips, batches, collate, workers, timeout)
 
 
-def test_loader(videos: Dataset[TestVideo | BadVideo], groups: list[list[int]], workers: int) -> DataLoader[Any]:
+def test_loader(
+    videos: Dataset[TestVideo | BadVideo],
+    groups: list[list[int]],
+    workers: int,
+    timeout: float = 0.0,  # noqa: PT028
+) -> Loader[list[TestVideo | BadVideo]]:
     """Yields one list of `TestVideo | BadVideo` for each group of indices."""
-    return DataLoader(
-        videos,
-        batch_sampler=groups,
-        num_workers=workers,
-        collate_fn=list,
-        persistent_workers=workers > 0,
-        worker_init_fn=_one_thread,
-        multiprocessing_context=_start_method(workers),
-    )
+    return Loader(videos, groups, list, workers, timeout)
 
 
 class _Collate:
@@ -268,13 +290,3 @@ class _Collate:
         # Clips lie in memory as (T, H, W, C); stacked as such it is a plain copy, six times faster.
         video = torch.stack([clip.permute(0, 2, 3, 1) for clip, _ in good]).permute(0, 1, 4, 2, 3)
         return Batch(video, torch.tensor([label for _, label in good]), bad)
-
-
-def _start_method(workers: int) -> str | None:
-    # A spawned training process would spawn its workers too, and each would import torch anew: seconds per worker.
-    return "fork" if workers and "fork" in multiprocessing.get_all_start_methods() else None
-
-
-def _one_thread(worker: int) -> None:
-    # Workers run side by side; more threads in each would only take turns.
-    torch.set_num_threads(1)

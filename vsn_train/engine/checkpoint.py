@@ -1,34 +1,218 @@
-"""Checkpoints: written aside, flushed, then renamed, so that a half-written one is never read."""
+"""Checkpoints: when a run is saved, what is kept, and which one to go on from.
+
+A file is written aside, flushed, then renamed, so that a half-written one is never read. The tensors are copied first
+and written by a thread, so that training waits for the copy alone.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from vsn_train.errors import InputError
+from vsn_train.errors import InputError, StoppedError
 from vsn_train.models.weights import read_tensors
 
-FORMAT = 1
-KEYS = ("model", "optimizer", "epoch", "step", "best_top1", "config", "class_names", "flip_pairs")
+FORMAT = 2
+KEYS = ("model", "average", "optimizer", "scaler", "epoch", "step", "config", "class_names", "flip_pairs")
+
+
+@dataclass
+class Position:
+    """Where a training stands; with model, optimizer and scaler all that a resumed one needs.
+
+    Learning rates and every draw of randomness follow from it: they are functions of seed, epoch, step and sample.
+    epoch, step: epochs and optimizer steps done. videos, unreadable: of the epoch under way, videos done and those of
+    them that could not be read. sums: what each process has added up for the epoch's metrics, see `Meter`.
+    best: [top-1 in percent, epoch] of the best validations, best first.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    videos: int = 0
+    unreadable: int = 0
+    sums: list[list[float]] = field(default_factory=list)
+    best: list[list[float]] = field(default_factory=list)
+
+    def end_epoch(self, top1: float) -> None:
+        """Go to the start of the next epoch. top1: of this one's validation, in percent."""
+        self.epoch, self.videos, self.unreadable, self.sums = self.epoch + 1, 0, 0, []
+        # Of equal ones the first stays the best.
+        self.best = sorted([*self.best, [top1, self.epoch]], key=lambda each: (-each[0], each[1]))
+
+    @property
+    def epochs_without_better(self) -> int:
+        return self.epoch - int(self.best[0][1]) if self.best else 0
+
+
+class Checkpoints:
+    """The checkpoints folder of a run: last.pt, best.pt, and epoch_<n>.pt of milestones and of the other best ones.
+
+    content: what a checkpoint holds beside the position. writes: only the main process does. every_steps,
+    every_minutes: how often to save within an epoch; 0: not for that reason. keep_best: how many of the best
+    validations to keep. milestones: epochs after which to keep one.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        content: Callable[[], dict[str, Any]],
+        writes: bool,
+        every_steps: int = 0,
+        every_minutes: float = 0.0,
+        keep_best: int = 1,
+        milestones: Sequence[int] = (),
+    ) -> None:
+        self.folder, self.content, self.writes = folder, content, writes
+        self.every_steps, self.every_minutes = every_steps, every_minutes
+        self.keep_best, self.milestones = keep_best, milestones
+        self.last = folder / "last.pt"
+        self.saved_at = time.monotonic()
+        self.writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self.pending: Future[None] | None = None
+        if writes:
+            folder.mkdir(parents=True, exist_ok=True)
+            for aside in folder.glob(".*.pt.*"):  # of a launch that was killed while writing
+                aside.unlink()
+
+    def due(self, step: int) -> bool:
+        """Whether to save after the step that follows `step`. The clock of the main process decides for all."""
+        if self.every_steps and (step + 1) % self.every_steps == 0:
+            return True
+        return self.writes and 0 < 60 * self.every_minutes <= time.monotonic() - self.saved_at
+
+    def save(self, position: Position) -> None:
+        """Write last.pt, and best.pt and epoch_<n>.pt where a validation has just earned them, while work goes on.
+
+        Raises StoppedError when this or the previous one cannot be written; the files before it are whole.
+        """
+        self.saved_at = time.monotonic()
+        if not self.writes:
+            return
+        self.wait()
+        best = [int(epoch) for _, epoch in position.best]
+        kept = {*self.milestones, *(best[: self.keep_best] if self.keep_best > 1 else [])}
+        copies = []
+        if position.epoch and position.videos == 0:  # a validation has just been
+            copies += ["best.pt"] if best[0] == position.epoch else []
+            copies += [f"epoch_{position.epoch}.pt"] if position.epoch in kept else []
+        content = _copy(self.content() | asdict(position))
+        self.pending = self.writer.submit(self._write, content, copies, {f"epoch_{epoch}.pt" for epoch in kept})
+
+    def _write(self, content: dict[str, Any], copies: list[str], kept: set[str]) -> None:
+        aside = write_aside(self.last, content)
+        # The copies first: whoever goes on from the new last.pt can rely on them.
+        for name in copies:
+            copy = self.folder / f".{name}.{os.getpid()}"
+            copy.unlink(missing_ok=True)
+            try:
+                os.link(aside, copy)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(aside, copy)
+            os.replace(copy, self.folder / name)
+        os.replace(aside, self.last)
+        _flush_folder(self.folder)
+        for path in self.folder.glob("epoch_*.pt"):
+            if path.name not in kept:
+                path.unlink()
+
+    def wait(self) -> None:
+        """Until all is written. Raises StoppedError when it cannot be."""
+        if self.pending is None:
+            return
+        try:
+            self.pending.result()
+        except OSError as error:
+            if self.last.exists():
+                left = f"the previous checkpoint is whole: make room, then go on from {self.how_to_go_on()}"
+            else:
+                left = "there is no checkpoint yet: make room or choose another hydra.run.dir"
+            raise StoppedError(f"cannot save {self.last}: {error.strerror or error}; {left}") from error
+        finally:
+            self.pending = None
+
+    def how_to_go_on(self) -> str:
+        return f"{self.last} (to go on: resume=true hydra.run.dir={self.folder.parent})"
+
+
+def _copy(value: Any) -> Any:
+    """The same with every tensor copied to the CPU, so that training may go on and change it."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copy(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copy(each) for each in value]
+    return value
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write tensors and plain types. A crash at any moment leaves the previous file or the new one, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(write_aside(path, content), path)
+    _flush_folder(path.parent)
+
+
+def write_aside(path: Path, content: dict[str, Any]) -> Path:
+    """Write and flush the file that is going to be renamed to `path`. Raises OSError, and then leaves nothing."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(aside, "wb") as file:
-        torch.save({"format": FORMAT} | content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    try:
+        with open(aside, "wb") as file:
+            watched = _Watched(file.write)
+            try:
+                torch.save({"format": FORMAT} | content, watched)  # type: ignore[arg-type]
+            except RuntimeError:
+                # torch hides the file's own error behind one of its zip writer.
+                raise (watched.error or OSError("torch could not write it")) from None
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise
+    return aside
+
+
+class _Watched:
+    """A file to write to that remembers why it could not be written."""
+
+    def __init__(self, write: Callable[[bytes], int]) -> None:
+        self._write = write
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        pass
+
+
+def _flush_folder(folder: Path) -> None:
+    """So that the renaming survives a power cut too."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint that `save_checkpoint` wrote. Raises InputError for anything else."""
+    """A checkpoint that vsn-train wrote. Raises InputError for anything else."""
     content = read_tensors(path)
     if content.get("format") != FORMAT or any(key not in content for key in KEYS):
         raise InputError(
@@ -36,6 +220,26 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             "elsewhere start a training: vsn-train weights=FILE"
         )
     return content
+
+
+def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
+    """The newest whole checkpoint of a run, and why newer ones were passed over.
+
+    Raises InputError when last.pt is missing or no file is whole.
+    """
+    last = folder / "last.pt"
+    if not last.exists():
+        load_checkpoint(last)  # says so
+    others = sorted(folder.glob("*.pt"), key=lambda path: (path != last, -path.stat().st_mtime, path.name))
+    passed_over: list[str] = []
+    for path in others:
+        try:
+            return path, load_checkpoint(path), passed_over
+        except InputError as error:
+            passed_over.append(str(error))
+    raise InputError(
+        f"{passed_over[0]}. No other checkpoint in {folder} is whole either; start anew in another hydra.run.dir"
+    )
 
 
 def file_hash(path: Path) -> str:

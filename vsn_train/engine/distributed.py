@@ -5,17 +5,25 @@ Every function works in a single process too, where there is nothing to exchange
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from vsn_train.errors import InputError
+
+Result = TypeVar("Result")
+
+MEETING_TIME = timedelta(minutes=10)  # that processes wait for each other at the start
 
 
 @dataclass(frozen=True)
@@ -34,8 +42,8 @@ class Process:
         """The sums of each value over all processes."""
         if self.world_size == 1:
             return list(values)
-        # float64 keeps counts exact.
-        sums = torch.tensor(values, dtype=torch.float64, device=self.device)
+        # float64 keeps counts exact. On the CPU, where the numbers are: the device is not kept waiting for them.
+        sums = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(sums)
         return sums.tolist()
 
@@ -46,6 +54,21 @@ class Process:
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
+
+    def main_does(self, work: Callable[[], Result]) -> Result:
+        """The result of work() in the main process, in every process; an InputError there is raised in all."""
+        if self.world_size == 1:
+            return work()
+        values: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                values[0] = work()
+            except InputError as error:
+                values[1] = error
+        dist.broadcast_object_list(values, 0)
+        if values[1] is not None:
+            raise values[1]
+        return values[0]
 
     def share_buffers(self, model: nn.Module) -> None:
         """Give every process the main one's buffers: batch-norm statistics are kept per process while training."""
@@ -78,11 +101,46 @@ def join_processes(device: str, threads: int) -> Iterator[Process]:
     if world_size == 1:
         yield Process(0, 1, own)
         return
-    dist.init_process_group("nccl" if use_cuda else "gloo")
+    # Numbers that the host needs go through gloo: through nccl they would make it wait for the device.
+    store, _, _ = meet()
+    backend = "cpu:gloo,cuda:nccl" if use_cuda else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     try:
         yield Process(rank, world_size, own)
     finally:
         dist.destroy_process_group()
+
+
+@cache
+def meet() -> tuple[dist.Store, int, int]:
+    """The store through which the launcher's processes find each other, rank and world size, from the environment.
+
+    Raises InputError when the main process cannot listen on MASTER_PORT.
+    """
+    try:
+        return next(dist.rendezvous("env://", timeout=MEETING_TIME))
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        raise InputError(
+            f"port {os.environ.get('MASTER_PORT')} of this machine is occupied; the processes cannot meet there: "
+            "set MASTER_PORT (torchrun: --master-port or --rdzv-endpoint) to a free one"
+        ) from None
+
+
+def launch_id() -> str:
+    """What torch's elastic launcher calls this launch, the same after a restart; "" where there is none."""
+    return os.environ.get("TORCHELASTIC_RUN_ID", "")
+
+
+def launched_before(run_folder: Path) -> bool:
+    """Whether the elastic launcher has started a run anew that can go on, after a failure or with other machines."""
+    path = run_folder / "environment.json"
+    if not launch_id() or not path.exists() or not (run_folder / "checkpoints" / "last.pt").exists():
+        return False
+    # "none" is torchrun's name for every launch that was not given one.
+    again = launch_id() != "none" or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    return again and bool(json.loads(path.read_text()).get("launch") == launch_id())
 
 
 def usable_cores() -> int:

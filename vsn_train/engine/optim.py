@@ -1,14 +1,14 @@
-"""How weights move: SGD with TSM's parameter groups, learning rate as a pure function of the step."""
+"""How weights move: TSM's parameter groups, SGD or AdamW, learning rate as a pure function of the position."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import nn
-from torch.optim import SGD
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vsn_train.models import Recognizer
 
@@ -43,44 +43,81 @@ def parameter_groups(
     ]
 
 
-def build_optimizer(model: Recognizer, lr: float, momentum: float, weight_decay: float, head_lr_factor: float) -> SGD:
-    return SGD(parameter_groups(model, lr, weight_decay, head_lr_factor), lr=lr, momentum=momentum)
+def build_sgd(
+    model: Recognizer,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    head_lr_factor: float,
+    nesterov: bool = False,
+    fused: bool | None = None,
+) -> SGD:
+    """Stochastic gradient descent. fused: one kernel for all parameters; None: torch decides."""
+    groups: Any = parameter_groups(model, lr, weight_decay, head_lr_factor)
+    return SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
+
+
+def build_adamw(
+    model: Recognizer,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    head_lr_factor: float,
+    fused: bool | None = None,
+) -> AdamW:
+    """Adam with decoupled weight decay (Loshchilov, Hutter, ICLR 2019), with the same parameter groups."""
+    groups: Any = parameter_groups(model, lr, weight_decay, head_lr_factor)
+    return AdamW(groups, lr=lr, betas=betas, eps=eps, fused=fused)
+
+
+def build_average(model: nn.Module, decay: float) -> AveragedModel:
+    """A moving average of all weights and statistics: after each step, decay × average + (1 - decay) × model."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+def scaled_lr(lr: float, step_videos: int, reference_videos: int) -> float:
+    """The linear scaling rule (Goyal et al., "Accurate, Large Minibatch SGD", 2017). reference_videos 0: no scaling."""
+    return lr * step_videos / reference_videos if reference_videos else lr
 
 
 def lr_factor(
-    step: int, steps_per_epoch: int, epochs: int, warmup_epochs: float, milestones: Sequence[float], factor: float
+    step: float,
+    steps_per_epoch: int,
+    epochs: int,
+    warmup_epochs: float,
+    milestones: Sequence[float] | None,
+    factor: float,
+    per: str = "step",
 ) -> float:
     """What the base learning rate is multiplied by at an optimizer step, counted from 0.
 
-    A linear warm-up over warmup_epochs first. Then, with milestones (shares of all epochs), `factor` for each epoch
-    boundary passed; without, half a cosine from 1 to 0 over the steps that the warm-up leaves.
+    A linear warm-up over warmup_epochs first. Then, with milestones (epochs), `factor` for each one passed; with None,
+    half a cosine from 1 to 0 over what the warm-up leaves. per: "step", or "epoch" for a rate that stays the same
+    within an epoch.
     """
+    if per == "epoch":
+        step, steps_per_epoch = step // steps_per_epoch, 1
     warmup = round(warmup_epochs * steps_per_epoch)
     if step < warmup:
         return (step + 1) / warmup
-    if milestones:
-        epoch = step // steps_per_epoch
-        return factor ** sum(epoch >= max(1, round(share * epochs)) for share in milestones)
+    if milestones is not None:
+        return factor ** sum(step / steps_per_epoch >= epoch for epoch in milestones)
     share = (step - warmup) / max(1, steps_per_epoch * epochs - warmup)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
 
-def build_schedule(
-    optimizer: SGD,
-    steps_per_epoch: int,
-    epochs: int,
-    warmup_epochs: float,
-    milestones: Sequence[float],
-    factor: float,
-    steps_done: int = 0,
-) -> LambdaLR:
-    """Set every group's learning rate for the optimizer step that follows `steps_done`; see `lr_factor`."""
-    factor_at = partial(
-        lr_factor,
-        steps_per_epoch=steps_per_epoch,
-        epochs=epochs,
-        warmup_epochs=warmup_epochs,
-        milestones=milestones,
-        factor=factor,
-    )
-    return LambdaLR(optimizer, factor_at, last_epoch=steps_done - 1)
+class Schedule:
+    """Sets every group's learning rate for the step to come. It has no state: a resumed run needs its position only.
+
+    factor_at: optimizer steps done -> what the groups' own rates are multiplied by.
+    """
+
+    def __init__(self, optimizer: Optimizer, factor_at: Callable[[float], float]) -> None:
+        self.optimizer, self.factor_at = optimizer, factor_at
+        self.rates = [group["lr"] for group in optimizer.param_groups]
+
+    def step(self, steps: float) -> None:
+        factor = self.factor_at(steps)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor

@@ -1,43 +1,47 @@
-"""The one training loop. It reads downwards: batch, forward, loss, backward, clip, step, schedule, log."""
+"""The one training loop. It reads downwards: batch, forward, loss, backward, clip, step, schedule, EMA, log, save."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
 
-from vsn_train.data.loader import IGNORED, BadVideo, Batch, EpochBatches
+from vsn_train.data.loader import IGNORED, Batch, EpochBatches, by_step
 from vsn_train.data.mixing import mix_clips
 from vsn_train.data.transforms import normalize
+from vsn_train.data.workers import BadVideo, Loader
+from vsn_train.engine.checkpoint import Checkpoints, Position
 from vsn_train.engine.distributed import Process
+from vsn_train.engine.interrupts import Interrupted, Interrupts
 from vsn_train.engine.log import Progress, RunLog
-from vsn_train.errors import InputError
-
-
-@dataclass
-class Position:
-    """Where a training stands: epochs and optimizer steps done, the best validation top-1 so far in percent."""
-
-    epoch: int = 0
-    step: int = 0
-    best_top1: float = -1.0
+from vsn_train.engine.optim import Schedule
+from vsn_train.engine.pictures import clip_grid
+from vsn_train.engine.speed import on_device, peak_memory
+from vsn_train.errors import InputError, StoppedError
+from vsn_train.models.hybrid import HybridConv2d
 
 
 def train(
     model: nn.Module,
-    loader: Iterable[Batch],
+    loader: Loader[Batch],
     batches: EpochBatches,
     optimizer: Optimizer,
-    schedule: LRScheduler,
+    schedule: Schedule,
+    scaler: torch.amp.GradScaler,
+    average: AveragedModel | None,
     position: Position,
-    end_of_epoch: Callable[[Position], None],
+    validate: Callable[[Position], float],
+    checkpoints: Checkpoints,
+    interrupts: Interrupts,
     process: Process,
     log: RunLog,
     *,
@@ -47,74 +51,166 @@ def train(
     seed: int,
     log_every: int,
     max_bad_share: float,
+    label_smoothing: float = 0.0,
     mixup: float = 0.0,
     cutmix: float = 0.0,
+    patience: int = 0,
+    prefetch: bool = True,
 ) -> None:
-    """Train from `position` to the end of the last epoch; `end_of_epoch` validates and saves.
+    """Train from `position` to the end of the last epoch, or until `patience` epochs in a row have not been better.
 
-    model: (B, T, C, H, W) -> (B, K), wrapped for several processes where there are several. mixup, cutmix: alphas, see
-    `mix_clips`. Raises InputError when more than max_bad_share of an epoch's videos cannot be read.
+    model: (B, T, C, H, W) -> (B, K), wrapped for several processes where there are several. validate: top-1 in percent
+    of the epoch that is about to end; it may raise `Interrupted`. mixup, cutmix: alphas, see `mix_clips`. Raises
+    InputError when more than max_bad_share of an epoch's videos cannot be read, and StoppedError before an update with
+    a loss that is no number and, after saving, when a signal asked for an end.
     """
-    while position.epoch < epochs:
+    while position.epoch < epochs and not (patience and position.epochs_without_better >= patience):
         model.train()
-        batches.epoch = position.epoch
+        batches.epoch, batches.done = position.epoch, position.videos
+        meter = Meter(process, position.sums)
+        values = meter.read()
         progress = Progress(f"epoch {position.epoch + 1}/{epochs}", process.is_main)
-        meter, bad = Meter(process), 0
-        for batch in progress.over(loader, len(batches)):
-            # Dropout depends on (seed, step, rank) alone, so a resumed run needs no saved generator.
+        steps = on_device(by_step(loader, batches), process.device, prefetch)
+        for step in progress.over(steps, len(batches), batches.steps_in(position.videos)):
+            # Dropout and mixing depend on (seed, step, rank) alone, so a resumed run needs no saved generator.
             torch.manual_seed(int(np.random.SeedSequence((seed, position.step, process.rank)).generate_state(1)[0]))
-            videos, failed = process.totals(batch.size, len(batch.bad))
-            if failed:
-                bad += int(failed)
-                report_bad_videos(process.gather(batch.bad), bad, batches.videos, max_bad_share, log)
+            mixing = np.random.default_rng((seed, position.step))
+            videos, unreadable, stop, due = process.totals(
+                sum(batch.size for batch in step), sum(len(batch.bad) for batch in step),
+                interrupts.received > 0, checkpoints.due(position.step),
+            )  # fmt: skip
+            if unreadable:
+                position.unreadable += int(unreadable)
+                report_bad_videos(step, loader, position.unreadable, batches.videos, max_bad_share, process, log)
+            if position.videos == 0:
+                log.picture("clips", position.step + 1, clip_grid(step[0].video))
 
-            video = normalize(batch.video.to(process.device, non_blocking=True))
-            label = batch.label.to(process.device, non_blocking=True)
-            # From (seed, step) alone: the same mix in every process and after a restart.
-            generator = np.random.default_rng((seed, position.step))
-            video, partner_label, share = mix_clips(video, label, mixup, cutmix, generator)
-            with autocast:
-                logits = model(video)
-            loss_sum = F.cross_entropy(logits.float(), label, ignore_index=IGNORED, reduction="sum")
-            if share < 1:
-                partner_sum = F.cross_entropy(logits.float(), partner_label, ignore_index=IGNORED, reduction="sum")
-                loss_sum = share * loss_sum + (1 - share) * partner_sum
-            # Processes average their gradients; this makes the average the mean over the step's videos.
-            loss = loss_sum * process.world_size / max(videos, 1)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm or float("inf"))
-            learning_rate = optimizer.param_groups[0]["lr"]
-            optimizer.step()
-            schedule.step()
+            losses = []
+            for batch in step:
+                with gradients_shared(model, at_once=batch is step[-1]):
+                    video, partner, share = mix_clips(normalize(batch.video), batch.label, mixup, cutmix, mixing)
+                    with autocast:
+                        logits = model(video)
+                    loss_sum = clip_loss(logits.float(), batch.label, partner, share, label_smoothing)
+                    # Processes average their gradients; this makes the average the mean over the step's videos.
+                    scaler.scale(loss_sum * process.world_size / max(videos, 1)).backward()
+                losses.append(loss_sum.detach())
+                meter.add(losses[-1], logits.detach(), batch.label)
+            scaler.unscale_(optimizer)
+            norm = float(nn.utils.clip_grad_norm_(model.parameters(), clip_norm or float("inf")))
+            stop_unless_finite(losses, norm, scaler, optimizer, loader, batches, position, process)
+            rates = {str(group["name"]): float(group["lr"]) for group in optimizer.param_groups}
+            scaler.step(optimizer)
+            scaler.update()
             position.step += 1
+            position.videos = min(position.videos + batches.step_videos, batches.videos)
+            schedule.step(position.epoch * len(batches) + batches.steps_in(position.videos))
+            if average is not None:
+                average.update_parameters(model)
 
-            meter.add(loss_sum.detach(), logits.detach(), label)
-            if position.step % log_every == 0 or position.step % len(batches) == 0:
-                values = meter.read() | {"clips_per_s": meter.videos / progress.seconds}
-                values |= {"lr": learning_rate, "grad_norm": float(norm), "data_wait": progress.waiting_share}
-                log.metrics("train", position.epoch + 1, position.step, **values)
+            if position.step % log_every == 0 or position.videos == batches.videos:
+                values = meter.read() | {"clips_per_s": meter.new_videos / progress.seconds, "lr": rates["weight"]}
+                values |= {
+                    "grad_norm": norm,
+                    "data_wait": progress.waiting_share,
+                    "memory_gib": peak_memory(process.device),
+                }
+                more = {"learning_rate": rates, "attention": attention_shares(model)}
+                log.metrics("train", position.epoch + 1, position.step, **values, **more)
                 progress.show(summary(values))
-        position.epoch += 1
-        log.line(f"epoch {position.epoch}/{epochs}  train {summary(values)}" + (f"  {bad} unreadable" if bad else ""))
-        end_of_epoch(position)
+            if stop or (due and position.videos < batches.videos):
+                position.sums = meter.gather()
+                checkpoints.save(position)
+            if stop:
+                raise stopped_by(interrupts, checkpoints, process)
+
+        position.sums = meter.gather()
+        log.line(f"epoch {position.epoch + 1}/{epochs}  train {summary(values)}  {position.unreadable} unreadable")
+        try:
+            top1 = validate(position)
+        except Interrupted:
+            checkpoints.save(position)
+            raise stopped_by(interrupts, checkpoints, None) from None
+        position.end_epoch(top1)
+        checkpoints.save(position)
+
+
+def clip_loss(logits: Tensor, label: Tensor, partner: Tensor, share: float, label_smoothing: float) -> Tensor:
+    """Cross-entropy summed over the batch; of a mixed clip `share` is its own label's, the rest its partner's."""
+    options: Any = {"ignore_index": IGNORED, "reduction": "sum", "label_smoothing": label_smoothing}
+    loss = F.cross_entropy(logits, label, **options)
+    if share < 1:
+        loss = share * loss + (1 - share) * F.cross_entropy(logits, partner, **options)
+    return loss
+
+
+def gradients_shared(model: nn.Module, at_once: bool) -> AbstractContextManager[None]:
+    """Processes exchange gradients in the backward pass, or leave that to a later batch of the same step."""
+    return nullcontext() if at_once or not isinstance(model, DistributedDataParallel) else model.no_sync()
+
+
+def stop_unless_finite(
+    losses: list[Tensor],
+    norm: float,
+    scaler: torch.amp.GradScaler,
+    optimizer: Optimizer,
+    loader: Loader[Batch],
+    batches: EpochBatches,
+    position: Position,
+    process: Process,
+) -> None:
+    """Raise StoppedError in all processes when the loss of any is no number, or the gradient norm is none.
+
+    With fp16 an infinite gradient is an overflow, which the scaler answers by leaving out the update.
+    """
+    (broken,) = process.totals(float(not torch.stack(losses).isfinite().all()))
+    if not broken and (math.isfinite(norm) or scaler.is_enabled()):
+        return
+    manifest = loader.dataset.manifest
+    names = [manifest.sample_id(int(index)) for index in batches.step_at(position.videos)]
+    what = "the loss" if broken else "the gradient"
+    raise StoppedError(
+        f"{what} is not a finite number at step {position.step + 1} (epoch {position.epoch + 1}), learning rate "
+        f"{optimizer.param_groups[0]['lr']:.4g}; the weights were not updated. Videos of the step: {', '.join(names)}. "
+        "Lower optimizer.lr, lengthen schedule.warmup_epochs or set optimizer.clip_norm, and look at these videos"
+    )
+
+
+def stopped_by(interrupts: Interrupts, checkpoints: Checkpoints, process: Process | None) -> StoppedError:
+    """What ends a training that was asked to end, once all is written. process: for all to leave together."""
+    checkpoints.wait()
+    if process is not None:
+        process.totals(0)
+    return StoppedError(f"stopped by {interrupts.name}; saved {checkpoints.how_to_go_on()}", interrupts.exit_code)
 
 
 def summary(values: dict[str, float]) -> str:
     """What the bar and the log say of the training so far."""
-    return (
-        f"loss {values['loss']:.3f}  top1 {values['top1']:.1f}  lr {values['lr']:.2g}  "
-        f"{values['clips_per_s']:.1f} clips/s  waiting for data {values['data_wait']:.0%}"
-    )
+    text = f"loss {values['loss']:.3f}  top1 {values['top1']:.1f}"
+    if "lr" in values:  # otherwise this launch found the epoch's last step done
+        text += (
+            f"  lr {values['lr']:.2g}  {values['clips_per_s']:.1f} clips/s  waiting for data {values['data_wait']:.0%}"
+        )
+    return text
 
 
 class Meter:
-    """Sums over an epoch's videos on the device; the host reads them only when it logs."""
+    """Sums over an epoch's videos on the device; the host reads them only when it logs.
 
-    def __init__(self, process: Process) -> None:
+    sums: what `gather` returned when the run was saved, to go on from; empty at the start of an epoch.
+    """
+
+    def __init__(self, process: Process, sums: list[list[float]]) -> None:
         self.process = process
-        self.sums = torch.zeros(4, dtype=torch.float64, device=process.device)
+        start = [0.0] * 4
+        if len(sums) == process.world_size:
+            start = sums[process.rank]
+        elif sums and process.is_main:  # another number of processes goes on
+            start = np.sum(sums, axis=0).tolist()
+        self.sums = torch.tensor(start, dtype=torch.float64, device=process.device)
         self.videos = 0.0
+        self.videos_before = process.totals(start[3])[0]
 
     def add(self, loss_sum: Tensor, logits: Tensor, label: Tensor) -> None:
         """Add one batch. loss_sum: scalar; logits: (B, K); label: (B,), IGNORED ones not counted."""
@@ -128,31 +224,48 @@ class Meter:
         videos = max(self.videos, 1)
         return {"loss": loss / videos, "top1": 100 * top1 / videos, "top5": 100 * top5 / videos}
 
+    @property
+    def new_videos(self) -> float:
+        """Without those of an earlier launch."""
+        return self.videos - self.videos_before
+
+    def gather(self) -> list[list[float]]:
+        """Of each process, for a checkpoint: adding up in another order would round differently."""
+        return self.process.gather(self.sums.tolist())
+
 
 def report_bad_videos(
-    found: list[tuple[BadVideo, ...]], bad: int, videos: int, max_bad_share: float, log: RunLog
+    step: list[Batch],
+    loader: Loader[Batch],
+    unreadable: int,
+    videos: int,
+    max_bad_share: float,
+    process: Process,
+    log: RunLog,
 ) -> None:
-    """Name each unreadable video; raise InputError once they are more than the stated share of the videos."""
-    named = [video for videos_of_one in found for video in videos_of_one]
-    for video in named:
-        log.line(f"skipped unreadable video {video.path}: {video.cause}")
-    if bad > max_bad_share * videos:
+    """Name each unreadable video of a step; raise InputError once they are more than the stated share of the videos.
+
+    unreadable: how many the epoch has had. Those that took a worker along are touched by no process again.
+    """
+    mine: list[BadVideo] = [bad for batch in step for bad in batch.bad]
+    named = [bad for part in process.gather(mine) for bad in part]
+    for bad in named:
+        log.line(f"skipped unreadable video {bad.path}: {bad.cause}")
+        if bad.lost and bad.index not in log.quarantined:
+            log.quarantine(bad.index, loader.dataset.manifest.sample_id(bad.index), bad.cause)
+    loader.quarantine.update({bad.index: bad for bad in named if bad.lost})
+    if unreadable > max_bad_share * videos:
         raise InputError(
-            f"{bad} of {videos} training videos could not be read, more than data.max_bad_share={max_bad_share}; last: "
-            f"{named[-1].path}: {named[-1].cause}. Repair the videos or take them off the list, or raise the share"
+            f"{unreadable} of {videos} training videos could not be read, more than data.max_bad_share="
+            f"{max_bad_share}; last: {named[-1].path}: {named[-1].cause}. Repair the videos or take them off the list, "
+            "or raise the share"
         )
 
 
-def autocast_for(precision: str, device: torch.device) -> torch.autocast:
-    """precision "auto", "fp32" or "bf16" as an autocast context. "auto": bf16 where the hardware multiplies in it."""
-    if precision == "auto":
-        precision = "bf16" if _multiplies_bf16(device) else "fp32"
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
-
-
-def _multiplies_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    # Other CPUs accept bf16 too and run it slower than fp32.
-    amx: Any = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(amx and amx())
+def attention_shares(model: nn.Module) -> dict[str, float]:
+    """Of each STH layer with attention: the mean weight of its temporal branch in the last forward pass, 0 to 1."""
+    return {
+        name.replace("module.", "").replace("_orig_mod.", ""): float(module.last_attention[:, 0].mean())
+        for name, module in model.named_modules()
+        if isinstance(module, HybridConv2d) and module.last_attention is not None
+    }

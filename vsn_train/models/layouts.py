@@ -42,7 +42,11 @@ NORMALISATION = re.compile(r"^data_preprocessor\.(mean|std)$")
 OURS = "vsn-train"
 # A module that an operator puts around a layer -> what it calls the layer.
 WRAPPERS = {ShiftedConv2d: "conv", ShiftedBlock: "block", ShuffledConv2d: "conv", RestoredNorm2d: "norm"}
-HEAD_KEYS = ("dropout", "partial_bn")  # of a checkpoint's config: what a recognizer has beyond its backbone
+HEAD_KEYS = (
+    "dropout",
+    "partial_bn",
+    "frozen_bn",
+)  # of a checkpoint's config: what a recognizer has beyond its backbone
 
 RESIDUAL, INPLACE = "shift of the residual branch", "shift of the whole block"
 Mixing = dict[str, str]  # block -> how frames mix in it, for those in which they do

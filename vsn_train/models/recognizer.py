@@ -17,7 +17,7 @@ class Recognizer(nn.Module):
     forward: float (B, T, C, H, W), normalised -> logits (B, K). Raises ValueError when T differs from the model's:
     an operator mixes a fixed number of frames.
     partial_bn: every batch norm but the first keeps its statistics and its affine parameters while training, which
-    helps where there are few videos (TSN's partial BN).
+    helps where there are few videos (TSN's partial BN). frozen_bn: every one does.
     """
 
     def __init__(
@@ -28,31 +28,30 @@ class Recognizer(nn.Module):
         num_classes: int,
         dropout: float,
         partial_bn: bool = False,
+        frozen_bn: bool = False,
     ) -> None:
         super().__init__()
         self.num_frames = num_frames
-        self.partial_bn = partial_bn
+        self.partial_bn, self.frozen_bn = partial_bn, frozen_bn
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(features, num_classes)
         # Small, so that the first logits are near zero and the backbone's gradient starts gently (TSM's choice).
         nn.init.normal_(self.head.weight, std=0.001)
         nn.init.zeros_(self.head.bias)
-        if partial_bn:
-            for norm in self._frozen_norms():
-                norm.requires_grad_(False)
-            self.train()
+        for norm in self._frozen_norms():
+            norm.requires_grad_(False)
+        self.train()
 
     def train(self, mode: bool = True) -> Recognizer:
         super().train(mode)
-        if self.partial_bn:
-            for norm in self._frozen_norms():
-                norm.eval()
+        for norm in self._frozen_norms():
+            norm.eval()
         return self
 
     def _frozen_norms(self) -> list[nn.Module]:
         norms: list[nn.Module] = [m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        return norms[1:]
+        return norms if self.frozen_bn else norms[1:] if self.partial_bn else []
 
     def forward(self, video: Tensor) -> Tensor:
         batch, frames = video.shape[:2]
@@ -72,13 +71,14 @@ def create_model(
     modality: str = "rgb",
     dropout: float = 0.5,
     partial_bn: bool = False,
+    frozen_bn: bool = False,
     **operator_options: Any,
 ) -> Recognizer:
     """Build a recognizer.
 
     operator: "tsn", "tsm", "vsn_compact", "vsn_headtail" or "sth". arch: "resnet18", "resnet34", "resnet50",
     "resnet101" or "mobilenet_v2". num_frames: T. weights: a file for `load_weights`; None starts from random weights.
-    modality: "rgb", 3 channels a frame, or "flow", 10. partial_bn: see `Recognizer`. Options of the operators:
+    modality: "rgb", 3 channels a frame, or "flow", 10. partial_bn, frozen_bn: see `Recognizer`. Options:
 
     tsm            fold_div=8; placement="residual" or "inplace" (the shortcut is shifted too)
     vsn_compact,   standard_block="tsm" or "plain"; where="last" block of a stage or "all"; remainder="error" or "keep"
@@ -91,7 +91,7 @@ def create_model(
         if value < 1:
             raise InputError(f"{key} {value}: expected at least 1")
     backbone, features = build_backbone(operator, arch, num_frames, modality, **operator_options)
-    model = Recognizer(backbone, features, num_frames, num_classes, dropout, partial_bn)
+    model = Recognizer(backbone, features, num_frames, num_classes, dropout, partial_bn, frozen_bn)
     if weights is not None:
         load_weights(model, weights)
     return model

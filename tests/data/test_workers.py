@@ -1,0 +1,135 @@
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vsn_train.data.workers import BadVideo, Loader
+
+VIDEOS = 24
+BATCHES = [list(range(start, start + 3)) for start in range(0, VIDEOS, 3)]
+
+
+class Numbers:
+    """Stands in for a data set: sample i is a tensor full of i; some keys do to the worker what bad videos do."""
+
+    def __init__(self, trouble=None, marks: Path | None = None):
+        self.trouble = trouble or {}
+        self.marks = marks
+
+    def __getitem__(self, key):
+        todo = self.trouble.get(key)
+        if todo == "once":  # a worker killed from outside, not by its clip
+            if not (self.marks / "killed").exists():
+                (self.marks / "killed").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        elif todo == "abort":
+            os.abort()
+        elif todo == "hang":
+            time.sleep(1000)
+        elif todo == "raise":
+            raise ValueError("a mistake of the program")
+        elif todo == "unreadable":
+            return BadVideo(key, f"{key}.mp4", "no video")
+        return torch.full((2, 5), key, dtype=torch.uint8), np.array([key])
+
+    def index_of(self, key):
+        return key
+
+    def describe_bad(self, key, cause):
+        return BadVideo(key, f"{key}.mp4", cause, lost=True)
+
+
+def gone(pid: int) -> bool:
+    """No such process, or it has ended and nobody has asked how yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def values(batches):
+    return [
+        [each.index if isinstance(each, BadVideo) else (int(each[0].sum()) // 10, int(each[1][0])) for each in batch]
+        for batch in batches
+    ]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_batches_come_in_order_whoever_makes_them(workers):
+    loader = Loader(Numbers(), BATCHES, list, workers)
+    expected = [[(key, key) for key in batch] for batch in BATCHES]
+    assert values(loader) == expected
+    pids = [worker.process.pid for worker in loader._workers]
+    assert values(loader) == expected
+    assert pids == [worker.process.pid for worker in loader._workers]  # they stay between epochs
+    loader.close()
+    assert all(gone(pid) for pid in pids)
+
+
+def test_what_a_worker_sends_can_be_written_to():
+    (batch, *_) = Loader(Numbers(), BATCHES, list, 1)
+    batch[0][0].add_(1)
+    assert batch[0][0].sum() == 10
+
+
+def test_a_clip_that_takes_workers_along_costs_one_clip_and_no_order(tmp_path):
+    trouble = {4: "abort", 11: "hang", 17: "unreadable", 20: "once"}
+    loader = Loader(Numbers(trouble, tmp_path), BATCHES, list, 2, timeout=0.5)
+    found = list(loader)
+    expected = [[key if key in (4, 11, 17) else (key, key) for key in batch] for batch in BATCHES]
+    assert values(found) == expected
+    assert {index: (bad.path, bad.lost) for index, bad in loader.quarantine.items()} == {
+        4: ("4.mp4", True),
+        11: ("11.mp4", True),
+    }
+    assert "SIGABRT" in loader.quarantine[4].cause
+    assert "longer than data.timeout=0.5 s" in loader.quarantine[11].cause
+    started = time.monotonic()
+    assert values(loader) == expected  # quarantined ones are not touched again
+    assert time.monotonic() - started < 0.5
+    loader.close()
+
+    listed = Loader(Numbers({17: "unreadable"}), BATCHES, list, 2)
+    listed.quarantine.update(loader.quarantine)
+    assert values(listed) == expected
+    listed.close()
+
+
+def test_a_mistake_of_the_program_is_no_bad_video():
+    loader = Loader(Numbers({5: "raise"}), BATCHES, list, 1)
+    with pytest.raises(RuntimeError, match=r"a mistake of the program"):
+        list(loader)
+    assert not loader._workers
+
+
+def test_left_half_way_and_begun_again():
+    loader = Loader(Numbers(), BATCHES, list, 2)
+    iterator = iter(loader)
+    next(iterator)
+    iterator.close()
+    assert values(loader) == [[(key, key) for key in batch] for batch in BATCHES]
+    loader.close()
+
+
+def test_workers_end_with_a_killed_training():
+    read, write = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        loader = Loader(Numbers({0: "hang"}), BATCHES, list, 2)
+        loader.timeout = 0.0
+        loader._workers = [loader._start(), loader._start()]
+        os.write(write, " ".join(str(worker.process.pid) for worker in loader._workers).encode())
+        time.sleep(1000)
+        os._exit(0)
+    pids = [int(pid) for pid in os.read(read, 100).split()]
+    time.sleep(0.2)
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    deadline = time.monotonic() + 10
+    while not all(gone(pid) for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

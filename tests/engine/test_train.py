@@ -1,0 +1,174 @@
+"""The loop on clips that need no decoding: accumulation, losses that are no numbers, early end, recomputed blocks."""
+
+from __future__ import annotations
+
+import copy
+import signal
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from vsn_train.data.loader import IGNORED, Batch, EpochBatches
+from vsn_train.data.workers import Loader
+from vsn_train.engine.checkpoint import Checkpoints, Position
+from vsn_train.engine.distributed import Process
+from vsn_train.engine.interrupts import Interrupts
+from vsn_train.engine.log import RunLog
+from vsn_train.engine.optim import Schedule, build_average, build_sgd
+from vsn_train.engine.speed import autocast_for, fastest_choices, recompute_blocks, scaler_for
+from vsn_train.engine.train import Meter, clip_loss, train
+from vsn_train.errors import StoppedError
+from vsn_train.models import create_model
+
+CPU = Process(0, 1, torch.device("cpu"))
+
+
+class Clips:
+    """Noise of one colour a class; some keys give an unreadable video."""
+
+    manifest = SimpleNamespace(sample_id=lambda index: f"video{index}.mp4")
+
+    def __getitem__(self, key):
+        generator = torch.Generator().manual_seed(int(key[1]))
+        return torch.randint(256, (2, 3, 32, 32), generator=generator, dtype=torch.uint8), int(key[1]) % 3
+
+    def index_of(self, key):
+        return key[1]
+
+
+def collate(samples):
+    return Batch(torch.stack([clip for clip, _ in samples]), torch.tensor([label for _, label in samples]), ())
+
+
+def trained(tmp_path, *, batch_size=4, accumulate=1, precision="fp32", epochs=1, scores=(), change=None, **options):
+    """The model after training on 11 clips, and where the training stood."""
+    torch.manual_seed(0)
+    model = create_model("tsm", "resnet18", num_frames=2, num_classes=3, dropout=0, frozen_bn=True)
+    if change:
+        change(model)
+    batches = EpochBatches(11, batch_size, 0, 1, seed=5, accumulate=accumulate)
+    optimizer = build_sgd(model, 0.01, 0.9, 1e-4, 1)
+    position, log, tops = Position(), RunLog(tmp_path), iter(scores)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", lambda: {"model": model.state_dict()}, True)
+    train(
+        model, Loader(Clips(), batches, collate, 0), batches, optimizer, Schedule(optimizer, lambda step: 1.0),
+        scaler_for(precision, CPU.device), None, position, lambda position: next(tops, 0.0), checkpoints,
+        options.pop("interrupts", Interrupts()), CPU, log, epochs=epochs, clip_norm=0.0,
+        autocast=autocast_for(precision, CPU.device), seed=0, log_every=1, max_bad_share=0.0, **options,
+    )  # fmt: skip
+    checkpoints.wait()
+    return model, position
+
+
+def test_accumulated_batches_take_the_step_of_one_batch(tmp_path):
+    whole, position = trained(tmp_path / "a", batch_size=4)
+    parts, accumulated = trained(tmp_path / "b", batch_size=1, accumulate=4)  # the last step has 3 videos
+    assert position.step == accumulated.step == 3
+    for name, value in whole.state_dict().items():
+        assert torch.allclose(value, parts.state_dict()[name], atol=1e-6), name
+
+
+@pytest.mark.slow
+def test_fp16_leaves_out_what_overflows_and_learns_from_the_rest(tmp_path):
+    start, _ = trained(tmp_path / "a", precision="fp16", epochs=0)
+    half, position = trained(tmp_path / "b", precision="fp16", epochs=2)
+    assert position.step == 6
+    moved = half.head.weight - start.head.weight
+    assert moved.isfinite().all()
+    assert moved.any()
+
+
+def test_a_loss_that_is_no_number_stops_before_the_update(tmp_path):
+    def poison(model):
+        model.head.bias.data[1] = float("nan")
+
+    with pytest.raises(
+        StoppedError, match=r"the loss is not a finite number at step 1 .epoch 1., learning rate 0.01"
+    ) as e:
+        trained(tmp_path, change=poison)
+    order = np.random.default_rng((5, 0)).permutation(11)[:4]
+    assert ", ".join(f"video{index}.mp4" for index in order) in str(e.value)
+    assert e.value.code == 1
+
+
+def test_it_ends_when_validations_get_no_better(tmp_path):
+    scores = [10, 30, 20, 30, 25, 90]
+    _, position = trained(tmp_path, epochs=6, scores=scores, patience=3)
+    assert position.epoch == 5
+    assert position.best[0] == [30, 2]
+    assert torch.load(tmp_path / "checkpoints" / "best.pt", weights_only=True)["epoch"] == 2
+    assert torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)["epoch"] == 5
+
+
+def test_a_signal_saves_after_the_step(tmp_path):
+    interrupts = Interrupts()
+    interrupts.received = signal.SIGTERM
+    with pytest.raises(StoppedError, match=r"stopped by SIGTERM; saved .*last.pt .to go on: resume=true") as error:
+        trained(tmp_path, interrupts=interrupts)
+    assert error.value.code == 75
+    saved = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)
+    assert (saved["epoch"], saved["step"], saved["videos"]) == (0, 1, 4)
+    assert saved["sums"][0][3] == 4
+
+
+def test_the_best_and_the_milestones_are_kept(tmp_path):
+    content = {"model": {"weight": torch.ones(1)}}
+    checkpoints = Checkpoints(tmp_path, lambda: content, True, keep_best=2, milestones=[3])
+    position = Position()
+    for top1 in (10, 50, 20, 40, 60):
+        position.end_epoch(top1)
+        checkpoints.save(position)
+        checkpoints.wait()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "best.pt", "epoch_2.pt", "epoch_3.pt", "epoch_5.pt", "last.pt",
+    ]  # fmt: skip
+    assert torch.load(tmp_path / "best.pt", weights_only=True)["epoch"] == 5
+
+
+def test_meter_goes_on_with_the_sums_of_any_number_of_processes():
+    sums = [[1.0, 2, 3, 4], [10.0, 20, 30, 40]]
+    meter = Meter(CPU, sums)
+    assert meter.read() == {"loss": 11 / 44, "top1": 50.0, "top5": 75.0}
+    assert meter.new_videos == 0
+
+
+def test_smoothed_and_mixed_loss():
+    logits, label, partner = torch.randn(4, 5), torch.tensor([0, 1, 2, IGNORED]), torch.tensor([1, 2, 0, IGNORED])
+    target = 0.7 * torch.eye(5)[label[:3]] + 0.3 * torch.eye(5)[partner[:3]]
+    target = 0.9 * target + 0.1 / 5
+    expected = -(target * logits[:3].log_softmax(1)).sum()
+    assert torch.allclose(clip_loss(logits, label, partner, 0.7, 0.1), expected)
+
+
+@pytest.mark.parametrize("operator", ["tsm", "sth"])
+def test_recomputed_blocks_change_nothing(operator):
+    torch.manual_seed(0)
+    model = create_model(operator, "resnet18", num_frames=2, num_classes=3)
+    other = copy.deepcopy(model)
+    recompute_blocks(other.backbone)
+    clip = torch.randn(2, 2, 3, 32, 32)
+    for each in (model, other):
+        torch.manual_seed(1)
+        each(clip).square().sum().backward()
+    for (name, a), b in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad), name
+    for (name, a), b in zip(model.named_buffers(), other.buffers(), strict=True):
+        assert torch.equal(a, b), name
+    assert build_average(other, 0.9).module(clip).shape == (2, 3)
+
+
+def test_the_fastest_of_what_is_open_is_chosen_and_said():
+    import time
+
+    def step(precision, channels_last):
+        time.sleep({("fp32", False): 0.03, ("fp32", True): 0.02, ("bf16", False): 0.04, ("bf16", True): 0.001}[
+            precision, channels_last
+        ])  # fmt: skip
+
+    *best, lines = fastest_choices(step, ["fp32", "bf16"], [False, True], CPU.device)
+    assert best == ["bf16", True]
+    assert len(lines) == 4
+    assert lines[0].startswith("runtime=auto: bf16 with channels_last memory ")
+    assert lines[0].endswith("the fastest: chosen")

@@ -1,0 +1,308 @@
+"""Worker processes that decode batches, and are replaced when a video takes one of them along.
+
+torch's DataLoader ends the training with the first worker that dies. A damaged video can abort its decoder, or keep it
+busy for ever: at the scale of a published data set that happens, and it should cost one clip. So every worker notes in
+shared memory which clip it is at and since when. A worker that died or that is at one clip for too long is replaced,
+and the clip is tried once more, since a worker may also have been killed from outside. The second time the clip is
+quarantined: its place is taken by the same `BadVideo` that an undecodable file gives, so that the order of all other
+samples, and every draw of randomness, is as if it had been listed from the start.
+
+Results come in anonymous shared memory, whose descriptor travels with the message. It has no name that could leak, and
+does not need a large /dev/shm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import mmap
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing import connection, reduction
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from vsn_train.errors import InputError
+
+Item = TypeVar("Item")
+
+AHEAD = 2  # batches that a worker may be ahead of the one that is asked for
+ATTEMPTS = 2  # a clip that took as many workers along is quarantined
+FRUITLESS = 10  # workers in a row that died without having begun a clip: something else is wrong
+
+
+@dataclass(frozen=True)
+class BadVideo:
+    """A video that could not be read: its index in the manifest, its name and why.
+
+    lost: it took its worker along, and is not to be touched again.
+    """
+
+    index: int
+    path: str
+    cause: str
+    lost: bool = False
+
+
+class Loader(Generic[Item]):
+    """Yields collate([dataset[key] for key in keys]) for each `keys` of `batches`, in order.
+
+    workers: processes; 0 decodes in this one, where nothing protects it. dataset[key] returns a sample or a `BadVideo`;
+    dataset.index_of(key) and dataset.describe_bad(key, cause) name what a key stands for. timeout: seconds that one
+    clip may take; 0: for ever. `quarantine` (index -> BadVideo) may be filled before and while iterating.
+    Workers stay between iterations until `close`.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batches: Iterable[list[Any]],
+        collate: Callable[[list[Any]], Item],
+        workers: int,
+        timeout: float = 0.0,
+    ) -> None:
+        if workers and not hasattr(os, "fork"):
+            raise InputError(
+                f"data.workers={workers}: this system cannot share memory with workers; use data.workers=0"
+            )
+        self.dataset, self.batches, self.collate = dataset, batches, collate
+        self.workers, self.timeout = workers, timeout
+        self.quarantine: dict[int, BadVideo] = {}
+        self.deaths: dict[int, int] = {}  # index -> workers that it took along
+        self.fruitless = 0
+        self._workers: list[_Worker] = []
+        # Also at the end of the interpreter: multiprocessing would wait for them.
+        self._finalizer = weakref.finalize(self, _kill, self._workers)
+
+    def close(self) -> None:
+        _kill(self._workers)
+
+    def __iter__(self) -> Iterator[Item]:
+        if not self.workers:
+            for keys in self.batches:
+                yield self.collate([_sample(self.dataset, each) for each in self._without_quarantined(keys)])
+            return
+        tasks = iter(enumerate(self.batches))
+        done: dict[int, Item] = {}
+        asked = 0
+        try:
+            while len(self._workers) < self.workers:
+                self._workers.append(self._start())
+            for _ in range(AHEAD * self.workers):
+                self._assign(tasks)
+            while any(worker.tasks for worker in self._workers) or done:
+                while asked not in done:
+                    for worker in self._wait():
+                        self._receive(worker, done)
+                self._assign(tasks)
+                yield done.pop(asked)
+                asked += 1
+        finally:
+            if any(worker.tasks for worker in self._workers):  # left half-way: nobody wants what they are at
+                self.close()
+
+    def _without_quarantined(self, keys: list[Any]) -> list[Any]:
+        if not self.quarantine:
+            return keys
+        return [self.quarantine.get(self.dataset.index_of(key), key) for key in keys]
+
+    def _assign(self, tasks: Iterator[tuple[int, list[Any]]]) -> None:
+        if (task := next(tasks, None)) is not None:
+            worker = min(self._workers, key=lambda each: len(each.tasks))
+            worker.tasks.append(task)
+            self._send(worker, task)
+
+    def _send(self, worker: _Worker, task: tuple[int, list[Any]]) -> None:
+        with contextlib.suppress(OSError):  # it has died: `_receive` will see that, and send the task to the next one
+            worker.connection.send(self._without_quarantined(task[1]))
+
+    def _wait(self) -> list[_Worker]:
+        """Workers with a result, or dead. Those that have been at one clip for too long are killed."""
+        busy = {worker.connection: worker for worker in self._workers if worker.tasks}
+        ready = connection.wait(list(busy), timeout=1.0)
+        if not ready and self.timeout:
+            for worker in busy.values():
+                place, since = worker.progress
+                if place >= 0 and time.monotonic() - since > self.timeout:
+                    worker.cause = f"decoding it took longer than data.timeout={self.timeout:g} s"
+                    worker.process.kill()
+        return [busy[each] for each in ready]
+
+    def _receive(self, worker: _Worker, done: dict[int, Item]) -> None:
+        try:
+            result = _receive_shared(worker.connection)
+        except (EOFError, OSError):
+            self._replace(worker)
+            return
+        if isinstance(result, _Failure):
+            raise RuntimeError(f"a loader worker failed:\n{result.text}")
+        self.fruitless = 0
+        done[worker.tasks.popleft()[0]] = result
+
+    def _replace(self, worker: _Worker) -> None:
+        worker.process.join()
+        code = worker.process.exitcode or 0
+        place = int(worker.progress[0])
+        # The first task is the one that it was at. One ended from outside (a scheduler's SIGTERM) accuses no clip.
+        if place >= 0 and code != -signal.SIGTERM:
+            key = worker.tasks[0][1][place]
+            index = self.dataset.index_of(key)
+            self.deaths[index] = self.deaths.get(index, 0) + 1
+            if self.deaths[index] >= ATTEMPTS:
+                cause = worker.cause or f"its decoder ended the worker process ({_how(code)})"
+                self.quarantine[index] = self.dataset.describe_bad(key, cause)
+            self.fruitless = 0
+        else:
+            self.fruitless += 1
+            if self.fruitless >= FRUITLESS:
+                raise RuntimeError(
+                    f"{FRUITLESS} loader workers in a row ended without a clip, the last by {_how(code)}"
+                )
+        worker.connection.close()
+        new = self._start()
+        new.tasks = worker.tasks
+        self._workers[self._workers.index(worker)] = new
+        for task in new.tasks:
+            self._send(new, task)
+
+    def _start(self) -> _Worker:
+        # fork: the manifest is shared and nothing is imported anew. A spawned worker would take seconds to start.
+        context = multiprocessing.get_context("fork")
+        ours, theirs = context.Pipe()
+        progress = context.RawArray("d", [-1.0, 0.0])
+        process = context.Process(
+            target=_work, args=(theirs, ours, progress, self.dataset, self.collate, os.getpid()), daemon=True
+        )
+        process.start()
+        theirs.close()
+        return _Worker(process, ours, progress)
+
+
+@dataclass
+class _Worker:
+    """progress: place in its first task of the clip that it is at (-1: none), and since when (time.monotonic)."""
+
+    process: Any
+    connection: Any
+    progress: Any
+    tasks: deque[tuple[int, list[Any]]] = field(default_factory=deque)
+    cause: str = ""
+
+
+@dataclass(frozen=True)
+class _Failure:
+    text: str
+
+
+def _kill(workers: list[_Worker]) -> None:
+    for worker in workers:
+        worker.process.kill()
+    for worker in workers:
+        worker.process.join()
+        worker.connection.close()
+    workers.clear()
+
+
+def _how(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the system kill this process when its parent dies (Linux): a worker must not outlive a killed training."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _work(
+    theirs: Any, ours: Any, progress: Any, dataset: Any, collate: Callable[[list[Any]], Any], parent: int
+) -> None:
+    """What a worker does until its parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the training decides what to do
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    die_with_parent(parent)
+    ours.close()
+    torch.set_num_threads(1)  # workers run side by side; more threads in each would only take turns
+    with contextlib.suppress(EOFError, OSError):  # the parent is gone
+        _serve(theirs, progress, dataset, collate, parent)
+
+
+def _serve(theirs: Any, progress: Any, dataset: Any, collate: Callable[[list[Any]], Any], parent: int) -> None:
+    while True:
+        while not theirs.poll(5):
+            if os.getppid() != parent:
+                return
+        keys = theirs.recv()
+        try:
+            samples = []
+            for place, key in enumerate(keys):
+                progress[1] = time.monotonic()
+                progress[0] = place
+                samples.append(_sample(dataset, key))
+            progress[0] = -1
+            result = collate(samples)
+        except Exception:
+            result = _Failure(traceback.format_exc())
+        _send_shared(theirs, result)
+        del samples, result
+
+
+def _sample(dataset: Any, key: Any) -> Any:
+    return key if isinstance(key, BadVideo) else dataset[key]
+
+
+class _Pickler(pickle.Pickler):
+    """Takes tensors apart into NumPy arrays, whose memory pickle can leave to the caller."""
+
+    def reducer_override(self, value: Any) -> Any:
+        return (torch.from_numpy, (value.numpy(),)) if isinstance(value, Tensor) else NotImplemented
+
+
+def _send_shared(pipe: Any, value: Any) -> None:
+    buffers: list[pickle.PickleBuffer] = []
+    head = io.BytesIO()
+    _Pickler(head, protocol=5, buffer_callback=buffers.append).dump(value)
+    parts = [memoryview(head.getvalue()), *(buffer.raw() for buffer in buffers)]
+    places, size = [], 0
+    for part in parts:
+        places.append((size, size + part.nbytes))
+        size += -(-part.nbytes // 64) * 64  # aligned for every kind of number
+    with _anonymous_file() as file:
+        file.truncate(size)
+        with mmap.mmap(file.fileno(), size) as memory:
+            for (start, end), part in zip(places, parts, strict=True):
+                memory[start:end] = part
+        pipe.send(places)
+        reduction.send_handle(pipe, file.fileno(), None)
+
+
+def _receive_shared(pipe: Any) -> Any:
+    places = pipe.recv()
+    descriptor = reduction.recv_handle(pipe)
+    try:
+        memory = memoryview(mmap.mmap(descriptor, 0))  # lives as long as the tensors in it
+    finally:
+        os.close(descriptor)
+    head, *buffers = (memory[start:end] for start, end in places)
+    return pickle.loads(head, buffers=buffers)
+
+
+def _anonymous_file() -> Any:
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("vsn-train", os.MFD_CLOEXEC), "w+b", buffering=0)
+    return tempfile.TemporaryFile(buffering=0)

@@ -1,0 +1,74 @@
+"""SIGTERM, SIGUSR1 (Slurm's pre-emption) and Ctrl-C: save, say how to go on, and end with a code that says so."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+REQUEUE = 75  # exit code after SIGTERM or SIGUSR1; EX_TEMPFAIL of sysexits.h: "try again later"
+CANCELLED = 130  # exit code after Ctrl-C, as of any program that SIGINT ends
+
+
+class Interrupts:
+    """Notes the signals that ask for an end; the training loop looks at `received` once a step.
+
+    Ctrl-C a second time ends at once. The same signal within a second is the same wish, told twice: a terminal and a
+    launcher both pass it on.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.since = 0.0
+        self.at_once = False
+
+    @property
+    def name(self) -> str:
+        # Another process may have been told, and this one not.
+        return signal.Signals(self.received).name if self.received else "a signal to another process"
+
+    @property
+    def exit_code(self) -> int:
+        return CANCELLED if self.received == signal.SIGINT else REQUEUE
+
+    @contextmanager
+    def caught(self) -> Iterator[Interrupts]:
+        """Catch the signals inside the `with`, where this is the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
+        before = {number: signal.signal(number, self._note) for number in wanted}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        again = self.received == signal.SIGINT == number and time.monotonic() - self.since > 1
+        if not self.received:
+            self.received, self.since = number, time.monotonic()
+        if again:
+            raise KeyboardInterrupt
+        if self.at_once:
+            self.at_once = False
+            raise Interrupted
+
+    @contextmanager
+    def raised_at_once(self) -> Iterator[None]:
+        """In a part of the work that does not look at `received`: a signal raises `Interrupted` there."""
+        if self.received:
+            raise Interrupted
+        self.at_once = True
+        try:
+            yield
+        finally:
+            self.at_once = False
+
+
+class Interrupted(Exception):
+    """A signal came in a part of the work that can be given up."""
