@@ -76,6 +76,17 @@ def test_what_a_worker_sends_can_be_written_to():
     assert batch[0][0].sum() == 10
 
 
+def test_tensors_arrive_as_they_lay_in_memory():
+    def pictures(samples):  # as a batch of clips is made: (B, T, C, H, W) with the channels last
+        return torch.stack([each[0].view(1, 2, 1, 5) for each in samples]).permute(0, 1, 4, 2, 3)
+
+    (here, *_) = Loader(Numbers(), BATCHES, pictures, 0)
+    (there, *_) = Loader(Numbers(), BATCHES, pictures, 1)
+    assert torch.equal(there, here)
+    assert there.stride() == here.stride()
+    assert there.untyped_storage().nbytes() == here.numel()
+
+
 def test_a_clip_that_takes_workers_along_costs_one_clip_and_no_order(tmp_path):
     trouble = {4: "abort", 11: "hang", 17: "unreadable", 20: "once"}
     loader = Loader(Numbers(trouble, tmp_path), BATCHES, list, 2, timeout=0.5)

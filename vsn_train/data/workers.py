@@ -32,6 +32,7 @@ from dataclasses import dataclass, field
 from multiprocessing import connection, reduction
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -270,7 +271,16 @@ class _Pickler(pickle.Pickler):
     """Takes tensors apart into NumPy arrays, whose memory pickle can leave to the caller."""
 
     def reducer_override(self, value: Any) -> Any:
-        return (torch.from_numpy, (value.numpy(),)) if isinstance(value, Tensor) else NotImplemented
+        if not isinstance(value, Tensor):
+            return NotImplemented
+        # Pictures have their channels last in memory. pickle copies an array unless its axes are in memory's order.
+        order = sorted(range(value.ndim), key=value.stride, reverse=True)
+        return _tensor, (value.permute(order).numpy(), order)
+
+
+def _tensor(array: np.ndarray, order: list[int]) -> Tensor:
+    """The tensor whose axes, taken in `order`, are those of the array."""
+    return torch.from_numpy(array).permute(np.argsort(order).tolist())
 
 
 def _send_shared(pipe: Any, value: Any) -> None:
@@ -284,9 +294,10 @@ def _send_shared(pipe: Any, value: Any) -> None:
         size += -(-part.nbytes // 64) * 64  # aligned for every kind of number
     with _anonymous_file() as file:
         file.truncate(size)
-        with mmap.mmap(file.fileno(), size) as memory:
-            for (start, end), part in zip(places, parts, strict=True):
-                memory[start:end] = part
+        for (start, _), part in zip(places, parts, strict=True):
+            file.seek(start)
+            while part:  # one call may write a part of it; still faster than touching the pages of a mapping
+                part = part[file.write(part) :]
         pipe.send(places)
         reduction.send_handle(pipe, file.fileno(), None)
 
