@@ -9,7 +9,7 @@ quickstart: .venv/installed
 	$(BIN)/vsn-eval checkpoint=$$run/checkpoints/best.pt
 
 test: .venv/installed-test lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Minutes longer: trains the README's two networks to the end, exports every form of every operator.
 test-slow: .venv/installed-test

@@ -108,10 +108,10 @@ def _run_command(name: str, work: Callable[[Any, dict[str, Any], Path], None]) -
         hydra.main(version_base="1.3", config_path=str(schema.config_folder()), config_name=name)(job)()
         if any(codes):
             sys.exit(max(codes))
+    except (InputError, HydraException, OmegaConfBaseException) as error:
+        sys.exit(_explain(name, error))  # before OSError, which some of Hydra's errors are too
     except OSError as error:  # Hydra makes the run folder
         sys.exit(_explain_refusal(name, error, Path(error.filename or ".")))
-    except (InputError, HydraException, OmegaConfBaseException) as error:
-        sys.exit(_explain(name, error))
     except KeyboardInterrupt:
         sys.exit(f"vsn-{name}: interrupted")
 

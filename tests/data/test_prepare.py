@@ -216,4 +216,4 @@ def test_copies_of_a_data_set_train_with_another_root_alone(ucf101, tmp_path):
     assert result.code == 0, result.err
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert all(np.isfinite(line["loss"]) for line in lines if "loss" in line)
-    assert "unreadable" not in (folder / "log.txt").read_text()
+    assert "skipped unreadable" not in (folder / "log.txt").read_text()
