@@ -28,7 +28,7 @@ class ScoreParts:
         self.folder = folder
         self.facts = facts
         self.waiting: dict[int, np.ndarray] = {}
-        self.written = time.monotonic()
+        self.written = float("-inf")  # the first group's part is written at once
 
     def read(self) -> dict[int, np.ndarray]:
         """Index -> (V, K) or (1, K) of every video that is done. Raises InputError for parts of another evaluation."""
