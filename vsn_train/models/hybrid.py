@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vsn_train.errors import InputError
-from vsn_train.models.saving import saves_source
+from vsn_train.models.saving import run_on_moved
 
 VARIANTS = ("hybrid", "merge")
 INTEGRATIONS = ("sum", "attention")
@@ -51,9 +51,8 @@ def temporal_conv(x: Tensor, weight: Tensor, num_frames: int, groups: int = 1, s
     x: (B*T, Ci, H, W); weight: (Co, Ci / groups, 3, 1). Returns (B*T, Co, H', W').
     """
     height, width = (-(-side // stride) for side in x.shape[2:])
-    x_BCTS = _time_and_space(x, num_frames, stride)
-    with saves_source(x, x_BCTS, partial(_time_and_space, num_frames=num_frames, stride=stride)):
-        out_BCTS = F.conv2d(x_BCTS, weight, padding=(1, 0), groups=groups)
+    arrange = partial(_time_and_space, num_frames=num_frames, stride=stride)
+    out_BCTS = run_on_moved(lambda x_BCTS: F.conv2d(x_BCTS, weight, padding=(1, 0), groups=groups), x, arrange)
     return out_BCTS.transpose(1, 2).flatten(0, 1).unflatten(2, (height, width))
 
 
@@ -90,9 +89,8 @@ def grouped_spatial_conv(x: Tensor, spatial: Tensor, groups: int, stride: int = 
     """
     total, n = None, 2
     while n <= groups:
-        kernel = neighbour_kernels(spatial, groups, n)
-        with saves_source(spatial, kernel, partial(neighbour_kernels, groups=groups, blocks=n)):
-            parts = F.conv2d(x, kernel, stride=stride, padding=1, groups=n).chunk(n, dim=1)
+        convolve = partial(F.conv2d, x, stride=stride, padding=1, groups=n)
+        parts = run_on_moved(convolve, spatial, partial(neighbour_kernels, groups=groups, blocks=n)).chunk(n, dim=1)
         part = torch.cat([parts[i ^ 1] for i in range(n)], dim=1)
         total = part if total is None else total + part
         n *= 2
@@ -200,9 +198,8 @@ class HybridConv2d(nn.Module):
         whole = self.groups & (self.groups - 1) == 0 and x.device.type == "cpu"
         if whole and min(self.in_channels, self.out_channels) >= self.groups * MIN_GROUPED_CHANNELS:
             return grouped_spatial_conv(x, self.spatial, self.groups, self.stride)
-        kernel = dense_kernel(self.spatial, self.groups)
-        with saves_source(self.spatial, kernel, partial(dense_kernel, groups=self.groups)):
-            return F.conv2d(x, kernel, stride=self.stride, padding=1)
+        convolve = partial(F.conv2d, x, stride=self.stride, padding=1)
+        return run_on_moved(convolve, self.spatial, partial(dense_kernel, groups=self.groups))
 
     def _merge(self, x: Tensor) -> Tensor:
         o_T = temporal_conv(x, self.temporal, self.num_frames, 1, self.stride)

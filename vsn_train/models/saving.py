@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def saves_source(source: Tensor, moved: Tensor, move: Callable[[Tensor], Tensor]) -> AbstractContextManager[Any]:
-    """In this context autograd keeps `source` wherever an operation would keep `moved` = move(source).
+def run_on_moved(layer: Callable[[Tensor], Tensor], source: Tensor, move: Callable[[Tensor], Tensor]) -> Tensor:
+    """layer(move(source)), where autograd keeps `source` wherever the layer would have it keep the moved tensor.
 
     A convolution keeps its input for the gradient of its weights. Behind a shift that input is a copy, while the
     original is being kept as well, for the ReLU in front. So the original is noted in place of the copy and moved
@@ -19,10 +17,11 @@ def saves_source(source: Tensor, moved: Tensor, move: Callable[[Tensor], Tensor]
 
     Compilers decide themselves what to keep: nothing is done in their graphs, nor where no gradient is wanted.
     """
+    moved = move(source)
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        return nullcontext()
-    place, shape, version = moved.data_ptr(), moved.shape, source._version
-    source = source.detach()
+        return layer(moved)
+    place, shape = moved.data_ptr(), moved.shape  # not `moved` itself, which would then live as long as the graph
+    version, source = source._version, source.detach()  # detached tensors share the count
 
     def pack(kept: Tensor) -> Tensor | None:
         return None if kept.data_ptr() == place and kept.shape == shape else kept
@@ -30,9 +29,10 @@ def saves_source(source: Tensor, moved: Tensor, move: Callable[[Tensor], Tensor]
     def unpack(kept: Tensor | None) -> Tensor:
         if kept is not None:
             return kept
-        if source._version != version:  # detached tensors share the count
+        if source._version != version:
             raise RuntimeError("a tensor that the backward pass needs was changed in place after it had been used")
         with torch.no_grad():
             return move(source)
 
-    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        return layer(moved)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vsn_train.models.saving import saves_source
+from vsn_train.models.saving import run_on_moved
 
 
 def temporal_shift(x: Tensor, num_frames: int, fold_div: int = 8) -> Tensor:
@@ -80,9 +80,8 @@ class ShiftedConv2d(nn.Module):
         if self._is_product_of_rows(x):
             product = _product_op if torch.compiler.is_compiling() else shifted_product
             return product(x, self.conv.weight, self.num_frames, self.fold_div)
-        shifted = temporal_shift(x, self.num_frames, self.fold_div)
-        with saves_source(x, shifted, partial(temporal_shift, num_frames=self.num_frames, fold_div=self.fold_div)):
-            return self.conv(shifted)
+        shift = partial(temporal_shift, num_frames=self.num_frames, fold_div=self.fold_div)
+        return run_on_moved(self.conv, x, shift)
 
     def _is_product_of_rows(self, x: Tensor) -> bool:
         """Inference on a CPU in float32 and channels_last, where `shifted_product` is the faster form."""
@@ -111,9 +110,8 @@ class ShiftedBlock(nn.Module):
         self.fold_div = fold_div
 
     def forward(self, x: Tensor) -> Tensor:
-        shifted = temporal_shift(x, self.num_frames, self.fold_div)
-        with saves_source(x, shifted, partial(temporal_shift, num_frames=self.num_frames, fold_div=self.fold_div)):
-            return self.block(shifted)
+        shift = partial(temporal_shift, num_frames=self.num_frames, fold_div=self.fold_div)
+        return run_on_moved(self.block, x, shift)
 
     def extra_repr(self) -> str:
         return f"num_frames={self.num_frames}, fold_div={self.fold_div}"

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from vsn_train.errors import InputError
-from vsn_train.models.saving import saves_source
+from vsn_train.models.saving import run_on_moved
 
 REMAINDERS = ("error", "keep")
 
@@ -67,9 +67,8 @@ class ShuffledConv2d(nn.Module):
         self.restores = restores
 
     def forward(self, x: Tensor) -> Tensor:
-        shuffled = video_shuffle(x, self.num_frames, self.remainder)
-        with saves_source(x, shuffled, partial(video_shuffle, num_frames=self.num_frames, remainder=self.remainder)):
-            return self.conv(shuffled)
+        shuffle = partial(video_shuffle, num_frames=self.num_frames, remainder=self.remainder)
+        return run_on_moved(self.conv, x, shuffle)
 
     def extra_repr(self) -> str:
         return f"num_frames={self.num_frames}, remainder={self.remainder}, restores={self.restores}"
