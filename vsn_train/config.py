@@ -27,7 +27,8 @@ class Dataset:
 class Motion(Dataset):
     """Embedded data set, generated into `root` on first use."""
 
-    variant: str = "direction"  # "direction": the order of the frames is the class; "appearance": the shape is
+    # "direction": which way time runs is the class; "appearance": the shape is; "order": which of two far events is first
+    variant: str = "direction"
     train_videos: int = MISSING
     val_videos: int = MISSING
     size: int = MISSING  # pixels, height = width
@@ -274,6 +275,7 @@ class Predict:
 DATASETS: dict[str, type[Dataset]] = {
     "motion": Motion,
     "motion_static": Motion,
+    "motion_order": Motion,
     "something_v1": Official,
     "something_v2": Official,
     "jester": Official,
