@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make quickstart` and `make test`. Both make .venv and install what they need.
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: quickstart test test-slow lint clean
+.PHONY: quickstart test test-slow lint claims clean
 
 quickstart: .venv/installed
 	@run=runs/quickstart/$$(date +%Y-%m-%d_%H-%M-%S) && \
@@ -14,6 +14,11 @@ test: .venv/installed-test lint
 # Minutes longer: trains the README's two networks to the end, exports every form of every operator.
 test-slow: .venv/installed-test
 	$(BIN)/pytest -m slow
+
+# Trains the operators side by side, under 30 minutes on 2 cores, and rewrites docs/results/claims.*. Stopped, it goes on;
+# finished runs lie in runs/claims and are not trained again.
+claims: .venv/installed
+	$(BIN)/python scripts/compare.py --runs runs/claims --output docs/results/claims experiment=claims
 
 lint: .venv/installed-test
 	$(BIN)/ruff format --check .
