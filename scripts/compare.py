@@ -2,7 +2,7 @@
 
     python scripts/compare.py                                    the papers' operators on the three embedded data sets
     python scripts/compare.py --datasets motion_order --operators tsn tsm sth:p=0.5,integration=sum --seeds 0 1 2 3 4
-    python scripts/compare.py --datasets something_v1 --parallel 1 --runs runs/ssv1 dataset.root=/data/20bn backbone.arch=resnet50
+    python scripts/compare.py --datasets something_v1 --runs runs/ssv1 dataset.root=/data/20bn weights=resnet50.pth
 
 What is none of the options goes to vsn-train, key=value, the same for all runs. Each operator and data set is a
 `vsn-train --multirun` over the seeds; --parallel of them run side by side. A comparison that was stopped goes on where
@@ -27,7 +27,7 @@ from typing import Any
 import torch
 import yaml
 
-from vsn_train.analysis.claims import summary, verdict_rows
+from vsn_train.analysis.claims import TIMELESS, spread, summary, verdict_rows
 from vsn_train.analysis.comparison import (
     Costs,
     Result,
@@ -174,13 +174,13 @@ def train(sweeps: list[Sweep], runs: Path, values: list[str], parallel: int, kee
                 code = active.pop(sweep).returncode
                 for seed in sweep.seeds:
                     if result := collect(runs, sweep.dataset, sweep.operator, seed, keep_checkpoints):
-                        print(
-                            f"{sweep.dataset} {sweep.operator} seed {seed}: {result.top1:.2f} % ({result.seconds:.0f} s)",
-                            flush=True,
-                        )
+                        text = f"seed {seed}: {result.top1:.2f} % ({result.seconds:.0f} s)"
+                        print(f"{sweep.dataset} {sweep.operator} {text}", flush=True)
                 if code:
                     last = log_of(runs, sweep).read_text(errors="replace").strip().splitlines()[-1:]
-                    text = f"{sweep.dataset} {sweep.operator}: {' '.join(last)} (exit code {code}, {log_of(runs, sweep)})"
+                    text = (
+                        f"{sweep.dataset} {sweep.operator}: {' '.join(last)} (exit code {code}, {log_of(runs, sweep)})"
+                    )
                     if code == 2:
                         raise InputError(text)  # the others would be refused as well
                     failed.append(text)
@@ -239,14 +239,14 @@ def measure_costs(results: Sequence[Result], device: str, rounds: int) -> dict[t
     measured: dict[Workload, dict[str, tuple[float, float]]] = {}
     for dataset, operators in accuracies(results).items():
         run = next(each for each in results if each.dataset == dataset)
-        work = Workload(run.arch, run.num_frames, run.size, run.batch_size, max(each.classes for each in results), device)
+        work = Workload(
+            run.arch, run.num_frames, run.size, run.batch_size, max(each.classes for each in results), device
+        )
         if set(operators) - measured.get(work, {}).keys():
             measured[work] = speeds(list(operators), work, rounds)
         for operator in operators:
             name = operator.partition(":")[0]
-            layers = complexity(
-                name, run.arch, run.num_frames, run.classes, run.size, **options_of(operator)
-            )
+            layers = complexity(name, run.arch, run.num_frames, run.classes, run.size, **options_of(operator))
             costs[dataset, operator] = Costs(*total(layers), *measured[work][operator])
     return costs
 
@@ -267,20 +267,24 @@ def write(
 ) -> None:
     found, facts = accuracies(results), hardware(device)
     facts["seeds"] = ", ".join(str(seed) for seed in sorted({each.seed for each in results}))
-    facts["training"] = f"{len(results)} runs, {sum(each.seconds for each in results) / 60:.0f} minutes in all, one by one"
+    facts["training"] = (
+        f"{len(results)} runs, {sum(each.seconds for each in results) / 60:.0f} minutes in all, one by one"
+    )
     values = json.loads((runs / "recipe.json").read_text())
     facts["values given to vsn-train"] = " ".join(values) or "none: the recipe of each data set"
     tables = comparison_tables(results, costs)
     note = f"{facts['cpu' if device == 'cpu' else 'gpu']}; {facts['date']}; seeds {facts['seeds']}: ticks; mean: marker"
     draw_comparison(results, costs, output.with_suffix(".png"), note)
     parts = [f"![Accuracy of every operator on every data set, and speed]({output.name}.png)", tables]
-    if rows := verdict_rows(found):
-        header = ["claim", "paper, %", "source", *found]
-        parts[1:1] = [CLAIMS_HEAD, summary(found), markdown_table(header, rows)]
+    temporal = {dataset: top1 for dataset, top1 in found.items() if dataset not in TIMELESS}
+    header = ["claim", "paper, %", "source", *temporal]
+    if rows := verdict_rows(temporal):
+        lines = [summary(temporal), *(spread(dataset, found[dataset]) for dataset in TIMELESS if dataset in found)]
+        parts[1:1] = [CLAIMS_HEAD, "\n".join(line for line in lines if line), markdown_table(header, rows)]
     data: dict[str, Any] = {
         "runs": [asdict(each) for each in results],
         "costs": [{"dataset": key[0], "operator": key[1], **asdict(each)} for key, each in costs.items()],
-        "claims": [dict(zip(["claim", "paper", "source", *found], row, strict=True)) for row in rows],
+        "claims": [dict(zip(header, row, strict=True)) for row in rows],
     }
     write_results(output, "Operators compared", facts, "\n\n".join(parts), data)
     print(f"written: {output.with_suffix('.md')}, .json, .png")

@@ -27,7 +27,7 @@ class Dataset:
 class Motion(Dataset):
     """Embedded data set, generated into `root` on first use."""
 
-    # "direction": which way time runs is the class; "appearance": the shape is; "order": which of two far events is first
+    # what the class is: "direction" of time, "appearance" of the shape, "order" of two events far apart
     variant: str = "direction"
     train_videos: int = MISSING
     val_videos: int = MISSING

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from vsn_train.analysis.claims import CLAIMS, TSM, TSN, half_interval, judge, summary, verdict_rows
+from vsn_train.analysis.claims import CLAIMS, TSM, TSN, half_interval, judge, spread, summary, verdict_rows
 from vsn_train.analysis.comparison import canonical, title_of
 from vsn_train.errors import InputError
 
@@ -50,6 +50,13 @@ def test_rows_and_summary_name_every_data_set():
     assert [row[0] for row in rows] == [SHIFT.text]
     assert rows[0][-2:] == ["holds (+39.5 ± 6.4)", "not compared"]
     assert summary(results) == "- `a`: of 1 claims 1 hold."
+
+
+def test_operators_that_harm_what_needs_no_time_are_named():
+    top1 = {TSN: {0: 90.0, 1: 91.0}, TSM: {0: 89.0, 1: 92.0}, "sth": {0: 70.0, 1: 71.0}}
+    assert spread("still", top1).endswith("TSN reaches 90.5 %. Operators that fall behind it: sth (70.5 %).")
+    assert spread("still", {TSN: top1[TSN], TSM: top1[TSM]}).endswith(": none.")
+    assert spread("still", {TSM: top1[TSM]}) == ""
 
 
 def test_claims_name_operators_as_comparisons_do():

@@ -15,6 +15,13 @@ import numpy as np
 
 # 97.5 % quantiles of Student's t for 1, 2, … degrees of freedom; 1.96 in the limit.
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+NAMES = {
+    "holds": "hold",
+    "contradicted": "are contradicted",
+    "undecided": "stay undecided",
+    "no room": "cannot be told, because both operators solve the task",
+}
+TIMELESS = ("motion_static",)  # data sets on which the claims, which are about time, say nothing
 SOLVED = 99.0  # percent: where both operators reach it, there is no room for a difference
 
 # As `canonical` in analysis/comparison.py writes them: options that differ from the default alone.
@@ -120,9 +127,15 @@ def summary(results: Mapping[str, Mapping[str, Mapping[int, float]]]) -> str:
     return "\n".join(lines)
 
 
-NAMES = {
-    "holds": "hold",
-    "contradicted": "are contradicted",
-    "undecided": "stay undecided",
-    "no room": "cannot be told, because both operators solve the task",
-}
+def spread(dataset: str, top1: Mapping[str, Mapping[int, float]]) -> str:
+    """A sentence on a data set that needs no time: whether any operator falls behind TSN."""
+    if TSN not in top1:
+        return ""
+    base = float(np.mean(list(top1[TSN].values())))
+    behind = []
+    for operator, found in top1.items():
+        verdict = judge(Claim("", TSN, operator, "", ""), dataset, top1)
+        if operator != TSN and verdict and verdict.word == "holds":
+            behind.append(f"{operator} ({float(np.mean(list(found.values()))):.1f} %)")
+    text = ", ".join(behind) or "none"
+    return f"- `{dataset}`: one frame is enough, and TSN reaches {base:.1f} %. Operators that fall behind it: {text}."

@@ -124,7 +124,17 @@ def comparison_tables(results: Sequence[Result], costs: Mapping[tuple[str, str],
 
 def recipe(runs: Sequence[Result]) -> str:
     """A sentence or two on what all runs of a data set share. Raises InputError where they do not share it."""
-    for key in ("classes", "epochs", "train_videos", "batch_size", "arch", "num_frames", "size", "manifest", "protocol"):
+    for key in (
+        "classes",
+        "epochs",
+        "train_videos",
+        "batch_size",
+        "arch",
+        "num_frames",
+        "size",
+        "manifest",
+        "protocol",
+    ):
         values = {getattr(each, key) for each in runs}
         if len(values) > 1:
             raise InputError(
@@ -133,8 +143,8 @@ def recipe(runs: Sequence[Result]) -> str:
             )
     run = runs[0]
     text = (
-        f"{run.arch} from random weights, {run.num_frames} frames of {run.size} × {run.size} pixels, {run.epochs} epochs "
-        f"of {run.train_videos} clips in batches of {run.batch_size}; {run.n} validation clips of {run.classes} classes, "
+        f"{run.arch}, {run.num_frames} frames of {run.size} x {run.size} pixels, epochs: {run.epochs}, training clips: "
+        f"{run.train_videos}, in batches of {run.batch_size}; {run.n} validation clips of {run.classes} classes, "
         f"`{run.protocol}`, manifest {run.manifest}. Chance is {100 / run.classes:.1f} %"
     )
     if run.dataset in WITHOUT_ORDER:
@@ -142,9 +152,7 @@ def recipe(runs: Sequence[Result]) -> str:
     return f"{text}."
 
 
-def _table(
-    dataset: str, operators: Mapping[str, Mapping[int, float]], costs: Mapping[tuple[str, str], Costs]
-) -> str:
+def _table(dataset: str, operators: Mapping[str, Mapping[int, float]], costs: Mapping[tuple[str, str], Costs]) -> str:
     seeds = sorted({seed for found in operators.values() for seed in found})
     header = ["operator", "mean top-1 %", "± s.d.", *(f"seed {seed}" for seed in seeds)]
     header += ["parameters M", "MMACs", "clips/s forward", "clips/s training"]
@@ -154,7 +162,12 @@ def _table(
         row = [title_of(operator), f"{values.mean():.1f}", f"{values.std(ddof=1):.1f}" if len(values) > 1 else "-"]
         row += [f"{found[seed]:.1f}" if seed in found else "-" for seed in seeds]
         if cost := costs.get((dataset, operator)):
-            row += [f"{cost.parameters / 1e6:.2f}", f"{cost.macs / 1e6:.0f}", f"{cost.forward:.0f}", f"{cost.train:.0f}"]
+            row += [
+                f"{cost.parameters / 1e6:.2f}",
+                f"{cost.macs / 1e6:.0f}",
+                f"{cost.forward:.0f}",
+                f"{cost.train:.0f}",
+            ]
         else:
             row += ["-"] * 4
         rows.append(row)
@@ -176,6 +189,7 @@ def draw_comparison(results: Sequence[Result], costs: Mapping[tuple[str, str], C
     for axis, (dataset, values) in zip(axes, found.items(), strict=False):
         runs = next(each for each in results if each.dataset == dataset)
         _draw_accuracies(axis, dataset, values, rows, runs.classes)
+    axes[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False, fontsize=8)
     first = next(iter(found))
     speeds = {operator: costs[first, operator].forward for operator in operators if (first, operator) in costs}
     for operator, speed in speeds.items():
@@ -215,4 +229,3 @@ def _draw_accuracies(
             WITHOUT_ORDER[dataset], color="black", linewidth=1, linestyle="--", label="limit without frame order"
         )
     axis.set(title=dataset, xlabel="validation top-1 (%)", xlim=(0, 102))
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False, size=8)

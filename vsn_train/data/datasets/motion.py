@@ -6,10 +6,10 @@ encoding commutes with the reversal: nothing but the order of the frames tells t
 
 `appearance` (data set "motion_static"): such clips labelled by their shape; the motion is random.
 
-`order` (data set "motion_order"): a shape stands still and lights up twice, in two of three colours, once in the first
-half of the clip and once in the second; which colour comes first is the class. Again the second class of a pair is the
-first one reversed. Between the two lies a stretch that is the same in all classes, three eighths of the clip or more, so
-that no two neighbouring frames tell the order: a network has to carry what it saw over that stretch.
+`order` (data set "motion_order"): a shape stands still and lights up in two of three colours, one in the first half of
+the clip and one in the second; which colour comes first is the class. Again the second class of a pair is the first one
+reversed. Between the two lies a stretch that is the same in all classes, three eighths of the clip or more, so that no
+two neighbouring frames tell the order: a network has to carry what it saw over that stretch.
 """
 
 from __future__ import annotations
