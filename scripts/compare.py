@@ -48,7 +48,6 @@ from vsn_train.analysis.speed import (
     write_results,
 )
 from vsn_train.data.isolated import usable_cores
-from vsn_train.engine.checkpoint import load_checkpoint
 from vsn_train.errors import InputError
 
 VSN_TRAIN = str(Path(sys.executable).with_name("vsn-train"))
@@ -58,6 +57,7 @@ OPERATORS = [
     "sth:p=0.125", "sth", "sth:p=0.5", "sth:integration=sum", "sth:variant=merge",
     "sth:variant=merge,integration=sum",
 ]  # fmt: skip
+COUNTS = r": (?P<videos>\d+) training and \d+ validation videos of (?P<classes>\d+) classes"
 RESULT = "result.json"  # in a run folder: the run is finished, and this is what it came to
 
 
@@ -210,11 +210,12 @@ def collect(runs: Path, dataset: str, operator: str, seed: int, keep_checkpoints
     last = next((line for line in reversed(lines) if line["split"] == "val"), None)
     if last is None or last["epoch"] < config["schedule"]["epochs"]:
         return None
-    classes = len(load_checkpoint(folder / "checkpoints" / "last.pt")["class_names"])
+    counts = re.search(COUNTS, (folder / "log.txt").read_text())
+    assert counts, f"{folder}/log.txt does not begin as a run's log does"
     result = Result(
-        dataset, operator, seed, last["top1"], last["top5"], last["n"], classes, last["epoch"], last["protocol"],
+        dataset, operator, seed, last["top1"], last["top5"], last["n"], int(counts["classes"]), last["epoch"], last["protocol"],
         last["manifest"], config["backbone"]["arch"], config["backbone"]["num_frames"], config["data"]["crop_size"],
-        config["data"]["batch_size"], config["dataset"].get("train_videos", 0),
+        config["data"]["batch_size"], int(counts["videos"]),
         (folder / "metrics.jsonl").stat().st_mtime - (folder / "config.yaml").stat().st_mtime,
     )  # fmt: skip
     partial = folder / f".{RESULT}"
