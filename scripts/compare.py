@@ -57,6 +57,9 @@ OPERATORS = [
     "sth:p=0.125", "sth", "sth:p=0.5", "sth:integration=sum", "sth:variant=merge",
     "sth:variant=merge,integration=sum",
 ]  # fmt: skip
+WRONG_INPUT = 2  # vsn-train's exit code
+# What the log of a run says at its start and at its end.
+DONE = r"done: \d+ epochs"
 COUNTS = r": (?P<videos>\d+) training and \d+ validation videos of (?P<classes>\d+) classes"
 RESULT = "result.json"  # in a run folder: the run is finished, and this is what it came to
 
@@ -164,11 +167,10 @@ def train(sweeps: list[Sweep], runs: Path, values: list[str], parallel: int, kee
         while waiting or active:
             while waiting and len(active) < parallel:
                 sweep = waiting.pop(0)
-                log = log_of(runs, sweep)
-                log.parent.mkdir(parents=True, exist_ok=True)
-                with log.open("ab") as target:
+                log_of(runs, sweep).parent.mkdir(parents=True, exist_ok=True)
+                with log_of(runs, sweep).open("ab") as log:
                     command = sweep_command(sweep, runs, values, threads)
-                    active[sweep] = subprocess.Popen(command, stdout=target, stderr=subprocess.STDOUT)
+                    active[sweep] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
             time.sleep(0.2)
             for sweep in [each for each, process in active.items() if process.poll() is not None]:
                 code = active.pop(sweep).returncode
@@ -176,14 +178,10 @@ def train(sweeps: list[Sweep], runs: Path, values: list[str], parallel: int, kee
                     if result := collect(runs, sweep.dataset, sweep.operator, seed, keep_checkpoints):
                         text = f"seed {seed}: {result.top1:.2f} % ({result.seconds:.0f} s)"
                         print(f"{sweep.dataset} {sweep.operator} {text}", flush=True)
+                if code == WRONG_INPUT:
+                    raise InputError(describe_failure(runs, sweep, code))  # the others would be refused as well
                 if code:
-                    last = log_of(runs, sweep).read_text(errors="replace").strip().splitlines()[-1:]
-                    text = (
-                        f"{sweep.dataset} {sweep.operator}: {' '.join(last)} (exit code {code}, {log_of(runs, sweep)})"
-                    )
-                    if code == 2:
-                        raise InputError(text)  # the others would be refused as well
-                    failed.append(text)
+                    failed.append(describe_failure(runs, sweep, code))
     finally:
         for process in active.values():
             process.terminate()  # a run saves its state and ends
@@ -192,6 +190,13 @@ def train(sweeps: list[Sweep], runs: Path, values: list[str], parallel: int, kee
     if failed:
         print("\n".join(f"compare: failed: {text}" for text in failed), file=sys.stderr)
         sys.exit(1)
+
+
+def describe_failure(runs: Path, sweep: Sweep, code: int) -> str:
+    log = log_of(runs, sweep)
+    lines = log.read_text(errors="replace").splitlines()
+    said = next((line for line in reversed(lines) if line.startswith("vsn-train: ")), "no message")
+    return f"{sweep.dataset} {sweep.operator}: {said.removeprefix('vsn-train: ')} (exit code {code}, {log})"
 
 
 def log_of(runs: Path, sweep: Sweep) -> Path:
@@ -208,14 +213,14 @@ def collect(runs: Path, dataset: str, operator: str, seed: int, keep_checkpoints
     config = yaml.safe_load((folder / "config.yaml").read_text())
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     last = next((line for line in reversed(lines) if line["split"] == "val"), None)
-    if last is None or last["epoch"] < config["schedule"]["epochs"]:
+    log = (folder / "log.txt").read_text()
+    counts = re.search(COUNTS, log)
+    if last is None or counts is None or not re.search(DONE, log):
         return None
-    counts = re.search(COUNTS, (folder / "log.txt").read_text())
-    assert counts, f"{folder}/log.txt does not begin as a run's log does"
     result = Result(
-        dataset, operator, seed, last["top1"], last["top5"], last["n"], int(counts["classes"]), last["epoch"], last["protocol"],
-        last["manifest"], config["backbone"]["arch"], config["backbone"]["num_frames"], config["data"]["crop_size"],
-        config["data"]["batch_size"], int(counts["videos"]),
+        dataset, operator, seed, last["top1"], last["top5"], last["n"], int(counts["classes"]), last["epoch"],
+        last["protocol"], last["manifest"], config["backbone"]["arch"], config["backbone"]["num_frames"],
+        config["data"]["crop_size"], config["data"]["batch_size"], int(counts["videos"]),
         (folder / "metrics.jsonl").stat().st_mtime - (folder / "config.yaml").stat().st_mtime,
     )  # fmt: skip
     partial = folder / f".{RESULT}"
