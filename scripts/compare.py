@@ -4,10 +4,11 @@
     python scripts/compare.py --datasets motion_order --operators tsn tsm sth:p=0.5,integration=sum --seeds 0 1 2 3 4
     python scripts/compare.py --datasets something_v1 --runs runs/ssv1 dataset.root=/data/20bn weights=resnet50.pth
 
-What is none of the options goes to vsn-train, key=value, the same for all runs. Each operator and data set is a
-`vsn-train --multirun` over the seeds; --parallel of them run side by side. A comparison that was stopped goes on where
-it stopped, and finished runs are not trained again. Written are OUTPUT.md, OUTPUT.json and OUTPUT.png: accuracy, its
-spread over the seeds, parameters, multiplications and speed, and which of the papers' claims come out.
+What is none of the options goes to vsn-train: key=value for all runs, DATASET:key=value for those of one data set, the
+same for all operators. Each operator and data set is a `vsn-train --multirun` over the seeds; --parallel of them run
+side by side. A comparison that was stopped goes on where it stopped, and finished runs are not trained again. Written
+are OUTPUT.md, OUTPUT.json and OUTPUT.png: accuracy, its spread over the seeds, parameters, multiplications and speed,
+and which of the papers' claims come out.
 """
 
 from __future__ import annotations
@@ -76,13 +77,20 @@ class Sweep:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--datasets", nargs="+", default=DATASETS, help="default: " + " ".join(DATASETS))
+    parser.add_argument(
+        "--datasets", nargs="+", metavar="DATASET[:SEED,…]", default=DATASETS,
+        help="with seeds of their own, where --seeds are too many; default: " + " ".join(DATASETS),
+    )  # fmt: skip
     parser.add_argument(
         "--operators", nargs="+", metavar="OPERATOR[:KEY=VALUE,…]", default=OPERATORS,
         help="default: " + " ".join(OPERATORS),
     )  # fmt: skip
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--parallel", type=int, default=0, help="runs side by side; 0: one a core, on CUDA one")
+    parser.add_argument(
+        "--minutes", type=float, default=float("inf"),
+        help="start nothing that would not be done by then; what is left is trained the next time",
+    )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=7, help="of the measurement of speed")
     parser.add_argument("--runs", type=Path, default=Path("runs/compare"), help="folder of the run folders")
     parser.add_argument("--output", type=Path, default=None, help="without suffix; default: RUNS/compare")
@@ -98,21 +106,30 @@ def main() -> None:
 def compare(arguments: argparse.Namespace, values: list[str]) -> None:
     """Train what is missing, measure, write. Raises InputError for wrong arguments and for another recipe's folder."""
     operators = list(dict.fromkeys(canonical(text) for text in arguments.operators))
-    datasets, seeds = list(dict.fromkeys(arguments.datasets)), sorted(set(arguments.seeds))
+    seeds = {}
+    for text in arguments.datasets:
+        dataset, _, own = text.partition(":")
+        if not re.fullmatch(r"[\d,]*", own):
+            raise InputError(f"--datasets {text}: expected a data set's name, or with its seeds, as in {dataset}:0,1")
+        seeds[dataset] = [int(seed) for seed in own.split(",") if seed] or sorted(set(arguments.seeds))
     if wrong := [value for value in values if value.startswith("-") or "=" not in value]:
         raise InputError(f"{wrong[0]}: unknown option; expected one of --help, or key=value for vsn-train")
     device = "cuda" if torch.cuda.is_available() and "runtime.device=cpu" not in values else "cpu"
     parallel = arguments.parallel or (1 if device == "cuda" else usable_cores())
     keep_recipe(arguments.runs, values)
 
-    runs = [(dataset, operator, seed) for dataset in datasets for operator in operators for seed in seeds]
+    runs = [(dataset, operator, seed) for dataset in seeds for operator in operators for seed in seeds[dataset]]
     for run in runs:
         collect(arguments.runs, *run, arguments.keep_checkpoints)
     sweeps = missing_sweeps(arguments.runs, runs)
     print(f"{sum(len(sweep.seeds) for sweep in sweeps)} of {len(runs)} runs to train, {parallel} side by side")
-    train(sweeps, arguments.runs, values, parallel, arguments.keep_checkpoints)
+    train(sweeps, arguments.runs, values, parallel, arguments.keep_checkpoints, 60 * arguments.minutes)
 
     results = [result for run in runs if (result := read_result(arguments.runs, *run))]
+    if len(results) < len(runs):
+        print(f"{len(runs) - len(results)} runs are left; the same command goes on with them")
+    if not results:
+        raise InputError(f"--minutes {arguments.minutes:g}: no run has been finished; give it more time")
     costs = measure_costs(results, device, arguments.rounds)
     write(arguments.output or arguments.runs / "compare", results, costs, device, arguments.runs)
 
@@ -153,20 +170,37 @@ def sweep_command(sweep: Sweep, runs: Path, values: list[str], threads: int) -> 
     return [
         VSN_TRAIN, "--multirun", f"dataset={sweep.dataset}", f"backbone={name}", *options,
         f"seed={','.join(map(str, sweep.seeds))}", f"resume={str(sweep.begun).lower()}",
-        f"runtime.threads={threads}", "data.workers=0", *values,
+        f"runtime.threads={threads}", "data.workers=0", *values_for(sweep.dataset, values),
         f"hydra.sweep.dir={folder}", "hydra.sweep.subdir=seed${seed}",
     ]  # fmt: skip
 
 
-def train(sweeps: list[Sweep], runs: Path, values: list[str], parallel: int, keep_checkpoints: bool) -> None:
-    """Run the sweeps, so many at a time. Raises InputError when vsn-train refuses its input; exits 1 when one fails."""
-    threads = max(usable_cores() // parallel, 1)
-    waiting, active = list(sweeps), dict[Sweep, subprocess.Popen[bytes]]()
+def values_for(dataset: str, values: list[str]) -> list[str]:
+    """Those for all data sets, then those for this one."""
+    split = [re.fullmatch(r"(?:(\w+):)?(.*)", value, re.S) for value in values]
+    found = [(match[1], match[2]) for match in split if match]
+    return [value for name, value in found if name is None] + [value for name, value in found if name == dataset]
+
+
+def train(
+    sweeps: list[Sweep], runs: Path, values: list[str], parallel: int, keep_checkpoints: bool, limit: float
+) -> None:
+    """Run the sweeps, so many at a time, for about `limit` seconds: none is started that would take longer.
+
+    Raises InputError when vsn-train refuses its input; exits 1 when a sweep fails otherwise.
+    """
+    threads, start = max(usable_cores() // parallel, 1), time.monotonic()
+    waiting, active, started = list(sweeps), dict[Sweep, subprocess.Popen[bytes]](), dict[Sweep, float]()
     failed: list[str] = []
+    a_run = 0.0  # seconds: the longest so far
     try:
         while waiting or active:
             while waiting and len(active) < parallel:
-                sweep = waiting.pop(0)
+                sweep, started[sweep] = waiting[0], time.monotonic()
+                if time.monotonic() - start + a_run * len(sweep.seeds) > limit:
+                    waiting.clear()
+                    break
+                waiting.pop(0)
                 log_of(runs, sweep).parent.mkdir(parents=True, exist_ok=True)
                 with log_of(runs, sweep).open("ab") as log:
                     command = sweep_command(sweep, runs, values, threads)
@@ -174,6 +208,7 @@ def train(sweeps: list[Sweep], runs: Path, values: list[str], parallel: int, kee
             time.sleep(0.2)
             for sweep in [each for each, process in active.items() if process.poll() is not None]:
                 code = active.pop(sweep).returncode
+                a_run = max(a_run, (time.monotonic() - started[sweep]) / len(sweep.seeds))
                 for seed in sweep.seeds:
                     if result := collect(runs, sweep.dataset, sweep.operator, seed, keep_checkpoints):
                         text = f"seed {seed}: {result.top1:.2f} % ({result.seconds:.0f} s)"
@@ -277,7 +312,7 @@ def write(
         f"{len(results)} runs, {sum(each.seconds for each in results) / 60:.0f} minutes in all, one by one"
     )
     values = json.loads((runs / "recipe.json").read_text())
-    facts["values given to vsn-train"] = " ".join(values) or "none: the recipe of each data set"
+    facts["values given"] = " ".join(values) or "none: the recipe of each data set"
     tables = comparison_tables(results, costs)
     note = f"{facts['cpu' if device == 'cpu' else 'gpu']}; {facts['date']}; seeds {facts['seeds']}: ticks; mean: marker"
     draw_comparison(results, costs, output.with_suffix(".png"), note)
