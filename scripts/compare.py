@@ -213,10 +213,11 @@ def train(
                     if result := collect(runs, sweep.dataset, sweep.operator, seed, keep_checkpoints):
                         text = f"seed {seed}: {result.top1:.2f} % ({result.seconds:.0f} s)"
                         print(f"{sweep.dataset} {sweep.operator} {text}", flush=True)
-                if code == WRONG_INPUT:
-                    raise InputError(describe_failure(runs, sweep, code))  # the others would be refused as well
                 if code:
                     failed.append(describe_failure(runs, sweep, code))
+                if code == WRONG_INPUT:  # the others would be refused as well
+                    remove_traces(runs, sweep)
+                    raise InputError(failed[-1])
     finally:
         for process in active.values():
             process.terminate()  # a run saves its state and ends
@@ -231,7 +232,20 @@ def describe_failure(runs: Path, sweep: Sweep, code: int) -> str:
     log = log_of(runs, sweep)
     lines = log.read_text(errors="replace").splitlines()
     said = next((line for line in reversed(lines) if line.startswith("vsn-train: ")), "no message")
-    return f"{sweep.dataset} {sweep.operator}: {said.removeprefix('vsn-train: ')} (exit code {code}, {log})"
+    text = f"{sweep.dataset} {sweep.operator}: {said.removeprefix('vsn-train: ')}"
+    return text if code == WRONG_INPUT else f"{text} (exit code {code}, {log})"
+
+
+def remove_traces(runs: Path, sweep: Sweep) -> None:
+    """Of a sweep that was refused, and of the whole comparison where it had no run yet."""
+    log = log_of(runs, sweep)
+    log.unlink()
+    if not any(runs.glob("*/*/*/config.yaml")):
+        (runs / "recipe.json").unlink()
+    for folder in (log.parent, log.parent.parent, runs):
+        if any(folder.iterdir()):
+            return
+        folder.rmdir()
 
 
 def log_of(runs: Path, sweep: Sweep) -> Path:

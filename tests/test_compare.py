@@ -74,6 +74,7 @@ def test_compares_goes_on_and_keeps_to_one_recipe(compare, tmp_path, capsys):
         (["--operators", "tsn", "optimizer.lrr=1"], "unknown key 'optimizer.lrr'"),  # vsn-train says this
     ],
 )
-def test_wrong_input_ends_the_comparison(compare, capsys, arguments, message):
+def test_wrong_input_ends_the_comparison(compare, tmp_path, capsys, arguments, message):
     assert compare("--parallel", "1", *arguments) == 2
     assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
