@@ -48,6 +48,7 @@ from vsn_train.analysis.speed import (
     model_action,
     write_results,
 )
+from vsn_train.config import BACKBONES
 from vsn_train.data.isolated import usable_cores
 from vsn_train.errors import InputError
 
@@ -94,12 +95,19 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/compare"), help="folder of the run folders")
     parser.add_argument("--output", type=Path, default=None, help="without suffix; default: RUNS/compare")
     parser.add_argument("--keep-checkpoints", action="store_true", help="of finished runs; else they are removed")
-    arguments, values = parser.parse_known_args()
+    values = [argument for argument in sys.argv[1:] if is_value(argument)]
+    arguments = parser.parse_args([argument for argument in sys.argv[1:] if not is_value(argument)])
     try:
         compare(arguments, values)
     except InputError as error:
         print(f"compare: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def is_value(argument: str) -> bool:
+    """Whether it is for vsn-train. An operator's options have an "=" too, and come behind its name."""
+    match = re.match(r"(?:(\w+):)?[\w./]+=", argument)
+    return match is not None and match[1] not in BACKBONES
 
 
 def compare(arguments: argparse.Namespace, values: list[str]) -> None:
@@ -111,8 +119,6 @@ def compare(arguments: argparse.Namespace, values: list[str]) -> None:
         if not re.fullmatch(r"[\d,]*", own):
             raise InputError(f"--datasets {text}: expected a data set's name, or with its seeds, as in {dataset}:0,1")
         seeds[dataset] = [int(seed) for seed in own.split(",") if seed] or sorted(set(arguments.seeds))
-    if wrong := [value for value in values if value.startswith("-") or "=" not in value]:
-        raise InputError(f"{wrong[0]}: unknown option; expected one of --help, or key=value for vsn-train")
     device = "cuda" if torch.cuda.is_available() and "runtime.device=cpu" not in values else "cpu"
     parallel = arguments.parallel or (1 if device == "cuda" else usable_cores())
     keep_recipe(arguments.runs, values)

@@ -70,7 +70,7 @@ def test_compares_goes_on_and_keeps_to_one_recipe(compare, tmp_path, capsys):
     [
         (["--datasets", "motion:a"], "--datasets motion:a: expected a data set's name, or with its seeds, as in"),
         (["--operators", "i3d"], "operator 'i3d': expected one of tsn"),
-        (["--epochs"], "--epochs: unknown option"),
+        (["--epochs"], "unrecognized arguments: --epochs"),
         (["--operators", "tsn", "optimizer.lrr=1"], "unknown key 'optimizer.lrr'"),  # vsn-train says this
     ],
 )
