@@ -35,14 +35,14 @@ def test_compares_goes_on_and_keeps_to_one_recipe(compare, tmp_path, capsys):
     recipe = [
         f"dataset.root={tmp_path}/data", "dataset.train_videos=12", "dataset.val_videos=6", "dataset.size=32",
         "dataset.num_frames=8", *(value for value in SMALL if "workers" not in value),
-        "motion_order:schedule.epochs=1", "motion:schedule.epochs=3",
+        "backbone.arch=mobilenet_v2", "motion_order:schedule.epochs=1", "motion:schedule.epochs=3",
     ]  # fmt: skip
     what = ["--datasets", "motion_order:3", "--operators", "tsn", "tsm:fold_div=8", *recipe]
     assert compare(*what, "--minutes", "0") == 2
     assert "no run has been finished; give it more time" in capsys.readouterr().err
     assert compare(*what, "--parallel", "2") == 0
     assert "2 of 2 runs to train" in capsys.readouterr().out
-    data = json.loads((tmp_path / "runs" / "compare.json").read_text())
+    data = json.loads((tmp_path / "runs" / "compare.json").read_text())["results"]
     assert [(run["operator"], run["seed"], run["n"], run["classes"], run["epochs"]) for run in data["runs"]] == [
         ("tsn", 3, 6, 6, 1), ("tsm", 3, 6, 6, 1),
     ]  # fmt: skip
