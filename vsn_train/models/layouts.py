@@ -40,8 +40,9 @@ CLASSIFIER_NAMES = re.compile(
 )
 NORMALISATION = re.compile(r"^data_preprocessor\.(mean|std)$")
 OURS = "vsn-train"
-# A module that an operator puts around a layer -> what it calls the layer.
+# A module that an operator puts around a layer -> what it calls the layer; modules of users call it WRAPPED.
 WRAPPERS = {ShiftedConv2d: "conv", ShiftedBlock: "block", ShuffledConv2d: "conv", RestoredNorm2d: "norm"}
+WRAPPED = "wrapped"
 HEAD_KEYS = (
     "dropout",
     "partial_bn",
@@ -105,7 +106,8 @@ def own_names(
 ) -> tuple[dict[str, str], Mixing | None]:
     """Names of one of our files -> torchvision's, and its operator, from the network that its config describes."""
     config = (content.get("config") or {}).get("backbone")
-    if config:
+    own_operator = bool(config) and "." in config["operator"]
+    if config and not own_operator:
         arguments = {"modality": "rgb"} | {key: value for key, value in config.items() if key not in HEAD_KEYS}
         try:
             with torch.device("meta"):  # names and modules alone
@@ -113,14 +115,18 @@ def own_names(
         except (InputError, TypeError) as error:
             raise InputError(f"its config is not one of this version of vsn-train: {error}") from error
         trained = nn.ModuleDict({"backbone": backbone})
-    known = plain_names(trained if config else model)
+    else:
+        trained = model  # an operator of the user's own is not built anew: that would run code that the file names
+    known = plain_names(trained)
     names = {}
     for name in state:
         bare = strip_wrappers(name)
         plain = (
             f"{CLASSIFIER}{bare.removeprefix('head.')}" if bare.startswith("head.") else bare.removeprefix("backbone.")
         )
-        names[name] = known.get(bare, plain)
+        names[name] = known.get(bare, plain.replace(f".{WRAPPED}.", ".") if own_operator else plain)
+    if own_operator:
+        return names, content.get("mixing")
     return names, mixing_of(trained) if config else None
 
 
@@ -132,7 +138,8 @@ def plain_names(model: nn.Module) -> dict[str, str]:
         for tensor, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
             names[name + tensor] = plain + tensor
         for child, inner in module.named_children():
-            walk(inner, f"{name}{child}.", plain if child == WRAPPERS.get(type(module)) else f"{plain}{child}.")
+            is_wrapped = child == WRAPPERS.get(type(module), WRAPPED)
+            walk(inner, f"{name}{child}.", plain if is_wrapped else f"{plain}{child}.")
 
     for child, inner in model.named_children():
         walk(inner, f"{child}.", {"backbone": "", "head": CLASSIFIER}.get(child, f"{child}."))

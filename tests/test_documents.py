@@ -1,0 +1,466 @@
+"""The documents hold what they say: commands, keys, files, links, and the two worked examples.
+
+Every command is composed or parsed as the program itself would do it. What needs nothing but this repository is run:
+the worked examples here, the rest by `make test-slow`. Paths under /data and /fast, and lines with "# needs …", stand
+for what the reader brings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from tests.conftest import SMALL, run_command
+from tests.media import write_counting_video
+from vsn_train import config as schema
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
+DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
+COMMANDS = ("vsn-train", "vsn-eval", "vsn-predict")
+SHELL = ("", "bash", "sh", "console")
+# Groups whose choice brings other keys. Of the others only the file's existence is asked: test_configs.py composes all.
+SCHEMA_GROUPS = ("dataset", "backbone", "optimizer", "schedule")
+GROUPS = tuple(sorted(path.name for path in CONFIGS.iterdir() if path.is_dir()))
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of code: the language of its fence ("" without one or where it is indented), and its first line."""
+
+    language: str
+    text: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Command:
+    """A line that runs one of our programs, its variables filled in."""
+
+    document: str
+    line: int
+    program: str  # "vsn-train", …, or "scripts/NAME.py"
+    arguments: tuple[str, ...]
+    needs: bool  # what the reader brings
+
+    @property
+    def place(self) -> str:
+        return f"{self.document}:{self.line}: {self.program} {' '.join(self.arguments)}"
+
+
+@cache
+def text_of(document: str) -> str:
+    return (ROOT / document).read_text(encoding="utf-8")
+
+
+@cache
+def blocks_of(document: str) -> tuple[Block, ...]:
+    blocks, lines, number = [], text_of(document).splitlines(), 0
+    while number < len(lines):
+        start, fence = number, re.match(r"\s*```(\w*)\s*$", lines[number])
+        body: list[str] = []
+        number += 1
+        if fence:
+            while lines[number].strip() != "```":
+                body.append(lines[number])
+                number += 1
+            number += 1
+            blocks.append(Block(fence[1], "\n".join(body), start + 2))
+        elif lines[start].startswith("    ") and (start == 0 or not lines[start - 1].strip()):
+            body.append(lines[start][4:])
+            while number < len(lines) and (lines[number].startswith("    ") or not lines[number].strip()):
+                body.append(lines[number][4:])
+                number += 1
+            blocks.append(Block("", "\n".join(body).rstrip(), start + 1))
+    return tuple(blocks)
+
+
+def prose_of(document: str) -> str:
+    """The document without its blocks."""
+    text = re.sub(r"^\s*```.*?^\s*```$", "", text_of(document), flags=re.M | re.S)
+    return re.sub(r"(?<=\n\n)(?: {4}.*\n)+", "", text)
+
+
+def code_spans(document: str) -> list[str]:
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose_of(document))]
+
+
+def commands_of(document: str) -> list[Command]:
+    found = []
+    for block in blocks_of(document):
+        if block.language in SHELL:
+            joined = re.sub(r"\\\n\s*", " ", block.text)
+            for number, line in enumerate(joined.splitlines()):
+                found += commands_in(document, block.line + number, filled_in(line, joined))
+    for span in code_spans(document):
+        if span.startswith(tuple(f"{name} " for name in COMMANDS)):
+            found += commands_in(document, 0, span)
+    return found
+
+
+def filled_in(line: str, block: str) -> str:
+    """The line with the block's own variables: `for n in 1 2 3`, `run=runs/mine`."""
+    for name in set(re.findall(r"\$\{?(\w+)\}?", line)):
+        value = re.search(rf"\bfor {name} in ([^\s;]+)", block) or re.search(rf"\b{name}=([^\s;$]+)", block)
+        if value:
+            line = re.sub(rf"\$\{{?{name}\}}?", value[1], line)
+    return line
+
+
+def commands_in(document: str, number: int, line: str) -> list[Command]:
+    line = line.replace("$(which vsn-train)", "vsn-train")
+    if not re.search(r"(?:^|[\s/])(?:vsn-(?:train|eval|predict)(?:\s|$)|scripts/\w+\.py)", line.partition(" # ")[0]):
+        return []
+    try:
+        words = shlex.split(line, comments=True)
+    except ValueError:
+        return []  # the output of a program, not a command
+    for at, word in enumerate(words):
+        name = word.rpartition("/")[2]
+        program = name if name in COMMANDS else word if re.fullmatch(r"scripts/\w+\.py", word) else ""
+        if program:
+            rest = words[at + 1 :]
+            end = next((i for i, each in enumerate(rest) if each in (";", "&&", "||", "|", ">", "&", "done")), len(rest))
+            arguments = tuple(rest[:end])
+            needs = bool(re.search(r"# needs |/data/|/fast/", line)) or "…" in line or any(map(str.isupper, arguments))
+            return [Command(document, number, program, arguments, needs)]
+    return []
+
+
+ALL_COMMANDS = [command for document in DOCUMENTS for command in commands_of(document)]
+
+
+def files_of(document: str, folder: Path) -> None:
+    """Write the files that a document shows: blocks that begin with a comment of nothing but a path."""
+    for block in blocks_of(document):
+        first, _, _ = block.text.partition("\n")
+        if block.language in ("python", "yaml") and (name := re.fullmatch(r"# ([\w/.]+\.\w+)", first)):
+            path = folder / name[1]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.text + "\n", encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def composed(tmp_path_factory):
+    """(program, choices, own configs, checkpoint's choices) -> config; a new copy each time."""
+    schema.register_schemas()
+    for name in ("run_folder", "checkpoint_folder", "choices"):
+        OmegaConf.register_new_resolver(name, lambda *_: "run", replace=True)
+
+    @cache
+    def compose(program: str, choices: tuple[str, ...], own: str | None, trained: tuple[str, ...]) -> DictConfig:
+        if program != "train":
+            stored = OmegaConf.to_container(compose("train", trained, own, ()), resolve=False)
+            schema.register_checkpoint(stored)
+        overrides = [*choices, *([f"hydra.searchpath=['file://{own}']"] if own else [])]
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            return hydra.compose(program, overrides)
+
+    return lambda *arguments: compose(*arguments).copy()
+
+
+def check_values(
+    program: str, arguments: tuple[str, ...], folder: Path, composed, trained: tuple[str, ...] = ()
+) -> None:
+    """Raise what the program would raise for these arguments before it touches any data."""
+    flags = argparse.ArgumentParser(add_help=False)
+    flags.add_argument("--config-dir")
+    flags.add_argument("--cfg", choices=["job"])
+    for flag in ("--multirun", "--help"):
+        flags.add_argument(flag, action="store_true")
+    known, words = flags.parse_known_args(arguments)
+    own = folder / known.config_dir if known.config_dir else None
+    assert own is None or own.is_dir(), f"{known.config_dir}: the document shows no file in it"
+    words = [word.replace("…", "x") for word in words if word != "…" and not word.endswith("=…")]
+    choices, values = [], []
+    for override in OverridesParser.create().parse_overrides(words):
+        group, value = override.key_or_group, override.value()
+        sweep = list(override.sweep_iterator()) if override.is_sweep_override() else [value]
+        assert not override.is_add() and (known.multirun or len(sweep) == 1)
+        if group in GROUPS:
+            for each in sweep:
+                places = [top / group / f"{each}.yaml" for top in (CONFIGS, own) if top]
+                assert any(place.is_file() for place in places), f"{group}={each}: no such choice"
+            if group in SCHEMA_GROUPS:
+                choices.append(f"{group}={sweep[0]}")
+                if group == "dataset" and not (CONFIGS / "experiment" / f"{sweep[0]}.yaml").is_file():
+                    assert any(word.startswith("experiment=") for word in words), f"no experiment for {sweep[0]}"
+                    choices.append("experiment=custom")
+        elif not group.startswith(("hydra.", "hydra/")):
+            values.append((group, OverridesParser.create().parse_override(f"x={sweep[0]}").value() if len(sweep) > 1 else value))
+    config = composed(program, tuple(sorted(choices)), str(own) if own else None, trained)
+    for key, value in values:
+        OmegaConf.update(config, key, value)
+    {"train": schema.check_train, "eval": schema.check_eval, "predict": schema.check_predict}[program](
+        OmegaConf.to_object(config)
+    )
+
+
+def check_command(command: Command, folder: Path, composed) -> None:
+    program = command.program.removeprefix("vsn-")
+    if program == "train":
+        check_values(program, command.arguments, folder, composed)
+        return
+    given = {argument.partition("=")[0] for argument in command.arguments}
+    assert given & {"checkpoint"}, "needs checkpoint=…"
+    assert program != "predict" or "video" in given, "needs video=…"
+    # What the checkpoint was trained on decides which keys there are: one of these has to fit.
+    failures = []
+    for trained in (("dataset=motion",), ("dataset=ucf101",), ("dataset=custom",)):
+        try:
+            check_values(program, command.arguments, folder, composed, trained)
+            return
+        except Exception as error:
+            failures.append(error)
+    raise failures[0]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_command_is_one_that_the_program_takes(document, composed, tmp_path, monkeypatch):
+    files_of(document, tmp_path)
+    for command in commands_of(document):
+        try:
+            if command.program in COMMANDS:
+                check_command(command, tmp_path, composed)
+            else:
+                parsed = vars(parsed_by_script(command, monkeypatch))
+                if overrides := parsed.get("overrides"):  # of scripts that take vsn-train's values
+                    own = ["--config-dir", str(parsed["config_dir"])] if parsed.get("config_dir") else []
+                    check_values("train", (*overrides, *own), tmp_path, composed)
+        except (Exception, SystemExit) as error:
+            pytest.fail(f"{command.place}\n{type(error).__name__}: {error}")
+
+
+class ParsedError(Exception):
+    """Carries what a script's own parser made of its arguments out of the script, before its work begins."""
+
+
+def parsed_by_script(command: Command, monkeypatch) -> argparse.Namespace:
+    """Run the script up to its parser, and return what that made of the arguments."""
+    assert (ROOT / command.program).is_file(), f"there is no {command.program}"
+    assert "ArgumentParser" in (ROOT / command.program).read_text(), "a script without a parser cannot be checked"
+    with monkeypatch.context() as patched:
+        for name in ("parse_args", "parse_intermixed_args"):
+            patched.setattr(argparse.ArgumentParser, name, stop_after(getattr(argparse.ArgumentParser, name)))
+        patched.setattr(sys, "argv", [command.program, *command.arguments])
+        with pytest.raises(ParsedError) as parsed:
+            importlib.import_module(f"scripts.{Path(command.program).stem}").main()
+    found: argparse.Namespace = parsed.value.args[0]
+    return found
+
+
+def stop_after(parse):
+    def stopped(self, *arguments, **options):
+        raise ParsedError(parse(self, *arguments, **options))
+
+    return stopped
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_keys_files_targets_and_extras_exist(document):
+    """Of what stands in `code`: `group.key` and `group.key=value`, paths of this repository, `make target`."""
+    makefile, project = (ROOT / "Makefile").read_text(), (ROOT / "pyproject.toml").read_text()
+    known = known_keys()
+    wrong = []
+    for span in code_spans(document):
+        key, _, _ = span.partition("=")
+        if re.fullmatch(r"[a-z]+(\.[a-z_]+)+", key) and key.split(".")[0] in known and key.split(".")[-1] != "py":
+            group, _, rest = key.partition(".")
+            if rest.partition(".")[0] not in known[group]:
+                wrong.append(f"`{span}`: {group} has no key {rest}")
+        elif re.fullmatch(r"(scripts|docs|configs|vsn_train|tests)/[\w/.-]+", word := span.split()[0]):
+            if not (ROOT / word).exists():
+                wrong.append(f"`{span}`: there is no {word}")
+        elif (make := re.fullmatch(r"make ([\w-]+)", span)) and not re.search(rf"^{make[1]}:", makefile, re.M):
+            wrong.append(f"`{span}`: not in the Makefile")
+    wrong += [
+        f"vsn-train[{extra}]: no such extra"
+        for extra in re.findall(r"vsn-train\[(\w+)\]", text_of(document))
+        if not re.search(rf"^{extra} = \[", project, re.M)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def known_keys() -> dict[str, set[str]]:
+    """Group -> its keys, of all its schemas."""
+    tops = {
+        "dataset": [schema.Motion, schema.OfficialSplits, schema.Custom, schema.OwnDataset],
+        "backbone": [*schema.BACKBONES.values(), schema.OwnOperator],
+        "optimizer": [schema.Sgd, schema.AdamW],
+        "schedule": [schema.Schedule, schema.Step, schema.Multistep],
+        "protocol": [schema.Protocol],
+        "validation": [schema.Protocol],
+        "data": [schema.Data],
+        "augment": [schema.Augment],
+        "checkpoints": [schema.Checkpoints],
+        "runtime": [schema.Runtime],
+    }
+    return {group: {key for each in types for key in each.__dataclass_fields__} for group, types in tops.items()}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document):
+    wrong = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose_of(document)):
+        if target.startswith(("http://", "https://", "mailto:")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (ROOT / document).parent / path if path else ROOT / document
+        if not file.exists():
+            wrong.append(f"{target}: no such file")
+        elif anchor and anchor not in anchors_of(file.read_text(encoding="utf-8")):
+            wrong.append(f"{target}: no such heading")
+    assert not wrong, "\n".join(wrong)
+
+
+def anchors_of(text: str) -> set[str]:
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_documents_were_found():
+    """So that the tests above cannot pass on nothing."""
+    programs = {command.program for command in ALL_COMMANDS}
+    assert {*COMMANDS, "scripts/scan_videos.py", "scripts/compare_readers.py"} <= programs
+    assert len(ALL_COMMANDS) > 30
+    assert {"README.md", "CONTRIBUTING.md", "docs/add-an-operator.md", "docs/faq.md"} <= set(DOCUMENTS)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("vsn-train optimizer.lrr=1", "lrr"),
+        ("vsn-train dataset=ucf", "no such choice"),
+        ("vsn-train seed=abc", "abc"),
+        ("vsn-train protocol.crops=4", "crops"),
+        ("vsn-eval checkpoint=best.pt protocol=ten", "no such choice"),
+        ("vsn-eval protocol=tencrop_10clip", "checkpoint"),
+        ("vsn-predict checkpoint=best.pt", "video"),
+    ],
+)
+def test_a_wrong_command_would_be_found(line, message, composed, tmp_path):
+    (command,) = commands_in("a document", 1, line)
+    with pytest.raises(Exception, match=message):
+        check_command(command, tmp_path, composed)
+
+
+def test_a_wrong_script_argument_would_be_found(monkeypatch):
+    (command,) = commands_in("a document", 1, "python scripts/scan_videos.py dataset=jester --wrokers 3")
+    with pytest.raises(SystemExit):
+        parsed_by_script(command, monkeypatch)
+
+
+def run_line(line: str, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """A command line of a document, in a shell, as its reader runs it. more: what makes it smaller."""
+    environment = os.environ | {
+        "HOME": str(folder),  # generated data sets lie under it
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.run(
+        f"{line} {shlex.join(more)}",
+        shell=True, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def shell_lines(document: str) -> list[str]:
+    return [
+        line.partition(" # ")[0].strip()
+        for block in blocks_of(document)
+        if block.language == "bash"
+        for line in re.sub(r"\\\n\s*", " ", block.text).splitlines()
+    ]
+
+
+def expected_output(document: str, opening: str) -> str:
+    """The one block without a language that begins like this: what the document says a program prints."""
+    (text,) = [block.text for block in blocks_of(document) if not block.language and block.text.startswith(opening)]
+    return text
+
+
+def test_add_an_operator_works_as_written(tmp_path):
+    document = "docs/add-an-operator.md"
+    files_of(document, tmp_path)
+    train, evaluate = [line for line in shell_lines(document) if "runs/time_conv" in line]
+    done = run_line(train, tmp_path, "dataset.train_videos=24", "dataset.val_videos=12", "dataset.num_frames=16")
+    assert done.returncode == 0, done.stderr
+    refused = run_line(evaluate.replace("backbone.operator=time_conv.insert", ""), tmp_path)
+    assert refused.returncode == 2
+    said = " ".join(expected_output(document, "vsn-eval: ").split())
+    assert " ".join(refused.stderr.split()) == said
+    done = run_line(evaluate, tmp_path)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "runs/time_conv/eval/center_1clip/metrics.json").read_text())
+    assert metrics["n"] == 12
+
+    check = next(block for block in blocks_of(document) if block.text.startswith("import torch"))
+    done = subprocess.run(
+        [sys.executable, "-c", check.text], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip() == expected_output(document, "layer1.0 ")
+
+
+def test_add_a_data_set_works_as_written(tmp_path):
+    document = "docs/add-a-data-set.md"
+    files_of(document, tmp_path)
+    videos = tmp_path / "data/diving48/rgb"
+    videos.mkdir(parents=True)
+    classes = [["Back", "15som"], ["Forward", "25som"], ["Inward", "15som"]]
+    rows = []
+    for number in range(9):
+        name = f"dive{number}_00001"
+        write_counting_video(videos / f"{name}.mp4", 20)
+        rows.append({"vid_name": name, "label": number % 3, "start_frame": 0, "end_frame": 20})
+    for name, content in {"V2_train": rows[:6], "V2_test": rows[6:], "vocab": classes}.items():
+        (tmp_path / f"data/diving48/Diving48_{name}.json").write_text(json.dumps(content))
+    scan, train, evaluate = [line for line in shell_lines(document) if "data/diving48" in line or "runs/" in line]
+    scanned = run_line(scan.replace("scripts/", f"{ROOT}/scripts/"), tmp_path)
+    assert scanned.returncode == 0, scanned.stderr
+    assert "train: 6 videos of 6 listed, 3 classes" in scanned.stdout
+    small = [value for value in SMALL if not value.startswith("backbone.num_frames")]
+    done = run_line(train, tmp_path, *small, "schedule.epochs=1", "data.workers=0")
+    assert done.returncode == 0, done.stderr
+    done = run_line(evaluate, tmp_path, "data.workers=0")
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "runs/diving48/eval/center_2clip/metrics.json").read_text())
+    assert (metrics["dataset"], metrics["n"]) == ("diving48", 3)
+
+
+def test_a_checkpoint_does_not_choose_what_is_imported(tmp_path):
+    """Only the command line does: the module named in the file lies where Python would find it, and is not run."""
+    (tmp_path / "evil.py").write_text("open('RAN', 'w')\ndef insert(network, num_frames): pass\n")
+    path = tmp_path / "evil.pt"
+    torch.save(evil_checkpoint("evil.insert"), path)
+    for command, more in (("vsn-eval", []), ("vsn-predict", ["video=clip.mp4"])):
+        result = run_command(command, f"checkpoint={path}", *more, cwd=tmp_path)
+        assert result.code == 2
+        assert "loading a checkpoint runs no code" in result.err
+        assert "add backbone.operator=evil.insert" in result.err
+    result = run_command("vsn-train", f"weights={path}", "check=true", "dataset.train_videos=12", f"dataset.root={tmp_path}/d",
+                         "dataset.val_videos=12", *SMALL, cwd=tmp_path)
+    assert not (tmp_path / "RAN").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", [each for each in DOCUMENTS if each not in ("docs/add-an-operator.md", "docs/add-a-data-set.md")])
+def test_commands_that_need_nothing_run(document, tmp_path, ucf101_run):
+    pass
