@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import json
 import os
 import re
@@ -23,12 +24,18 @@ import hydra
 import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from tests.conftest import SMALL, run_command
+from tests.conftest import SMALL
 from tests.media import write_counting_video
+from vsn_train import cli
 from vsn_train import config as schema
+from vsn_train.engine.checkpoint import KEYS, save_checkpoint
+from vsn_train.errors import InputError
+from vsn_train.models import create_model
+from vsn_train.models.backbone import placement
+from vsn_train.models.layouts import mixing_of
+from vsn_train.models.weights import load_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
@@ -124,8 +131,10 @@ def filled_in(line: str, block: str) -> str:
 
 
 def commands_in(document: str, number: int, line: str) -> list[Command]:
+    """The command that a line runs, itself or through a launcher."""
     line = line.replace("$(which vsn-train)", "vsn-train")
-    if not re.search(r"(?:^|[\s/])(?:vsn-(?:train|eval|predict)(?:\s|$)|scripts/\w+\.py)", line.partition(" # ")[0]):
+    first = line.split()[:1]
+    if not first or not re.fullmatch(r"(\S+/)?(vsn-train|vsn-eval|vsn-predict|\w+\.py|python|srun|torchrun)", first[0]):
         return []
     try:
         words = shlex.split(line, comments=True)
@@ -136,7 +145,7 @@ def commands_in(document: str, number: int, line: str) -> list[Command]:
         program = name if name in COMMANDS else word if re.fullmatch(r"scripts/\w+\.py", word) else ""
         if program:
             rest = words[at + 1 :]
-            end = next((i for i, each in enumerate(rest) if each in (";", "&&", "||", "|", ">", "&", "done")), len(rest))
+            end = next((i for i, each in enumerate(rest) if each in (";", "&&", "||", "|", ">", "&")), len(rest))
             arguments = tuple(rest[:end])
             needs = bool(re.search(r"# needs |/data/|/fast/", line)) or "…" in line or any(map(str.isupper, arguments))
             return [Command(document, number, program, arguments, needs)]
@@ -203,7 +212,9 @@ def check_values(
                     assert any(word.startswith("experiment=") for word in words), f"no experiment for {sweep[0]}"
                     choices.append("experiment=custom")
         elif not group.startswith(("hydra.", "hydra/")):
-            values.append((group, OverridesParser.create().parse_override(f"x={sweep[0]}").value() if len(sweep) > 1 else value))
+            values.append(
+                (group, OverridesParser.create().parse_override(f"x={sweep[0]}").value() if len(sweep) > 1 else value)
+            )
     config = composed(program, tuple(sorted(choices)), str(own) if own else None, trained)
     for key, value in values:
         OmegaConf.update(config, key, value)
@@ -221,10 +232,16 @@ def check_command(command: Command, folder: Path, composed) -> None:
     assert given & {"checkpoint"}, "needs checkpoint=…"
     assert program != "predict" or "video" in given, "needs video=…"
     # What the checkpoint was trained on decides which keys there are: one of these has to fit.
+    trainings = [("dataset=motion",), ("dataset=ucf101",), ("dataset=custom",)]
+    own = next((each.arguments for each in commands_of(command.document) if "--config-dir" in each.arguments), ())
+    arguments = command.arguments
+    if own and program == "eval":
+        trainings = [tuple(each for each in own if each.partition("=")[0] in ("dataset", "backbone", "experiment"))]
+        arguments = (*arguments, *own[:2]) if own[0] == "--config-dir" else (*arguments, *own[-2:])
     failures = []
-    for trained in (("dataset=motion",), ("dataset=ucf101",), ("dataset=custom",)):
+    for trained in trainings:
         try:
-            check_values(program, command.arguments, folder, composed, trained)
+            check_values(program, arguments, folder, composed, trained)
             return
         except Exception as error:
             failures.append(error)
@@ -445,22 +462,133 @@ def test_add_a_data_set_works_as_written(tmp_path):
     assert (metrics["dataset"], metrics["n"]) == ("diving48", 3)
 
 
-def test_a_checkpoint_does_not_choose_what_is_imported(tmp_path):
-    """Only the command line does: the module named in the file lies where Python would find it, and is not run."""
+def test_a_checkpoint_does_not_choose_what_is_imported(tmp_path, monkeypatch, capsys):
+    """Only the command line does. The module that this file names lies where it would be found, and is not run."""
     (tmp_path / "evil.py").write_text("open('RAN', 'w')\ndef insert(network, num_frames): pass\n")
-    path = tmp_path / "evil.pt"
-    torch.save(evil_checkpoint("evil.insert"), path)
-    for command, more in (("vsn-eval", []), ("vsn-predict", ["video=clip.mp4"])):
-        result = run_command(command, f"checkpoint={path}", *more, cwd=tmp_path)
-        assert result.code == 2
-        assert "loading a checkpoint runs no code" in result.err
-        assert "add backbone.operator=evil.insert" in result.err
-    result = run_command("vsn-train", f"weights={path}", "check=true", "dataset.train_videos=12", f"dataset.root={tmp_path}/d",
-                         "dataset.val_videos=12", *SMALL, cwd=tmp_path)
-    assert not (tmp_path / "RAN").exists()
+    config = {
+        "backbone": {"operator": "evil.insert", "arch": "resnet18", "num_frames": 4, "options": {}},
+        "dataset": {"name": "motion", "root": "data"},
+        "protocol": {"clips": 1, "placement": "uniform", "crops": 1, "short_side": 40, "crop_size": 32},
+        "data": {"short_side": 40, "crop_size": 32},
+        "runtime": {},
+    }
+    own = {"name": "x", "root": "data", "loader": "evil.load", "options": {}}
+    monkeypatch.chdir(tmp_path)
+    for stored, command, key in (
+        (config, cli.evaluate, "backbone.operator=evil.insert"),
+        (config, cli.predict, "backbone.operator=evil.insert"),
+        (config | {"backbone": {"operator": "tsn"}, "dataset": own}, cli.evaluate, "dataset.loader=evil.load"),
+    ):
+        save_checkpoint(Path("evil.pt"), dict.fromkeys(KEYS) | {"config": stored, "model": {}, "class_names": ["a"]})
+        monkeypatch.setattr(
+            sys, "argv", ["vsn", "checkpoint=evil.pt", "video=clip.mp4"][: 3 if command is cli.predict else 2]
+        )
+        with pytest.raises(SystemExit) as ended:
+            command()
+        assert ended.value.code == 2
+        message = capsys.readouterr().err
+        assert "loading a checkpoint runs no code" in message
+        assert f"add {key}\n" in message
+    # As the start of a training: its tensors are taken by their names.
+    network = create_model("tsn", "resnet18", 4, 1)
+    content = {"model": network.state_dict(), "config": config, "class_names": ["a"], "mixing": {"layer1.0": "evil"}}
+    with pytest.raises(InputError, match="trained with evil in 1 block"):
+        load_weights(network, saved(Path("start.pt"), content))
+    load_weights(network, saved(Path("start.pt"), content), allow_other_operator=True)
+    assert not Path("RAN").exists()
+    assert "evil" not in sys.modules
+
+
+def saved(path: Path, content: dict[str, object]) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def test_weights_of_a_2d_network_start_an_operator_of_ones_own(tmp_path):
+    files_of("docs/add-an-operator.md", tmp_path)
+    insert = module_from(tmp_path / "time_conv.py").insert
+    plain = create_model("tsn", "resnet18", 4, 3).eval()
+    model = create_model(insert, "resnet18", 4, 3, weights=saved(tmp_path / "plain.pt", plain.state_dict())).eval()
+    video = torch.rand(1, 4, 3, 32, 32)
+    torch.testing.assert_close(model(video), plain(video))  # it starts as its middle tap
+    assert placement(model)[0] == ("layer1.0", "TimeConv(taps=3) at conv1")
+    # Its own checkpoints say how they mix frames; another setting is refused.
+    content = {
+        "model": model.state_dict(), "mixing": mixing_of(model),
+        "config": {"backbone": {"operator": "time_conv.insert", "arch": "resnet18", "num_frames": 4}},
+    }  # fmt: skip
+    path = saved(tmp_path / "own.pt", content)
+    assert load_weights(create_model(insert, "resnet18", 4, 3), path).skipped == {}
+    with pytest.raises(
+        InputError, match=r"trained with TimeConv\(taps=3\) at conv1 in 8 blocks; this model has TimeConv"
+    ):
+        load_weights(create_model(insert, "resnet18", 4, 3, taps=5), path)
+    with pytest.raises(InputError, match="cannot be called with network, num_frames, tap=5: got an unexpected keyword"):
+        create_model(insert, "resnet18", 4, 3, tap=5)
+
+
+def module_from(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["backbone.operator=time_conv"], "backbone.operator=time_conv: expected module.function"),
+        (["backbone.operator=nowhere.insert"], "found no module nowhere; expected nowhere.py in "),
+        (["backbone.operator=time_conv.inserted"], "time_conv.py has no inserted; correct the name"),
+        (["backbone.options.taps=4"], "backbone.options.taps=4: expected an odd number"),
+        (["backbone.options.tapps=3"], "unknown key 'backbone.options.tapps', did you mean backbone.options.taps?"),
+        (["backbone.arch=mobilenet_v2"], "features.1: time_conv is written for ResNets"),
+    ],
+)
+def test_mistakes_with_an_operator_of_ones_own(arguments, message, tmp_path, monkeypatch, capsys):
+    files_of("docs/add-an-operator.md", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "time_conv", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    small = [
+        "dataset.root=data",
+        "dataset.train_videos=12",
+        "dataset.val_videos=12",
+        "dataset.num_frames=4",
+        "data.workers=0",
+    ]
+    monkeypatch.setattr(
+        sys, "argv", ["vsn-train", "--config-dir", "my_configs", "backbone=time_conv", *small, *arguments]
+    )
+    with pytest.raises(SystemExit) as ended:
+        cli.train()
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", sorted({c.program for c in ALL_COMMANDS if c.program not in COMMANDS}))
+def test_every_script_in_the_documents_is_run_by_a_test(script):
+    stem = Path(script).stem
+    tests = [path.read_text(encoding="utf-8") for path in ROOT.glob("tests/**/test_*.py") if path != Path(__file__)]
+    assert any(re.search(rf"scripts[./]{stem}\b|scripts import {stem}\b|{stem}\.py", text) for text in tests)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("document", [each for each in DOCUMENTS if each not in ("docs/add-an-operator.md", "docs/add-a-data-set.md")])
+@pytest.mark.parametrize("document", [each for each in DOCUMENTS if not each.startswith("docs/add-a")])
 def test_commands_that_need_nothing_run(document, tmp_path, ucf101_run):
-    pass
+    """In order, in one folder; smaller, and with a checkpoint and a video that are there."""
+    write_counting_video(tmp_path / "clip.mp4", 40)
+    tiny = [*SMALL, "dataset.train_videos=24", "dataset.val_videos=12", "schedule.epochs=1"]
+    for command in commands_of(document):
+        if command.needs or command.program not in COMMANDS or document == "CHANGELOG.md":
+            continue
+        there = {"checkpoint": f"checkpoint={ucf101_run}/checkpoints/best.pt", "video": "video=clip.mp4"}
+        arguments = [there.get(each.partition("=")[0], each) for each in command.arguments]
+        if "split=test" in arguments or "--help" in arguments:
+            continue
+        more = tiny if command.program == "vsn-train" and "--cfg" not in arguments else []
+        if "resume=true" in arguments:  # of a run that has to be there
+            before = [each for each in arguments if each != "resume=true"]
+            assert run_line(shlex.join([command.program, *before]), tmp_path, *more).returncode == 0, command.place
+        done = run_line(shlex.join([command.program, *arguments]), tmp_path, *more)
+        assert done.returncode == 0, f"{command.place}\n{done.stderr}"
