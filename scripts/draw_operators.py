@@ -82,7 +82,7 @@ def draw_cells(axis: Axes, texts: list[list[str]], frames: np.ndarray, highest: 
 
 def draw_frame_numbers(axis: Axes, x: Tensor, title: str) -> None:
     """x: (T, C, 1, 1) of labels. Columns are frames, rows channels; a cell says which frame it holds."""
-    frames, channels = x.shape[:2]
+    frames = len(x)
     labels = x[..., 0, 0].T.numpy().round().astype(int) - 1
     draw_cells(axis, [[str(each) if each >= 0 else "" for each in row] for row in labels], labels, frames - 1)
     axis.set_title(title, size=10)
@@ -161,7 +161,7 @@ def draw_blocks() -> plt.Figure:
             texts = [[describe_frames(sets[t, g]) for t in range(frames)] for g in range(frames)]
             alone = np.where(counts == 1, sets.argmax(2).T, np.where(counts == 0, ZEROS, SEVERAL))
             draw_cells(axis, texts, alone, frames - 1)
-            shown = {"conv1": "1×1 reads", "conv2": "3×3 reads", "conv3": "last 1×1 reads", "out": "the block gives"}
+            shown = {"conv1": "conv1 reads", "conv2": "conv2 reads", "conv3": "conv3 reads", "out": "the block gives"}
             title = "tsm, fold_div=4" if operator == "tsm" else operator
             axis.set_title(f"{title}:\n{shown[place]}", size=10)
             axis.set_xticks(np.arange(frames) + 0.5, range(frames), size=8)
@@ -261,7 +261,7 @@ def draw_placement() -> plt.Figure:
                 (GREY, "as in the 2D network"),
                 (BLUE, "channels shifted"),
                 (ORANGE, "channel groups shuffled and restored"),
-                (GREEN, "3×3 is a hybrid convolution"),
+                (GREEN, "3 x 3 is a hybrid convolution"),
             )
         ],
         loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=4, frameon=False, fontsize=9,
@@ -288,8 +288,8 @@ def draw_hybrid() -> plt.Figure:
     axes[0].set_ylabel("output channel")
     response = impulse_response(channels, "hybrid", 0.25)
     for axis, pair, title, colour in (
-        (axes[3], (0, 0), "a temporal pair: 3×1×1", ORANGE),
-        (axes[4], (0, channels - 1), "a spatial pair: 1×3×3", BLUE),
+        (axes[3], (0, 0), "a temporal pair: 3 x 1 x 1", ORANGE),
+        (axes[4], (0, channels - 1), "a spatial pair: 1 x 3 x 3", BLUE),
     ):
         taps = response[pair]
         for time in range(3):

@@ -66,7 +66,7 @@ def draw_frames(axis: Axes, indices: np.ndarray, frames: int, mode: str) -> None
         axis.scatter(numbers + 0.5, np.full(len(numbers), clip), color=BLUE, marker="s", s=26, zorder=3)
         for number, count in zip(numbers, counts, strict=True):
             if count > 1:
-                axis.text(number + 0.5 + 0.012 * frames, clip, f"× {count}", va="center", size=9)
+                axis.text(number + 0.5 + 0.012 * frames, clip, f"{count} times", va="center", size=9)
     if mode == "uniform":
         for segment in range(T + 1):
             axis.axvline(segment * frames / T, color="#888888", lw=0.8, zorder=2)

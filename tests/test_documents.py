@@ -108,8 +108,9 @@ def code_spans(document: str) -> list[str]:
     return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose_of(document))]
 
 
+@cache
 def commands_of(document: str) -> list[Command]:
-    found = []
+    found: list[Command] = []
     for block in blocks_of(document):
         if block.language in SHELL:
             joined = re.sub(r"\\\n\s*", " ", block.text)
@@ -201,7 +202,8 @@ def check_values(
     for override in OverridesParser.create().parse_overrides(words):
         group, value = override.key_or_group, override.value()
         sweep = list(override.sweep_iterator()) if override.is_sweep_override() else [value]
-        assert not override.is_add() and (known.multirun or len(sweep) == 1)
+        assert not override.is_add()
+        assert known.multirun or len(sweep) == 1
         if group in GROUPS:
             for each in sweep:
                 places = [top / group / f"{each}.yaml" for top in (CONFIGS, own) if top]
@@ -373,13 +375,13 @@ def test_the_documents_were_found():
     ],
 )
 def test_a_wrong_command_would_be_found(line, message, composed, tmp_path):
-    (command,) = commands_in("a document", 1, line)
+    (command,) = commands_in("README.md", 1, line)
     with pytest.raises(Exception, match=message):
         check_command(command, tmp_path, composed)
 
 
 def test_a_wrong_script_argument_would_be_found(monkeypatch):
-    (command,) = commands_in("a document", 1, "python scripts/scan_videos.py dataset=jester --wrokers 3")
+    (command,) = commands_in("README.md", 1, "python scripts/scan_videos.py dataset=jester --wrokers 3")
     with pytest.raises(SystemExit):
         parsed_by_script(command, monkeypatch)
 

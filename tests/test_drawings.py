@@ -11,6 +11,15 @@ import torch
 from scripts import draw_operators, draw_protocols
 
 
+def test_the_kernels_of_a_hybrid_convolution():
+    taps = draw_operators.impulse_response(4, "hybrid", 0.25)
+    temporal, spatial = taps[0, 0], taps[0, 1]
+    assert temporal[:, 1, 1].all()
+    assert temporal.sum() == 3
+    assert spatial[1].all()
+    assert spatial.sum() == 9
+
+
 def test_a_residual_shift_leaves_the_shortcut_and_in_place_does_not():
     x = draw_operators.labelled(8, 8)
     residual, inplace = (draw_operators.read_in_shifted_block(x, where) for where in ("residual", "inplace"))
@@ -33,7 +42,7 @@ def test_what_a_slot_depends_on():
 @pytest.mark.parametrize(
     ("main", "arguments", "names"),
     [
-        (draw_operators.main, ["--only", "hybrid"], ["hybrid.png"]),
+        (draw_operators.main, ["--only", "shuffle"], ["shuffle.png"]),
         (draw_protocols.main, [], ["clips.png", "crops.png"]),
     ],
 )

@@ -252,7 +252,7 @@ def placement(model: nn.Module) -> list[tuple[str, str]]:
     around = [  # what users put around blocks and between them
         (name.removeprefix("backbone."), _describe_own(module))
         for name, module in model.named_modules()
-        if name and _is_own(module) and not any(f"{name}.".startswith(f"{block}.") for block in blocks)
+        if name and is_own(module) and not any(f"{name}.".startswith(f"{block}.") for block in blocks)
     ]
     return table + around
 
@@ -277,12 +277,12 @@ def _describe(path: str, module: nn.Module) -> str:
         return f"{module.variant} 1/{module.groups} {module.integration} at {path}"
     if isinstance(module, DepthwiseHybridConv2d):
         return f"depthwise hybrid 1/{module.groups} at {path}"
-    if path and _is_own(module):
+    if path and is_own(module):
         return f"{_describe_own(module)} at {path}"
     return ""
 
 
-def _is_own(module: nn.Module) -> bool:
+def is_own(module: nn.Module) -> bool:
     """Whether a user wrote it."""
     return not type(module).__module__.startswith(("torch.", "torchvision.", "vsn_train."))
 

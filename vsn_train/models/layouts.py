@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from vsn_train.errors import InputError
-from vsn_train.models.backbone import build_backbone, placement
+from vsn_train.models.backbone import build_backbone, is_own, placement
 from vsn_train.models.shift import ShiftedBlock, ShiftedConv2d
 from vsn_train.models.shuffle import RestoredNorm2d, ShuffledConv2d
 
@@ -105,9 +105,10 @@ def own_names(
     state: dict[str, Tensor], content: dict[str, Any], model: nn.Module
 ) -> tuple[dict[str, str], Mixing | None]:
     """Names of one of our files -> torchvision's, and its operator, from the network that its config describes."""
-    config = (content.get("config") or {}).get("backbone")
-    own_operator = bool(config) and "." in config["operator"]
-    if config and not own_operator:
+    config = (content.get("config") or {}).get("backbone") or {}
+    own_operator = "." in config.get("operator", "")
+    trained = model
+    if config and not own_operator:  # one of the user's own is not built anew: that would run code that a file names
         arguments = {"modality": "rgb"} | {key: value for key, value in config.items() if key not in HEAD_KEYS}
         try:
             with torch.device("meta"):  # names and modules alone
@@ -115,8 +116,6 @@ def own_names(
         except (InputError, TypeError) as error:
             raise InputError(f"its config is not one of this version of vsn-train: {error}") from error
         trained = nn.ModuleDict({"backbone": backbone})
-    else:
-        trained = model  # an operator of the user's own is not built anew: that would run code that the file names
     known = plain_names(trained)
     names = {}
     for name in state:
@@ -144,6 +143,17 @@ def plain_names(model: nn.Module) -> dict[str, str]:
     for child, inner in model.named_children():
         walk(inner, f"{child}.", {"backbone": "", "head": CLASSIFIER}.get(child, f"{child}."))
     return names
+
+
+def own_tensors(model: nn.Module) -> set[str]:
+    """Names of the tensors that modules of the user's own bring with them; no file of a 2D network has these."""
+    return {
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if path and is_own(module)
+        for name in module.state_dict()
+        if not f".{name}".startswith(f".{WRAPPED}.")
+    }
 
 
 def mixing_of(model: nn.Module) -> Mixing:
