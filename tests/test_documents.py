@@ -399,6 +399,35 @@ def run_line(line: str, folder: Path, *more: str) -> subprocess.CompletedProcess
     )  # fmt: skip
 
 
+@pytest.fixture
+def reader(tmp_path, monkeypatch, capsys):
+    """(line of a document, more values) -> (exit code, what was printed), in the reader's folder.
+
+    Runs in this process, which has imported torch already; the commands of other tests are the installed ones.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))  # generated data sets lie under it
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in ("time_conv", "diving48"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    commands = {"vsn-train": cli.train, "vsn-eval": cli.evaluate}
+
+    def run(line: str, *more: str) -> tuple[int, str]:
+        (command,) = commands_in("README.md", 0, line)
+        if command.program in commands:
+            main = commands[command.program]
+        else:
+            main = importlib.import_module(f"scripts.{Path(command.program).stem}").main
+        monkeypatch.setattr(sys, "argv", [command.program, *command.arguments, *more])
+        try:
+            main()
+        except SystemExit as ended:
+            return int(ended.code or 0), "".join(capsys.readouterr())
+        return 0, "".join(capsys.readouterr())
+
+    return run
+
+
 def shell_lines(document: str) -> list[str]:
     return [
         line.partition(" # ")[0].strip()
@@ -414,31 +443,27 @@ def expected_output(document: str, opening: str) -> str:
     return text
 
 
-def test_add_an_operator_works_as_written(tmp_path):
+def test_add_an_operator_works_as_written(reader, tmp_path, capsys):
     document = "docs/add-an-operator.md"
     files_of(document, tmp_path)
     train, evaluate = [line for line in shell_lines(document) if "runs/time_conv" in line]
-    done = run_line(train, tmp_path, "dataset.train_videos=24", "dataset.val_videos=12", "dataset.num_frames=16")
-    assert done.returncode == 0, done.stderr
-    refused = run_line(evaluate.replace("backbone.operator=time_conv.insert", ""), tmp_path)
-    assert refused.returncode == 2
-    said = " ".join(expected_output(document, "vsn-eval: ").split())
-    assert " ".join(refused.stderr.split()) == said
-    done = run_line(evaluate, tmp_path)
-    assert done.returncode == 0, done.stderr
-    metrics = json.loads((tmp_path / "runs/time_conv/eval/center_1clip/metrics.json").read_text())
-    assert metrics["n"] == 12
+    small = ["dataset.train_videos=24", "dataset.val_videos=12", "dataset.num_frames=8"]
+    assert reader(train, *small, "data.workers=0", "data.batch_size=8", "runtime.threads=1")[0] == 0
+    del sys.modules["time_conv"]
+    code, said = reader(evaluate.replace("backbone.operator=time_conv.insert", ""))
+    assert code == 2
+    assert "time_conv" not in sys.modules
+    assert said.split() == expected_output(document, "vsn-eval: ").split()
+    code, said = reader(evaluate, "data.workers=0")
+    assert code == 0, said
+    assert json.loads(Path("runs/time_conv/eval/center_1clip/metrics.json").read_text())["n"] == 12
 
     check = next(block for block in blocks_of(document) if block.text.startswith("import torch"))
-    done = subprocess.run(
-        [sys.executable, "-c", check.text], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.rstrip() == expected_output(document, "layer1.0 ")
+    exec(compile(check.text, document, "exec"), {})
+    assert capsys.readouterr().out.rstrip() == expected_output(document, "layer1.0 ")
 
 
-def test_add_a_data_set_works_as_written(tmp_path):
+def test_add_a_data_set_works_as_written(reader, tmp_path):
     document = "docs/add-a-data-set.md"
     files_of(document, tmp_path)
     videos = tmp_path / "data/diving48/rgb"
@@ -451,16 +476,16 @@ def test_add_a_data_set_works_as_written(tmp_path):
         rows.append({"vid_name": name, "label": number % 3, "start_frame": 0, "end_frame": 20})
     for name, content in {"V2_train": rows[:6], "V2_test": rows[6:], "vocab": classes}.items():
         (tmp_path / f"data/diving48/Diving48_{name}.json").write_text(json.dumps(content))
-    scan, train, evaluate = [line for line in shell_lines(document) if "data/diving48" in line or "runs/" in line]
-    scanned = run_line(scan.replace("scripts/", f"{ROOT}/scripts/"), tmp_path)
-    assert scanned.returncode == 0, scanned.stderr
-    assert "train: 6 videos of 6 listed, 3 classes" in scanned.stdout
-    small = [value for value in SMALL if not value.startswith("backbone.num_frames")]
-    done = run_line(train, tmp_path, *small, "schedule.epochs=1", "data.workers=0")
-    assert done.returncode == 0, done.stderr
-    done = run_line(evaluate, tmp_path, "data.workers=0")
-    assert done.returncode == 0, done.stderr
-    metrics = json.loads((tmp_path / "runs/diving48/eval/center_2clip/metrics.json").read_text())
+    scan, train, evaluate = [line for line in shell_lines(document) if "diving48" in line]
+    code, said = reader(scan, "--workers", "1")
+    assert code == 0, said
+    assert "train: 6 videos of 6 listed, 3 classes, 2 to 2 videos a class" in said
+    assert reader(train, *SMALL, "schedule.epochs=1", "data.workers=0")[0] == 0
+    code, said = reader(evaluate.replace("dataset.loader=diving48.load", ""))
+    assert code == 2
+    assert "add dataset.loader=diving48.load" in said
+    assert reader(evaluate, "data.workers=0")[0] == 0
+    metrics = json.loads(Path("runs/diving48/eval/center_2clip/metrics.json").read_text())
     assert (metrics["dataset"], metrics["n"]) == ("diving48", 3)
 
 
