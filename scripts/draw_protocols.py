@@ -22,6 +22,7 @@ from vsn_train.data.sampling import DENSE_WINDOW, sample_indices
 from vsn_train.data.transforms import crop_windows
 
 BLUE, ORANGE = "#0072B2", "#E69F00"  # of Okabe and Ito, told apart by colour-blind eyes too
+WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 T = 8
 
 
@@ -66,7 +67,7 @@ def draw_frames(axis: Axes, indices: np.ndarray, frames: int, mode: str) -> None
         axis.scatter(numbers + 0.5, np.full(len(numbers), clip), color=BLUE, marker="s", s=26, zorder=3)
         for number, count in zip(numbers, counts, strict=True):
             if count > 1:
-                axis.text(number + 0.5 + 0.012 * frames, clip, f"{count} times", va="center", size=9)
+                axis.text(number + 0.5 + 0.012 * frames, clip, f"{count} times", va="center", size=9, bbox=WHITE)
     if mode == "uniform":
         for segment in range(T + 1):
             axis.axvline(segment * frames / T, color="#888888", lw=0.8, zorder=2)
