@@ -208,7 +208,9 @@ def check_values(
             for each in sweep:
                 places = [top / group / f"{each}.yaml" for top in (CONFIGS, own) if top]
                 assert any(place.is_file() for place in places), f"{group}={each}: no such choice"
-            if group in SCHEMA_GROUPS:
+            chosen = next(place for place in places if place.is_file())
+            chooses = group == "experiment" and "defaults:" in chosen.read_text(encoding="utf-8")
+            if group in SCHEMA_GROUPS or chooses:
                 choices.append(f"{group}={sweep[0]}")
                 if group == "dataset" and not (CONFIGS / "experiment" / f"{sweep[0]}.yaml").is_file():
                     assert any(word.startswith("experiment=") for word in words), f"no experiment for {sweep[0]}"
@@ -217,7 +219,7 @@ def check_values(
             values.append(
                 (group, OverridesParser.create().parse_override(f"x={sweep[0]}").value() if len(sweep) > 1 else value)
             )
-    config = composed(program, tuple(sorted(choices)), str(own) if own else None, trained)
+    config = composed(program, tuple(sorted(set(choices))), str(own) if own else None, trained)
     for key, value in values:
         OmegaConf.update(config, key, value)
     {"train": schema.check_train, "eval": schema.check_eval, "predict": schema.check_predict}[program](
@@ -271,22 +273,44 @@ class ParsedError(Exception):
 
 
 def parsed_by_script(command: Command, monkeypatch) -> argparse.Namespace:
-    """Run the script up to its parser, and return what that made of the arguments."""
-    assert (ROOT / command.program).is_file(), f"there is no {command.program}"
-    assert "ArgumentParser" in (ROOT / command.program).read_text(), "a script without a parser cannot be checked"
+    """Run the script up to its parser, and return what that made of the arguments.
+
+    What the parser leaves to vsn-train, and what a script without a parser takes, are key=value.
+    """
+    path = ROOT / command.program
+    assert path.is_file(), f"there is no {command.program}"
+    source = path.read_text(encoding="utf-8")
+    if "ArgumentParser" not in source:
+        known = {*schema.Eval.__dataclass_fields__, *re.findall(r"\w+", source)}
+        unknown = [each for each in command.arguments if each.partition("=")[0].split(".")[0] not in known]
+        assert not unknown, f"{command.program} knows no {unknown}"
+        return argparse.Namespace()
     with monkeypatch.context() as patched:
-        for name in ("parse_args", "parse_intermixed_args"):
-            patched.setattr(argparse.ArgumentParser, name, stop_after(getattr(argparse.ArgumentParser, name)))
+        inside: list[str] = []
+        for name in ("parse_args", "parse_intermixed_args", "parse_known_args"):
+            patched.setattr(argparse.ArgumentParser, name, stop_after(getattr(argparse.ArgumentParser, name), inside))
         patched.setattr(sys, "argv", [command.program, *command.arguments])
         with pytest.raises(ParsedError) as parsed:
-            importlib.import_module(f"scripts.{Path(command.program).stem}").main()
-    found: argparse.Namespace = parsed.value.args[0]
+            importlib.import_module(f"scripts.{path.stem}").main()
+    found = parsed.value.args[0]
+    if isinstance(found, tuple):  # of parse_known_args
+        found, found.overrides = found
+    assert isinstance(found, argparse.Namespace)
     return found
 
 
-def stop_after(parse):
+def stop_after(parse, inside: list[str]):
+    """The method `parse`, which then raises ParsedError. inside: not empty while one of these methods calls another."""
+
     def stopped(self, *arguments, **options):
-        raise ParsedError(parse(self, *arguments, **options))
+        if inside:
+            return parse(self, *arguments, **options)
+        inside.append(parse.__name__)
+        try:
+            found = parse(self, *arguments, **options)
+        finally:
+            inside.pop()
+        raise ParsedError(found)
 
     return stopped
 
@@ -318,8 +342,8 @@ def test_keys_files_targets_and_extras_exist(document):
 
 def known_keys() -> dict[str, set[str]]:
     """Group -> its keys, of all its schemas."""
-    tops = {
-        "dataset": [schema.Motion, schema.OfficialSplits, schema.Custom, schema.OwnDataset],
+    types: dict[str, list[type]] = {
+        "dataset": [*schema.DATASETS.values(), schema.OwnDataset],
         "backbone": [*schema.BACKBONES.values(), schema.OwnOperator],
         "optimizer": [schema.Sgd, schema.AdamW],
         "schedule": [schema.Schedule, schema.Step, schema.Multistep],
@@ -330,7 +354,7 @@ def known_keys() -> dict[str, set[str]]:
         "checkpoints": [schema.Checkpoints],
         "runtime": [schema.Runtime],
     }
-    return {group: {key for each in types for key in each.__dataclass_fields__} for group, types in tops.items()}
+    return {group: {key for each in kinds for key in each.__dataclass_fields__} for group, kinds in types.items()}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
