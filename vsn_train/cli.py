@@ -6,6 +6,7 @@ key answer at once. Exit codes: 0 done, 2 wrong input (one message, no traceback
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import os
 import re
@@ -149,8 +150,9 @@ def _refuse_new_keys() -> None:
 def _start_from_checkpoint(name: str) -> None:
     """Let Hydra compose on top of the checkpoint's own config, which has to be read first."""
     schema.register_checkpoint(None)
-    flags = [argument for argument in sys.argv[1:] if argument.startswith("-") or "=" not in argument]
-    overrides = [argument for argument in sys.argv[1:] if argument not in flags]
+    _, arguments = _config_dir()
+    flags = [argument for argument in arguments if argument.startswith("-") or "=" not in argument]
+    overrides = [argument for argument in arguments if argument not in flags]
     parsed = OverridesParser.create().parse_overrides(overrides)
     path = next((str(each.value()) for each in parsed if each.key_or_group == "checkpoint"), None)
     if path is None or flags:
@@ -158,10 +160,31 @@ def _start_from_checkpoint(name: str) -> None:
     _compose(name, overrides)  # a misspelt key is told before torch is imported
     from vsn_train.engine.checkpoint import load_checkpoint
 
-    schema.register_checkpoint(load_checkpoint(Path(path))["config"])
+    stored = load_checkpoint(Path(path))["config"]
+    schema.register_checkpoint(stored)
+    if functions := schema.own_functions(stored):
+        composed = _compose(name, overrides)
+        for (group, key), function in functions.items():
+            if OmegaConf.is_missing(composed.get(group, {}), key):
+                raise InputError(
+                    f"{path} was made with {function}, a function of your own; loading a checkpoint runs no code, so "
+                    f"it is imported only where you name it again: add {group}.{key}={function}"
+                )
+
+
+def _config_dir() -> tuple[str | None, list[str]]:
+    """The folder that Hydra's --config-dir names, and the command line without it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd")
+    known, others = parser.parse_known_args(sys.argv[1:])
+    return known.config_dir, others
 
 
 def _compose(name: str, overrides: list[str]) -> DictConfig:
+    folder, _ = _config_dir()
+    if folder:
+        place = os.path.abspath(folder).replace("\\", "\\\\").replace("'", "\\'")
+        overrides = [*overrides, f"hydra.searchpath=['file://{place}']"]
     with hydra.initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
         return hydra.compose(name, overrides)
 
