@@ -756,17 +756,18 @@ def read_quarantine(run_folder: Path, clips: TrainingClips) -> dict[int, BadVide
 
     Raises InputError for an id that the training split does not have.
     """
-    path = run_folder / QUARANTINE
-    if not path.exists():
+    listing = run_folder / QUARANTINE
+    if not listing.exists():
         return {}
     index_of = {clips.manifest.sample_id(index): index for index in range(len(clips.manifest))}
     found = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in listing.read_text(encoding="utf-8").splitlines():
         name, _, cause = line.partition("\t")
         if name not in index_of:
-            raise InputError(f"{path}: {name!r} is no video of the training split; remove the line")
+            raise InputError(f"{listing}: {name!r} is no video of the training split; remove the line")
         index = index_of[name]
-        found[index] = clips.describe_bad((0, index), cause or "listed in the quarantine")
+        path = str(clips.manifest.path(index))
+        found[index] = BadVideo(index, path, cause or "listed in the quarantine", lost=True)
     return found
 
 
