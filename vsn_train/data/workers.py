@@ -140,7 +140,7 @@ class Loader(Generic[Item]):
             if self.timeout and place >= 0 and now - since > self.timeout:
                 worker.cause = f"decoding it took longer than data.timeout={self.timeout:g} s"
                 worker.process.kill()
-            # CPython before 3.12 may hang in the new process where another thread (gloo's, say) is just entering Python.
+            # CPython before 3.12 may hang in fork while another thread (gloo's, say) is just entering Python.
             elif not since and now - worker.started > START_TIME:
                 worker.process.kill()
         return [busy[each] for each in ready]
