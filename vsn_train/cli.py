@@ -78,6 +78,8 @@ def _run_command(name: str, work: Callable[[Any, dict[str, Any], Path], None]) -
     OmegaConf.register_new_resolver("checkpoint_folder", _checkpoint_folder, replace=True)
     OmegaConf.register_new_resolver("choices", _choices, replace=True)
 
+    command = os.getpid()
+
     def job(config: DictConfig) -> None:
         run_folder = Path(HydraConfig.get().runtime.output_dir)
         code = 0
@@ -96,8 +98,9 @@ def _run_command(name: str, work: Callable[[Any, dict[str, Any], Path], None]) -
             code = error.code if isinstance(error.code, int) else FAILED
         finally:
             _remove_if_empty(run_folder)
-        if code in (FAILED, WRONG_INPUT) and HydraConfig.get().mode == RunMode.MULTIRUN:
-            _note_failed_job(code)  # a sweep goes on with the next one
+        sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
+        if code and sweeps and (code in (FAILED, WRONG_INPUT) or os.getpid() != command):
+            _note_failed_job(code)  # a sweep goes on with the next one; a signal ends it, unless it is of a job alone
         elif code:
             sys.exit(code)
 
