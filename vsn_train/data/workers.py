@@ -135,7 +135,9 @@ class Loader(Generic[Item]):
         """Workers with a result, or dead. Those that have been at one clip for too long are killed."""
         busy = {worker.connection: worker for worker in self._workers if worker.tasks}
         ready = connection.wait(list(busy), timeout=1.0)
-        for worker in busy.values() if not ready else ():
+        if ready:
+            return [busy[each] for each in ready]
+        for worker in busy.values():
             (place, since), now = worker.progress, time.monotonic()
             if self.timeout and place >= 0 and now - since > self.timeout:
                 worker.cause = f"decoding it took longer than data.timeout={self.timeout:g} s"
@@ -143,7 +145,7 @@ class Loader(Generic[Item]):
             # CPython before 3.12 may hang in fork while another thread (gloo's, say) is just entering Python.
             elif not since and now - worker.started > START_TIME:
                 worker.process.kill()
-        return [busy[each] for each in ready]
+        return []
 
     def _receive(self, worker: _Worker, done: dict[int, Item]) -> None:
         try:
