@@ -238,7 +238,7 @@ def evaluate(config: schema.Eval, run_folder: Path) -> None:
         manifest = load_manifest(config.dataset, config.split, process, config.data)
         check_classes(manifest, checkpoint["class_names"], config.checkpoint)
         model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
-        use_channels_last(model, config.runtime, process)
+        use_channels_last(model, config.runtime, process, inference=True)
         trained = OmegaConf.create(checkpoint["config"]).data  # a size changed on the command line shows in the name
         name = config.protocol.name(trained.short_side, trained.crop_size)
         facts = {
@@ -296,7 +296,7 @@ def predict(config: schema.Predict, run_folder: Path) -> None:
     paths = find_videos(config.video)
     with join_processes(config.runtime.device, config.runtime.threads) as process:
         model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
-        use_channels_last(model, config.runtime, process)
+        use_channels_last(model, config.runtime, process, inference=True)
         videos = GivenVideos(
             paths, model.num_frames, protocol.clips, protocol.placement, protocol.short_side, config.data.decoder,
             config.data.modality, config.start, config.end,
@@ -464,9 +464,10 @@ def model_of(checkpoint: dict[str, Any], backbone: schema.Backbone, modality: st
     return model
 
 
-def use_channels_last(model: nn.Module, runtime: schema.Runtime, process: Process) -> None:
+def use_channels_last(model: nn.Module, runtime: schema.Runtime, process: Process, inference: bool = False) -> None:
+    """inference: a CPU, too, then takes it where the user leaves it open; docs/evaluation.md has the times."""
     wanted = runtime.channels_last
-    if wanted or (wanted is None and process.device.type == "cuda"):
+    if wanted or (wanted is None and (inference or process.device.type == "cuda")):
         model.to(memory_format=torch.channels_last)
 
 
