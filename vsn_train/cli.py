@@ -31,6 +31,7 @@ from vsn_train.errors import InputError, StoppedError, refusal
 
 WRONG_INPUT = 2
 FAILED = 1
+FAILED_JOBS = "failed.txt"  # in the folder of a sweep: a line for each, its name and exit code
 
 
 def train() -> None:
@@ -78,7 +79,7 @@ def _run_command(name: str, work: Callable[[Any, dict[str, Any], Path], None]) -
     OmegaConf.register_new_resolver("checkpoint_folder", _checkpoint_folder, replace=True)
     OmegaConf.register_new_resolver("choices", _choices, replace=True)
 
-    codes: list[int] = []  # of the jobs of a sweep
+    command = os.getpid()
 
     def job(config: DictConfig) -> None:
         run_folder = Path(HydraConfig.get().runtime.output_dir)
@@ -94,11 +95,14 @@ def _run_command(name: str, work: Callable[[Any, dict[str, Any], Path], None]) -
             code = error.code
         except OSError as error:
             code = _explain_refusal(name, error, run_folder)
+        except SystemExit as error:  # several processes have told why themselves
+            code = error.code if isinstance(error.code, int) else FAILED
         finally:
             _remove_if_empty(run_folder)
-        codes.append(code)
         sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
-        if code and not (sweeps and code in (FAILED, WRONG_INPUT)):  # a sweep goes on with the next one
+        if code and sweeps and (code in (FAILED, WRONG_INPUT) or os.getpid() != command):
+            _note_failed_job(code)  # a sweep goes on with the next one; a signal ends it, unless it is of a job alone
+        elif code:
             sys.exit(code)
 
     try:
@@ -107,8 +111,6 @@ def _run_command(name: str, work: Callable[[Any, dict[str, Any], Path], None]) -
         if name != "train":
             _start_from_checkpoint(name)
         hydra.main(version_base="1.3", config_path=str(schema.config_folder()), config_name=name)(job)()
-        if any(codes):
-            sys.exit(max(codes))
     except (InputError, HydraException, OmegaConfBaseException) as error:
         sys.exit(_explain(name, error))  # before OSError, which some of Hydra's errors are too
     except OSError as error:  # Hydra makes the run folder
@@ -126,6 +128,29 @@ def _explain_refusal(command: str, error: OSError, run_folder: Path) -> int:
     return FAILED
 
 
+def _note_failed_job(code: int) -> None:
+    """For `FailedJobs`: a job may run in another process than the sweep, or on another machine."""
+    config = HydraConfig.get()
+    with open(Path(config.sweep.dir) / FAILED_JOBS, "a", encoding="utf-8") as file:
+        file.write(f"{config.sweep.subdir} {code}\n")
+
+
+class FailedJobs(Callback):
+    """Hydra calls it around a sweep: names the jobs that failed and ends with the highest of their exit codes."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        (Path(config.hydra.sweep.dir) / FAILED_JOBS).unlink(missing_ok=True)  # of an earlier one there
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        if not (folder / FAILED_JOBS).exists():
+            return
+        failed = dict(line.rsplit(" ", 1) for line in (folder / FAILED_JOBS).read_text(encoding="utf-8").splitlines())
+        logs = f"; what they said: {folder}/.submitit/*/*.err" if (folder / ".submitit").is_dir() else ""
+        print(f"failed: {', '.join(f'{name} (exit code {code})' for name, code in failed.items())}{logs}")
+        sys.exit(max(map(int, failed.values())))
+
+
 class ComparisonTable(Callback):
     """Hydra calls it after a sweep, wherever its jobs ran."""
 
@@ -134,7 +159,8 @@ class ComparisonTable(Callback):
 
         folder = Path(config.hydra.sweep.dir)
         jobs = sorted(
-            (path for path in folder.iterdir() if path.is_dir()), key=lambda path: (len(path.name), path.name)
+            (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")),  # .submitit
+            key=lambda path: (len(path.name), path.name),
         )
         print(f"\n{compare_runs(jobs)}\n\nrun folders: {folder}")
 

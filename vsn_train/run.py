@@ -833,7 +833,11 @@ def choose_speed(
         rule["channels_last"] = device.type == "cuda"
     if before:
         given = {"precision": runtime.precision != "auto", "channels_last": runtime.channels_last is not None}
-        return {key: rule[key] if given[key] else before[key] for key in rule}, []
+        kept = {key: rule[key] if given[key] else before[key] for key in rule}
+        memory = "channels_last" if kept["channels_last"] else "contiguous"
+        if all(given.values()):
+            return kept, []
+        return kept, [f"{kept['precision']} with {memory} memory, as the run was begun"]
     if not runtime.measure or (runtime.precision != "auto" and runtime.channels_last is not None):
         reasons = []
         if runtime.precision == "auto":
