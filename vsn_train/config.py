@@ -28,7 +28,8 @@ class Dataset:
 class Motion(Dataset):
     """Embedded data set, generated into `root` on first use."""
 
-    variant: str = "direction"  # "direction": the order of the frames is the class; "appearance": the shape is
+    # what the class is: "direction" of time, "appearance" of the shape, "order" of two events far apart
+    variant: str = "direction"
     train_videos: int = MISSING
     val_videos: int = MISSING
     size: int = MISSING  # pixels, height = width
@@ -291,6 +292,7 @@ class Predict:
 DATASETS: dict[str, type[Dataset]] = {
     "motion": Motion,
     "motion_static": Motion,
+    "motion_order": Motion,
     "something_v1": Official,
     "something_v2": Official,
     "jester": Official,
