@@ -296,8 +296,8 @@ def report(runs: Sequence[Measured]) -> str:
     stages = (
         "Temporal share in %, mean over channels, clips and the stage's layers; with several seeds the mean and the "
         f"range. The paper's network is ResNet-50 with one layer a block at 224 pixels, ours is {facts['arch']} at "
-        f"{facts['num_frames']} frames of {facts['protocol']['crop_size']} pixels, with two layers a block where blocks "
-        "are basic: compare trends, not values."
+        f"{facts['num_frames']} frames of {facts['protocol']['crop_size']} pixels, with two layers a basic block: "
+        "compare trends, not values."
     )
     parts = [
         judgement(runs),
