@@ -47,7 +47,7 @@ def main() -> None:
     )
     parser.add_argument("--document", type=Path, help="as document= of attention.py")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--flow-method", choices=METHODS, default="dis", help="tvl1 takes some 50 times as long")
+    parser.add_argument("--flow-method", choices=METHODS, default="dis", help="tvl1 takes some 40 times as long")
     parser.add_argument("--data", type=Path, default=Path("~/.cache/vsn-train"), help="where the clips are generated")
     parser.add_argument("--train-videos", type=int, default=960)
     parser.add_argument("--val-videos", type=int, default=360)

@@ -117,9 +117,7 @@ def p_figure(runs: Sequence[Measured]) -> Figure:
     """Share by p (the paper's figure 6)."""
     figure, (ours, paper) = _figure()
     groups = group(runs)
-    several = [
-        key for key in groups if any(key[:2] == other[:2] and key != other for other in groups)
-    ]  # keep those that have a partner
+    several = [key for key in groups if any(key[:2] == other[:2] and key != other for other in groups)]
     several.sort(key=lambda key: (key[:2], -key[2]))
     columns = [*STAGES.values(), "all"]
     single = len({key[:2] for key in several}) == 1
@@ -127,10 +125,13 @@ def p_figure(runs: Sequence[Measured]) -> Figure:
     _draw_bars(ours, columns, {names[key]: _stages(groups[key]) for key in several})
     _untrained(ours, runs)
     of_paper: Bars = {f"p=1/{parts}": [[float(shares[parts])] for shares in PAPER_BY_P.values()] for parts in (2, 4, 8)}
-    _draw_bars(paper, [f"{data},\nall" for data in PAPER_BY_P], of_paper, digits=0)
+    _draw_bars(paper, list(PAPER_BY_P), of_paper, digits=0)
     _half(paper)
     what = describe(several[0]).rpartition(" ")[0] + ", " if single else ""
-    return _finish(figure, (ours, paper), "Temporal share by p", runs[0], "stage", "paper: ResNet-50, RGB", what)
+    title = "paper: ResNet-50, RGB, all layers"
+    _finish(figure, (ours, paper), "Temporal share by p", runs[0], "stage", title, what)
+    paper.set_xlabel("data set")
+    return figure
 
 
 def data_figure(runs: Sequence[Measured]) -> Figure:
@@ -160,9 +161,7 @@ def modality_figure(runs: Sequence[Measured]) -> Figure:
     """Optical flow beside RGB (the paper's figure 8)."""
     figure, (ours, paper) = _figure()
     groups = group(runs)
-    pairs = [
-        key for key in groups if all((key[0], modality, key[2]) in groups for modality in ("rgb", "flow"))
-    ]  # keep those that have a partner
+    pairs = [key for key in groups if all((key[0], modality, key[2]) in groups for modality in ("rgb", "flow"))]
     columns = [*STAGES.values(), "all"]
     _draw_bars(ours, columns, {describe(key): _stages(groups[key]) for key in pairs})
     _untrained(ours, runs)
@@ -172,9 +171,10 @@ def modality_figure(runs: Sequence[Measured]) -> Figure:
     }
     _draw_bars(paper, list(STAGES.values()), of_paper, digits=0)
     _half(paper)
+    settings = next((run.facts["flow"] for run in runs if run.facts["flow"]), None)
     return _finish(
         figure, (ours, paper), "Temporal share on RGB and on optical flow", runs[0], "stage",
-        "paper: ResNet-50, Something V1",
+        "paper: ResNet-50, Something V1", f"{settings['method'].upper()} flow, " if settings else "",
     )  # fmt: skip
 
 
@@ -219,15 +219,17 @@ def _draw_bars(axis: Axes, columns: Sequence[str], bars: Bars, digits: int = 1) 
 
 
 def _draw_lines(axis: Axes, lines: Bars, first: int) -> None:
-    """A line each; a band spans the seeds. first: number of the first colour."""
-    for number, (name, values) in enumerate(lines.items(), first):
-        drawn = [(place, each) for place, each in enumerate(values, 1) if each is not None]
-        places = [place for place, _ in drawn]
-        colour, marker = COLOURS[number % 7], MARKERS[number % 7]
-        axis.plot(places, [np.mean(each) for _, each in drawn], color=colour, marker=marker, markersize=5, label=name)
-        if any(len(each) > 1 for _, each in drawn):
-            low, high = ([pick(each) for _, each in drawn] for pick in (min, max))
-            axis.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
+    """A line each; the upright strokes span the seeds. first: number of the first colour."""
+    for number, (name, values) in enumerate(lines.items()):
+        aside = (number - (len(lines) - 1) / 2) * 0.11  # so that the strokes stand beside each other
+        drawn = [(place + aside, each) for place, each in enumerate(values, 1) if each is not None]
+        colour, marker = COLOURS[(first + number) % 7], MARKERS[(first + number) % 7]
+        axis.plot(
+            [place for place, _ in drawn], [float(np.mean(each)) for _, each in drawn],
+            color=colour, marker=marker, markersize=5, linewidth=1.3, label=name,
+        )  # fmt: skip
+        for place, each in drawn:
+            axis.plot([place, place], [min(each), max(each)], color=colour, linewidth=1.3)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axis.grid(axis="y", alpha=0.3)
 
@@ -273,7 +275,7 @@ def _finish(
     for axis in axes:
         handles, labels = axis.get_legend_handles_labels()
         axis.legend(
-            handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=8.5, frameon=False
+            handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=8.5, frameon=False
         )
     figure.suptitle(title)
     return figure
