@@ -101,7 +101,8 @@ def study(own: dict[str, list[str]], overrides: list[str]) -> None:
     if document:
         replace_findings(document, "")  # does it have the place?
     output = Path(own.get("output", ["attention"])[0]).expanduser()
-    runs, facts = [], {}
+    runs: list[Measured] = []
+    facts: dict[str, str] = {}
     for path, label in zip(paths, labels, strict=True):
         config, checkpoint = eval_config(path, overrides)
         with join_processes(config.runtime.device, config.runtime.threads) as process:
@@ -171,7 +172,7 @@ def measure(config: schema.Eval, checkpoint: dict[str, Any], label: str | None, 
         "seed": checkpoint["config"]["seed"],
         "epoch": checkpoint["epoch"],
         "arch": config.backbone.arch,
-        "variant": config.backbone.variant,  # type: ignore[attr-defined]  # it has attention, so that it is STH
+        "variant": config.backbone.variant,
         "num_frames": config.backbone.num_frames,
         "dataset": manifest.name,
         "split": manifest.split,
@@ -187,7 +188,7 @@ def measure(config: schema.Eval, checkpoint: dict[str, Any], label: str | None, 
         "computed": {"device": process.device.type, "precision": config.runtime.precision},
     }  # fmt: skip
     return columns_to_measured(
-        label or data_name(config, manifest), config.data.modality, config.backbone.p, layers,  # type: ignore[attr-defined]
+        label or data_name(config, manifest), config.data.modality, config.backbone.p, layers,
         np.stack(list(rows.values()))[:, classes:], untrained[:, classes:], facts,
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -132,13 +132,16 @@ def columns_to_measured(
     facts: dict[str, Any],
 ) -> Measured:  # fmt: skip
     """columns: (N, 2 L), the last columns of `WithShares`, means over each video's views; untrained: (N', 2 L)."""
-    number = len(layers)
-    shares, distances = (
-        columns[:, :number].astype(np.float64), columns[:, number:].astype(np.float64),
+    shares, distances = np.split(columns.astype(np.float64), 2, axis=1)
+    starts, _ = np.split(untrained.astype(np.float64), 2, axis=1)
+    return Measured(
+        data, modality, p, tuple(layers),
+        shares=tuple(shares.mean(0).tolist()),
+        spreads=tuple(shares.std(0).tolist()),
+        distances=tuple(distances.mean(0).tolist()),
+        untrained=tuple(starts.mean(0).tolist()),
+        facts=facts,
     )  # fmt: skip
-    rows = (shares.mean(0), shares.std(0), distances.mean(0), untrained[:, :number].astype(np.float64).mean(0))
-    means = [tuple(float(value) for value in row) for row in rows]
-    return Measured(data, modality, p, tuple(layers), *means, facts)
 
 
 def describe(key: tuple[str, str, float]) -> str:
@@ -383,8 +386,11 @@ def as_json(runs: Sequence[Measured]) -> dict[str, Any]:
 
 
 def from_json(results: Mapping[str, Any]) -> list[Measured]:
+    """The runs that `as_json` wrote."""
+    names = [field.name for field in fields(Measured)]
     runs = []
     for run in results["runs"]:
-        fields = {key: value for key, value in run.items() if key not in ("stages", "overall")}
-        runs.append(Measured(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}))
+        values: dict[str, Any] = {name: run[name] for name in names}
+        values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        runs.append(Measured(**values))
     return runs
