@@ -27,7 +27,7 @@ from vsn_train.models.hybrid import HybridConv2d
 # The paper's names of the stages, by torchvision's.
 STAGES = {"layer1": "res2", "layer2": "res3", "layer3": "res4", "layer4": "res5"}
 # Which data ask for the order of frames, and which show their class in single frames: the paper's two kinds.
-TEMPORAL_DATA = ("motion", "something_v1", "something_v2", "jester")
+TEMPORAL_DATA = ("motion", "motion_order", "something_v1", "something_v2", "jester")
 STATIC_DATA = ("motion_static", "kinetics400", "ucf101", "hmdb51")
 SMALL = 0.01  # differences below one point count as none; the paper's bars can be read to two points
 
