@@ -10,7 +10,7 @@ trained as dataset=custom needs it to be put beside its RGB. output: where to wr
 working folder: OUTPUT.md, OUTPUT.json and up to four figures, each drawn if the checkpoints for it were given:
 OUTPUT_layers.png, _p.png (several p), _data.png (temporal and static data), _modality.png (RGB and flow).
 document: a Markdown file in which what stands between the lines <!-- findings --> and <!-- end of findings --> is
-replaced by what becomes of the paper's findings on these checkpoints.
+replaced by what becomes of the paper's findings on these checkpoints, and by the figures.
 
 Everything else is given as to vsn-eval and goes for every checkpoint: dataset=…, protocol=…, split=…, data.workers=….
 What is not given is taken from each checkpoint. Exit code 0: done, 2: wrong input.
@@ -19,6 +19,7 @@ What is not given is taken from each checkpoint. Exit code 0: done, 2: wrong inp
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -115,9 +116,11 @@ def study(own: dict[str, list[str]], overrides: list[str]) -> None:
     links = "\n\n".join(f"![{path.stem}]({path.name})" for path in pictures)
     write_results(output, "Temporal share of the attention of STH", facts, f"{text}\n\n{links}", as_json(runs))
     if document:
-        text = f"{BEGIN}\n{judgement(runs)}\n{END}"
+        folder = Path(os.path.relpath(output.parent, document.parent))
+        links = "\n".join(f"![{path.stem}]({(folder / path.name).as_posix()})" for path in pictures)
         with written_aside(document) as part:
-            part.write_text(replace_findings(document, text), encoding="utf-8")
+            text = replace_findings(document, f"{BEGIN}\n{judgement(runs)}\n\n{links}\n{END}")
+            part.write_text(text, encoding="utf-8")
     print(judgement(runs))
     for line in absent:
         print(line)

@@ -195,7 +195,11 @@ def test_results_are_read_back_and_say_the_same():
 def test_the_documents_say_what_the_results_say():
     results = json.loads((ROOT / "docs" / "results" / "attention.json").read_text())["results"]
     text = judgement(from_json(results))
-    assert f"{script.BEGIN}\n{text}\n{script.END}" in (ROOT / "docs" / "attention.md").read_text(encoding="utf-8")
+    document = (ROOT / "docs" / "attention.md").read_text(encoding="utf-8")
+    assert f"{script.BEGIN}\n{text}\n\n![" in document
+    pictures = re.findall(r"!\[.*\]\((.*)\)", document)
+    assert pictures
+    assert all((ROOT / "docs" / picture).is_file() for picture in pictures)
     assert text in (ROOT / "docs" / "results" / "attention.md").read_text(encoding="utf-8")
 
 
@@ -302,10 +306,11 @@ def test_several_checkpoints_another_data_set_and_a_document(checkpoint, values,
     assert [run["facts"]["top1"] for run in runs] == [None] * 2  # of classes that the network does not know
     assert runs[0]["facts"]["protocol"]["name"] == "center_2clip"
     text = document.read_text(encoding="utf-8")
-    assert text.startswith(f"# Before\n{script.BEGIN}\nTraining ")
+    assert text.startswith(f"# Before\n{script.BEGIN}\nMeasured: motion_static RGB p=1/4 (seed 7); ")
     assert text.endswith(f"{script.END}\nAfter.\n")
     assert "2. A smaller p is more temporal" in text
     assert "old" not in text
+    assert "![study_layers](study_layers.png)\n![study_p](study_p.png)\n" in text
     assert (tmp_path / "study_p.png").exists()
 
 

@@ -314,8 +314,12 @@ def report(runs: Sequence[Measured]) -> str:
 
 
 def judgement(runs: Sequence[Measured]) -> str:
-    """Markdown: whether training moves the shares, and what becomes of each finding."""
-    lines = [movement(runs), ""]
+    """Markdown: what was measured, whether training moves the shares, and what becomes of each finding."""
+    networks = []
+    for key, each in group(runs).items():
+        seeds = ", ".join(str(run.facts["seed"]) for run in each)
+        networks.append(f"{describe(key)} (seed{'s' if len(each) > 1 else ''} {seeds})")
+    lines = [f"Measured: {'; '.join(networks)}.", "", movement(runs), ""]
     for number, finding in enumerate(findings(runs), 1):
         lines.append(f"{number}. {finding.claim} (paper: {finding.paper}). **{finding.sentence}**")
         lines += [f"   - {case}" for case in finding.cases]
