@@ -216,7 +216,9 @@ class Finding:
             for word in ("holds", "contradicted", "no difference", "undecided")
             if (number := sum(case.verdict == word for case in self.cases))
         )
-        return {
+        alone = any(len(case.points) == 1 for case in self.cases)
+        caution = " From one seed, whose chance is not known." if alone else ""
+        sentence = {
             "holds": "It holds on our data.",
             "contradicted": "Our data contradict the paper: it is the other way round.",
             "no difference": f"It is not seen on our data: the differences are below {100 * SMALL:.0f} point.",
@@ -224,6 +226,7 @@ class Finding:
             "mixed": f"Our data agree in part: {counts} comparisons.",
             "not tested": "Not tested: the checkpoints for it were not given.",
         }[self.verdict]
+        return sentence + caution
 
 
 def findings(runs: Sequence[Measured]) -> list[Finding]:
