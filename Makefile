@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make quickstart` and `make test`. Both make .venv and install what they need.
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: quickstart test test-slow lint claims clean
+.PHONY: quickstart test test-slow claims attention-study lint clean
 
 quickstart: .venv/installed
 	@run=runs/quickstart/$$(date +%Y-%m-%d_%H-%M-%S) && \
@@ -14,6 +14,10 @@ test: .venv/installed-test lint
 # Minutes longer: trains the README's two networks to the end, exports every form of every operator.
 test-slow: .venv/installed-test
 	$(BIN)/pytest -m slow
+
+# Trains ten small STH networks (can be stopped and goes on), rewrites docs/results/attention* and docs/attention.md.
+attention-study: .venv/installed-test
+	$(BIN)/python scripts/attention_study.py --document docs/attention.md
 
 # Trains the operators on motion_order, three seeds each, and rewrites docs/results/claims.*. After 27 minutes nothing new
 # is started: what is left, and what was stopped, is trained by the next call. Finished runs lie in runs/claims.
