@@ -11,7 +11,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
@@ -239,6 +239,21 @@ def time_models(
         for key, action in actions.items():
             memory[key] = state_bytes(key[0], work) + peak_memory(action, work.device)
     return ModelTimes(work, mode, interleave(actions, rounds, device=work.device), memory)
+
+
+def as_data(result: ModelTimes) -> list[dict[str, Any]]:
+    """For JSON."""
+    return [
+        {
+            "work": asdict(result.work),
+            "mode": result.mode,
+            "model": name,
+            "setting": asdict(setting),
+            "seconds": times.tolist(),
+            "peak_bytes": result.memory.get((name, setting)),
+        }
+        for (name, setting), times in result.times.items()
+    ]
 
 
 def compare_models(result: ModelTimes, pairs: Sequence[tuple[str, str]]) -> str:
