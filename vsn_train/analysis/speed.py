@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from vsn_train.analysis.baselines import to_textbook
@@ -181,7 +181,7 @@ def model_action(text: str, work: Workload, setting: Setting, mode: str) -> Call
     model = make_model(text, work).to(work.device).train(mode == "train")
     if setting.channels_last:
         model.to(memory_format=torch.channels_last)
-    run: Callable[..., Any] = torch.compile(model) if setting.compiled else model
+    run = compiled(model) if setting.compiled else model
     video = torch.randn(work.batch, work.num_frames, 3, work.size, work.size, device=work.device)
     autocast = torch.autocast(work.device, dtype=torch.bfloat16, enabled=setting.precision == "bf16")
     if mode == "forward":
@@ -202,6 +202,20 @@ def model_action(text: str, work: Workload, setting: Setting, mode: str) -> Call
         optimizer.zero_grad(set_to_none=True)  # last, so that a step begins and ends with the state alone
 
     return step
+
+
+def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The model as one compiled graph, however many others there are.
+
+    torch keeps graphs with the code that they come from, and after eight for the same code it goes on uncompiled, with
+    a warning. All recognizers share their code, so each is called by a copy of a function of its own.
+    """
+
+    def call(video: Tensor) -> Tensor:
+        return model(video)
+
+    call.__code__ = call.__code__.replace()
+    return torch.compile(call, fullgraph=True)
 
 
 def state_bytes(text: str, work: Workload) -> int:

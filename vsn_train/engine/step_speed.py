@@ -112,7 +112,6 @@ def training_step(choice: str, operator: str, work: Workload, processes: int = 1
     def step() -> None:
         if device.type == "cuda":
             allow_tf32("tf32" in switches)
-        optimizer.zero_grad(set_to_none=True)
         for number, (clips, labels) in enumerate(batches):
             last = number == len(batches) - 1
             with gradients_shared(model, at_once=last or "exchange_every_batch" in switches):
@@ -126,6 +125,7 @@ def training_step(choice: str, operator: str, work: Workload, processes: int = 1
         scaler.update()
         if average is not None:
             average.update_parameters(network)
+        optimizer.zero_grad(set_to_none=True)  # last, so that a step begins and ends with the state alone
 
     return step
 
@@ -199,7 +199,8 @@ class SavingTimes:
 def time_saving(operator: str, work: Workload, repeats: int = 5) -> SavingTimes:
     """Of a checkpoint with the network's weights and its momentum."""
     weights = create_model(operator, work.arch, work.num_frames, work.num_classes).state_dict()
-    content = {"model": weights, "optimizer": weights}  # momentum is as large as the weights
+    momentum = {name: value.clone() for name, value in weights.items()}  # the same tensors would be written once
+    content = {"model": weights, "optimizer": momentum}
     beside, at_once = [], []
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(Path(folder), lambda: content, True)
