@@ -17,6 +17,7 @@ Run it on a machine with nothing else to do.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from collections.abc import Callable
@@ -47,6 +48,7 @@ from vsn_train.analysis.speed import (
     Workload,
     as_data,
     compare_models,
+    from_data,
     hardware,
     interleave,
     markdown_table,
@@ -54,7 +56,7 @@ from vsn_train.analysis.speed import (
     time_models,
     write_results,
 )
-from vsn_train.analysis.speed_table import measured_table, paper_table, time_networks
+from vsn_train.analysis.speed_table import NetworkTimes, measured_table, paper_table, time_networks
 from vsn_train.config import config_folder
 from vsn_train.data.inputs import find_videos
 from vsn_train.data.isolated import usable_cores
@@ -349,6 +351,7 @@ def table_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", nargs="+", type=int, default=[8, 16])
     parser.add_argument("--size", type=int, default=224, help="height and width in pixels")
     parser.add_argument("--batch", type=int, default=8, help="clips at once, for the throughput")
+    parser.add_argument("--add", action="store_true", help="keep the other sizes that an earlier run wrote to --output")
     setting_arguments(parser, channels_last=["on"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path("runs/benchmark/table"), help="without .md and .json")
@@ -363,20 +366,39 @@ def table(arguments: argparse.Namespace) -> None:
         "settings": "the fastest of each network among " + ", ".join(str(each) for each in settings_of(arguments)),
         "rounds": str(arguments.rounds),
     }
-    results, data = [], []
-    for arch in arguments.arch:
-        for frames in arguments.frames:
-            work = Workload(arch, frames, arguments.size, arguments.batch, device=arguments.device)
-            results.append(time_networks(work, settings_of(arguments), arguments.rounds))
-            data += as_data(results[-1].single) + as_data(results[-1].batch)
-            text = (
-                f"## Here\n\n{measured_table(results)}\n\n## Beside the papers\n\n"
-                "As ratios, because neither paper names its hardware; latency below 1 and throughput above 1 are "
-                f"better than the reference.\n\n{paper_table(results)}"
-            )
-            # After each, so that what a long measurement found so far is not lost.
-            write_results(arguments.output, "Latency and throughput, beside the papers", facts, text, data)
+    sizes = [(arch, frames) for arch in arguments.arch for frames in arguments.frames]
+    results = [each for each in earlier(arguments.output, facts) if each.size not in sizes] if arguments.add else []
+    for arch, frames in sizes:
+        work = Workload(arch, frames, arguments.size, arguments.batch, device=arguments.device)
+        results.append(time_networks(work, settings_of(arguments), arguments.rounds))
+        results.sort(key=lambda each: each.size[1])
+        results.sort(key=lambda each: ARCHS.index(each.size[0]))
+        text = (
+            f"## Here\n\n{measured_table(results)}\n\n## Beside the papers\n\n"
+            "As ratios, because neither paper names its hardware; latency below 1 and throughput above 1 are "
+            f"better than the reference.\n\n{paper_table(results)}"
+        )
+        data = [row for each in results for row in as_data(each.single) + as_data(each.batch)]
+        # After each, so that what a long measurement has found so far is not lost.
+        write_results(arguments.output, "Latency and throughput, beside the papers", facts, text, data)
     print(f"{text}\n\nwritten: {arguments.output}.md and .json")
+
+
+def earlier(output: Path, facts: dict[str, str]) -> list[NetworkTimes]:
+    """What an earlier measurement of the same kind wrote there. Raises InputError for one of another kind."""
+    path = output.with_suffix(".json")
+    try:
+        found = json.loads(path.read_text())
+        times = {(each.work.arch, each.work.num_frames, each.work.batch): each for each in from_data(found["results"])}
+        theirs = found["facts"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: --add needs what an earlier `benchmark.py table` wrote there ({error!r})") from None
+    for key in set(facts) - {"date", "load before"}:
+        if theirs.get(key) != facts[key]:
+            raise InputError(f"{path}: --add: {key} was {theirs.get(key)!r} and is {facts[key]!r}; measure all anew")
+    sizes = dict.fromkeys((arch, frames) for arch, frames, _ in times)
+    batch = max(batch for *_, batch in times)
+    return [NetworkTimes(times[(*size, 1)], times[(*size, batch)]) for size in sizes]
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ def test_a_training_worked_out_by_hand():
     assert found.copying_core_days * 86400 == pytest.approx(1200 / 0.5)
     assert found.test_gpu_hours * 3600 == pytest.approx(200 * 4 / 60)
     assert found.test_core_hours * 3600 == 100
+    assert found.manifest_gb == pytest.approx(88e-6)
 
 
 def test_one_gpu_loses_nothing_and_a_thousand_times_the_videos_takes_a_thousand_times_as_long():

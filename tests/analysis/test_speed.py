@@ -222,8 +222,14 @@ def test_the_table_beside_the_papers_by_hand():
     assert len(rows) == 5  # a table's own reference is not compared with itself
 
 
-def test_the_script_times_all_networks(benchmark):
-    text, results = benchmark("table --arch resnet18 --frames 2 --size 32 --batch 2 --rounds 1")
+def test_the_script_times_all_networks_and_adds_another_size(benchmark, capsys):
+    selection = "table --arch resnet18 --size 32 --batch 2 --rounds 1 --frames"
+    text, results = benchmark(f"{selection} 4")
     assert {(row["model"], row["work"]["batch"]) for row in results} == {(n, b) for n in NETWORKS for b in (1, 2)}
     assert "## Beside the papers" in text
-    assert text.count("resnet18, 2 frames") == len(NETWORKS)
+    added, both = benchmark(f"{selection} 2 --add")
+    assert both[len(results) :] == results
+    assert added.count("resnet18, 2 frames") == added.count("resnet18, 4 frames") == len(NETWORKS)
+    with pytest.raises(SystemExit):
+        benchmark(f"{selection} 2 --add --channels-last off")
+    assert "settings was" in capsys.readouterr().err

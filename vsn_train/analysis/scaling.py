@@ -15,6 +15,8 @@ from vsn_train.errors import InputError
 
 DAY = 86_400  # seconds
 FLOP_PER_MAC = 2
+# In memory, of a list with Kinetics-400's names: path, id, label, number of frames, and a place in the epoch's order.
+BYTES_A_VIDEO = 40 + 28 + 8 + 4 + 8
 PASSES = 3  # a backward pass computes two gradients for each product of the forward pass: of its inputs and its weights
 
 
@@ -54,7 +56,8 @@ class ReadingRates:
 @dataclass(frozen=True)
 class Need:
     """gpu_days: of training alone, whatever the number of GPUs. cores: that keep all GPUs supplied, from files and from
-    copies. reading_mb_s: from disk, at most (whole files) and from copies (the wanted frames alone)."""
+    copies. reading_*: from disk by all GPUs' loaders, at most (whole files) and from copies (the wanted frames alone).
+    manifest_gb: that each process holds of the training videos' list."""
 
     clips_millions: float
     gpu_days: float
@@ -68,6 +71,7 @@ class Need:
     copying_core_days: float
     test_gpu_hours: float
     test_core_hours: float
+    manifest_gb: float
 
 
 def clips_per_gpu(macs: float, tflops: float) -> float:
@@ -98,6 +102,7 @@ def need(videos: VideoSet, rates: ReadingRates, gpu_clips_s: float, gpus: int, s
         copying_core_days=all_videos / rates.copies_made / DAY,
         test_gpu_hours=videos.val_videos * videos.views / (PASSES * gpu_clips_s) / 3600,
         test_core_hours=videos.val_videos / rates.test_videos / 3600,
+        manifest_gb=videos.train_videos * BYTES_A_VIDEO / 1e9,
     )
 
 
@@ -114,6 +119,7 @@ TITLES = {
     "copying_core_days": "making the copies, core days",
     "test_gpu_hours": "one test, GPU hours",
     "test_core_hours": "one test, core hours of reading (files)",
+    "manifest_gb": "list of videos, GB in each process",
 }
 
 

@@ -270,6 +270,18 @@ def as_data(result: ModelTimes) -> list[dict[str, Any]]:
     ]
 
 
+def from_data(rows: Sequence[Mapping[str, Any]]) -> list[ModelTimes]:
+    """What `as_data` made of one or several results."""
+    results: dict[tuple[Workload, str], ModelTimes] = {}
+    for row in rows:
+        work, key = Workload(**row["work"]), (row["model"], Setting(**row["setting"]))
+        result = results.setdefault((work, row["mode"]), ModelTimes(work, row["mode"], {}, {}))
+        result.times[key] = np.array(row["seconds"])
+        if row["peak_bytes"] is not None:
+            result.memory[key] = row["peak_bytes"]
+    return list(results.values())
+
+
 def compare_models(result: ModelTimes, pairs: Sequence[tuple[str, str]]) -> str:
     """Markdown: each pair with the fastest setting of either, then every model under every setting."""
     clips = result.work.batch
