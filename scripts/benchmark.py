@@ -398,7 +398,7 @@ def earlier(output: Path, facts: dict[str, str]) -> list[NetworkTimes]:
             raise InputError(f"{path}: --add: {key} was {theirs.get(key)!r} and is {facts[key]!r}; measure all anew")
     sizes = dict.fromkeys((arch, frames) for arch, frames, _ in times)
     batch = max(batch for *_, batch in times)
-    return [NetworkTimes(times[(*size, 1)], times[(*size, batch)]) for size in sizes]
+    return [NetworkTimes(times[arch, frames, 1], times[arch, frames, batch]) for arch, frames in sizes]
 
 
 if __name__ == "__main__":
