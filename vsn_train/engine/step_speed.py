@@ -149,9 +149,10 @@ def _time_here(choices: Sequence[str], operator: str, work: Workload, rounds: in
     memory = {}
     for choice, action in actions.items():
         action()  # the first step allocates the optimizer's state, and compiles
-        action()  # DDP arranges its buffers anew after the first
+        if processes > 1:
+            action()  # DDP arranges its buffers anew after the first
         memory[choice] = peak_memory(action, work.device)
-    return StepTimes(interleave(actions, rounds, device=work.device), memory)
+    return StepTimes(interleave(actions, rounds, warmup=0, device=work.device), memory)
 
 
 def _time_in_group(
