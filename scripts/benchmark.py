@@ -17,13 +17,14 @@ Run it on a machine with nothing else to do.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -62,7 +63,14 @@ from vsn_train.data.inputs import find_videos
 from vsn_train.data.isolated import usable_cores
 from vsn_train.data.protocol import Protocol
 from vsn_train.engine.distributed import Process
-from vsn_train.engine.evaluate_speed import Test, peak_of_processes, score_decoding_once, score_view_by_view
+from vsn_train.engine.evaluate_speed import (
+    Run,
+    Test,
+    list_videos,
+    measured,
+    score_decoding_once,
+    score_view_by_view,
+)
 from vsn_train.engine.step_speed import default_choices, step_table, time_saving, time_steps
 from vsn_train.errors import InputError
 from vsn_train.models import create_model
@@ -229,23 +237,31 @@ def eval_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--modality", choices=("rgb", "flow"), default="rgb")
+    parser.add_argument(
+        "--channels-last", choices=("ours", "both", "neither"), default="ours",
+        help="memory format of the network; ours: as vsn-eval chooses, and the baseline's as it was built",
+    )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmark/eval"), help="without .md and .json")
     parser.set_defaults(run=evaluation)
 
 
 def evaluation(arguments: argparse.Namespace) -> None:
-    use_device(arguments.device, threads=0)
+    use_device(arguments.device, arguments.threads)
     device = torch.device(arguments.device)
     torch.manual_seed(0)
-    model = create_model(arguments.operator, arguments.arch, arguments.num_frames, num_classes=400).to(device)
-    if arguments.channels_last:
-        model.to(memory_format=torch.channels_last)
+    model = create_model(arguments.operator, arguments.arch, arguments.num_frames, 400, modality=arguments.modality)
+    torch.nn.init.normal_(model.head.weight, std=0.05)  # scores of the usual size, so that a difference shows
+    models = dict.fromkeys(("once", "by view"), model)
+    for way in {"ours": ("once",), "both": ("once", "by view"), "neither": ()}[arguments.channels_last]:
+        models[way] = copy.deepcopy(models[way]).to(memory_format=torch.channels_last)
     paths = find_videos(arguments.videos)
     facts = hardware(arguments.device) | {
         "network": f"{arguments.operator} {arguments.arch}, {arguments.num_frames} x {arguments.size} x "
-        f"{arguments.size}, {arguments.precision}{', channels last' if arguments.channels_last else ''}",
+        f"{arguments.size}, {arguments.precision}",
+        "channels last": arguments.channels_last,
         "videos": str(len(paths)),
         "workers": str(arguments.workers),
         "views per batch": str(arguments.views_per_batch),
@@ -254,37 +270,45 @@ def evaluation(arguments: argparse.Namespace) -> None:
     rows, data = [], []
     for name in arguments.protocols:
         protocol = protocol_of(name, arguments.size * 8 // 7, arguments.size)
-        test = Test(
-            model, paths, arguments.num_frames, protocol, Process(0, 1, device),
-            torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16"),
-            arguments.views_per_batch, arguments.workers,
-        )  # fmt: skip
-        found: dict[str, np.ndarray] = {}
-        peaks: dict[str, list[int]] = {"once": [], "by view": []}
-
-        def run(way: str, score: Callable[[Test], np.ndarray], test: Test = test, found: Any = found,
-                peaks: Any = peaks) -> Callable[[], None]:  # fmt: skip
-            def action() -> None:
-                peak = peak_of_processes(lambda: found.update({way: score(test)}))
-                peaks[way].append(peak or 0)
-
-            return action
-
-        actions = {"once": run("once", score_decoding_once), "by view": run("by view", score_view_by_view)}
+        tests = {
+            way: Test(
+                network.to(device), paths, arguments.num_frames, protocol, Process(0, 1, device),
+                torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16"),
+                arguments.views_per_batch, arguments.workers, modality=arguments.modality,
+            )
+            for way, network in models.items()
+        }  # fmt: skip
+        score: dict[str, Callable[[Test], np.ndarray]] = {
+            "once": score_decoding_once,
+            "by view": partial(score_view_by_view, videos=list_videos(tests["by view"])),
+        }
+        runs: dict[str, list[Run]] = {way: [] for way in tests}
+        actions = {way: partial(add_run, runs[way], partial(score[way], tests[way])) for way in tests}
         times = interleave(actions, arguments.rounds, warmup=0, device=arguments.device)
-        gain = ratio(times["by view"], times["once"])
+        found = {way: runs[way][0].scores for way in tests}
         error = float(np.abs(found["once"] - found["by view"]).max())
         speeds = {way: len(paths) / float(np.median(times[way])) for way in times}
-        row = [name, str(protocol.views)] + [f"{speeds[way]:.3f}" for way in ("by view", "once")] + [str(gain)]
-        rows.append([*row, *(f"{max(peaks[way]) / 2**20:.0f}" for way in ("by view", "once")), f"{error:.1e}"])
+        cpu = {way: [run.cpu_seconds for run in runs[way]] for way in tests}
+        peaks = {way: [run.peak_bytes or 0 for run in runs[way]] for way in tests}
+        ways = ("by view", "once")
+        row = [name, str(protocol.views), *(f"{speeds[way]:.3f}" for way in ways)]
+        row.append(str(ratio(times["by view"], times["once"])))
+        row += [f"{np.median(cpu[way]) / len(paths):.2f}" for way in ways]
+        rows.append([*row, *(f"{max(peaks[way]) / 2**20:.0f}" for way in ways), f"{error:.1e}"])
         print("  ".join(rows[-1]), flush=True)
         data.append({"protocol": name, "views": protocol.views, "largest_difference": error,
+                     "largest_score": float(np.abs(found["once"]).max()), "cpu_seconds": cpu,
                      "seconds": {way: times[way].tolist() for way in times}, "peak_bytes": peaks})  # fmt: skip
-    header = ["protocol", "views", "by view, videos/s", "once, videos/s", "ratio (quartiles)", "by view, MiB",
-              "once, MiB", "largest difference"]  # fmt: skip
+    header = ["protocol", "views", "by view, videos/s", "once, videos/s", "ratio (quartiles)",
+              "by view, CPU s a video", "once, CPU s a video", "by view, MiB", "once, MiB",
+              "largest difference"]  # fmt: skip
     text = markdown_table(header, rows)
     write_results(arguments.output, "Speed and memory of tests", facts, text, data)
     print(f"\n{text}\n\nwritten: {arguments.output}.md and .json")
+
+
+def add_run(runs: list[Run], score: Callable[[], np.ndarray]) -> None:
+    runs.append(measured(score))
 
 
 def protocol_names() -> list[str]:

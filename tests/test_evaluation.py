@@ -90,7 +90,7 @@ def test_killed_and_resumed_gives_the_same_bytes(ucf101_run, many, whole, tmp_pa
         [command, *arguments_of(ucf101_run, many, folder, *more)], cwd=tmp_path, start_new_session=True
     )
     parts = folder / "eval" / "tencrop_5clip" / "parts"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600  # generous: machines that run tests are busy
     while not list(parts.glob("*.npz")):
         assert process.poll() is None, "ended before its first part"
         assert time.monotonic() < deadline

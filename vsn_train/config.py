@@ -195,7 +195,7 @@ class Runtime:
     device: str = "auto"  # "auto", "cpu" or "cuda"
     devices: int = 1  # local processes; under torchrun or srun their number of processes counts
     precision: str = "auto"  # "auto": bf16 where the device computes in it, else fp32; "fp32", "bf16", "fp16"
-    channels_last: bool | None = None  # null: on CUDA only
+    channels_last: bool | None = None  # null: on CUDA, and for tests and predictions everywhere
     measure: bool = False  # time what precision and channels_last leave open, and take the fastest
     compile: bool = False  # torch.compile the network
     tf32: bool = True  # CUDA: fp32 products may be rounded to TF32

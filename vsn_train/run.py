@@ -238,7 +238,7 @@ def evaluate(config: schema.Eval, run_folder: Path) -> None:
         manifest = load_manifest(config.dataset, config.split, process, config.data)
         check_classes(manifest, checkpoint["class_names"], config.checkpoint)
         model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
-        use_channels_last(model, config.runtime, process)
+        use_channels_last(model, config.runtime, process, inference=True)
         trained = OmegaConf.create(checkpoint["config"]).data  # a size changed on the command line shows in the name
         name = config.protocol.name(trained.short_side, trained.crop_size)
         facts = {
@@ -296,7 +296,7 @@ def predict(config: schema.Predict, run_folder: Path) -> None:
     paths = find_videos(config.video)
     with join_processes(config.runtime.device, config.runtime.threads) as process:
         model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
-        use_channels_last(model, config.runtime, process)
+        use_channels_last(model, config.runtime, process, inference=True)
         videos = GivenVideos(
             paths, model.num_frames, protocol.clips, protocol.placement, protocol.short_side, config.data.decoder,
             config.data.modality, config.start, config.end,
@@ -464,9 +464,10 @@ def model_of(checkpoint: dict[str, Any], backbone: schema.Backbone, modality: st
     return model
 
 
-def use_channels_last(model: nn.Module, runtime: schema.Runtime, process: Process) -> None:
+def use_channels_last(model: nn.Module, runtime: schema.Runtime, process: Process, inference: bool = False) -> None:
+    """inference: a CPU, too, then takes it where the user leaves it open; docs/evaluation.md has the times."""
     wanted = runtime.channels_last
-    if wanted or (wanted is None and process.device.type == "cuda"):
+    if wanted or (wanted is None and (inference or process.device.type == "cuda")):
         model.to(memory_format=torch.channels_last)
 
 
@@ -756,17 +757,18 @@ def read_quarantine(run_folder: Path, clips: TrainingClips) -> dict[int, BadVide
 
     Raises InputError for an id that the training split does not have.
     """
-    path = run_folder / QUARANTINE
-    if not path.exists():
+    listing = run_folder / QUARANTINE
+    if not listing.exists():
         return {}
     index_of = {clips.manifest.sample_id(index): index for index in range(len(clips.manifest))}
     found = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in listing.read_text(encoding="utf-8").splitlines():
         name, _, cause = line.partition("\t")
         if name not in index_of:
-            raise InputError(f"{path}: {name!r} is no video of the training split; remove the line")
+            raise InputError(f"{listing}: {name!r} is no video of the training split; remove the line")
         index = index_of[name]
-        found[index] = clips.describe_bad((0, index), cause or "listed in the quarantine")
+        path = str(clips.manifest.path(index))
+        found[index] = BadVideo(index, path, cause or "listed in the quarantine", lost=True)
     return found
 
 

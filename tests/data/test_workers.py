@@ -36,11 +36,8 @@ class Numbers:
             return BadVideo(key, f"{key}.mp4", "no video")
         return torch.full((2, 5), key, dtype=torch.uint8), np.array([key])
 
-    def index_of(self, key):
-        return key
-
-    def describe_bad(self, key, cause):
-        return BadVideo(key, f"{key}.mp4", cause, lost=True)
+    def video_of(self, key):
+        return key, f"{key}.mp4"
 
 
 def gone(pid: int) -> bool:

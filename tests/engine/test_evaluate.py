@@ -11,6 +11,7 @@ from torchvision.transforms.v2 import functional as F
 from tests.conftest import CLIPS
 from tests.media import write_counting_video
 from vsn_train.analysis.scores import softmax
+from vsn_train.config import Runtime
 from vsn_train.data.loader import BadVideo, TestVideos, test_loader
 from vsn_train.data.manifest import make_manifest
 from vsn_train.data.protocol import Protocol
@@ -21,7 +22,7 @@ from vsn_train.engine.distributed import Process
 from vsn_train.engine.evaluate import mean_of_views, score_videos, video_groups
 from vsn_train.engine.parts import ScoreParts
 from vsn_train.errors import InputError
-from vsn_train.run import check_mirrors
+from vsn_train.run import check_mirrors, use_channels_last
 
 test_loader.__test__ = False  # type: ignore[attr-defined]  # a function of the library, not a test
 
@@ -203,3 +204,10 @@ def test_mirrored_crops_are_refused_where_the_pairs_are_not_known():
         check_mirrors(Protocol(1, "uniform", 10, 72, 64), False, "made")
     check_mirrors(Protocol(1, "uniform", 10, 72, 64), True, "made")
     check_mirrors(Protocol(1, "uniform", 5, 72, 64), False, "made")
+
+
+def test_tests_take_the_faster_memory_format_unless_told_otherwise():
+    for asked, inference, expected in ((None, True, True), (False, True, False), (None, False, False)):
+        layer = nn.Conv2d(4, 4, 3)
+        use_channels_last(layer, Runtime(channels_last=asked), ALONE, inference)
+        assert layer.weight.is_contiguous(memory_format=torch.channels_last) == expected

@@ -34,8 +34,8 @@ class Clips:
         generator = torch.Generator().manual_seed(int(key[1]))
         return torch.randint(256, (2, 3, 32, 32), generator=generator, dtype=torch.uint8), int(key[1]) % 3
 
-    def index_of(self, key):
-        return key[1]
+    def video_of(self, key):
+        return key[1], f"video{key[1]}.mp4"
 
 
 def collate(samples):

@@ -69,9 +69,6 @@ class GivenVideos(Dataset["TestVideo | BadVideo"]):
         except VideoError as error:
             return BadVideo(index, str(self.paths[index]), error.cause)
 
-    def index_of(self, key: int) -> int:
-        return key
-
-    def describe_bad(self, key: int, cause: str) -> BadVideo:
-        """What stands for a video that took its worker along."""
-        return BadVideo(key, str(self.paths[key]), cause, lost=True)
+    def video_of(self, key: int) -> tuple[int, Path]:
+        """Index and path of the video that a key asks for."""
+        return key, self.paths[key]

@@ -101,12 +101,9 @@ class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
         label = int(self.manifest.labels[index])
         return clip, int(self.mirrored[label]) if mirrored else label
 
-    def index_of(self, key: tuple[int, int]) -> int:
-        return key[1]
-
-    def describe_bad(self, key: tuple[int, int], cause: str) -> BadVideo:
-        """What stands for a clip that took its worker along."""
-        return BadVideo(key[1], str(self.manifest.path(key[1])), cause, lost=True)
+    def video_of(self, key: tuple[int, int]) -> tuple[int, Path]:
+        """Index and path of the video that a key asks for."""
+        return key[1], self.manifest.path(key[1])
 
 
 class TestVideos(Dataset[TestVideo | BadVideo]):
@@ -145,12 +142,9 @@ class TestVideos(Dataset[TestVideo | BadVideo]):
         except VideoError as error:
             return BadVideo(index, str(path), error.cause)
 
-    def index_of(self, key: int) -> int:
-        return key
-
-    def describe_bad(self, key: int, cause: str) -> BadVideo:
-        """What stands for a video that took its worker along."""
-        return BadVideo(key, str(self.manifest.path(key)), cause, lost=True)
+    def video_of(self, key: int) -> tuple[int, Path]:
+        """Index and path of the video that a key asks for."""
+        return key, self.manifest.path(key)
 
 
 def read_test_video(

@@ -62,9 +62,9 @@ class Loader(Generic[Item]):
     """Yields collate([dataset[key] for key in keys]) for each `keys` of `batches`, in order.
 
     workers: processes; 0 decodes in this one, where nothing protects it. dataset[key] returns a sample or a `BadVideo`;
-    dataset.index_of(key) and dataset.describe_bad(key, cause) name what a key stands for. timeout: seconds that one
-    clip may take; 0: for ever. `quarantine` (index -> BadVideo) may be filled before and while iterating.
-    Workers stay between iterations until `close`.
+    dataset.video_of(key) gives the index and path of the video that a key asks for. timeout: seconds that one clip may
+    take; 0: for ever. `quarantine` (index -> BadVideo) may be filled before and while iterating. Workers stay between
+    iterations until `close`.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Loader(Generic[Item]):
     def _without_quarantined(self, keys: list[Any]) -> list[Any]:
         if not self.quarantine:
             return keys
-        return [self.quarantine.get(self.dataset.index_of(key), key) for key in keys]
+        return [self.quarantine.get(self.dataset.video_of(key)[0], key) for key in keys]
 
     def _assign(self, tasks: Iterator[tuple[int, list[Any]]]) -> None:
         if (task := next(tasks, None)) is not None:
@@ -160,11 +160,11 @@ class Loader(Generic[Item]):
         # The first task is the one that it was at. One ended from outside (a scheduler's SIGTERM) accuses no clip.
         if place >= 0 and code != -signal.SIGTERM:
             key = worker.tasks[0][1][place]
-            index = self.dataset.index_of(key)
+            index, path = self.dataset.video_of(key)
             self.deaths[index] = self.deaths.get(index, 0) + 1
             if self.deaths[index] >= ATTEMPTS:
                 cause = worker.cause or f"its decoder ended the worker process ({_how(code)})"
-                self.quarantine[index] = self.dataset.describe_bad(key, cause)
+                self.quarantine[index] = BadVideo(index, str(path), cause, lost=True)
             self.fruitless = 0
         else:
             self.fruitless += 1

@@ -1,27 +1,44 @@
-"""Videos per second and memory of a test, against the usual way: every view decoded, resized and cropped by itself."""
+"""Videos per second and memory of a test, against the usual way: every view decoded, resized and cropped by itself.
+
+What the usual way does for each view of each video, which is what a data set of views behind a `DataLoader` amounts to:
+
+1. Open the file. The number of frames is known from an annotation list, so nothing is counted.
+2. Decode the T frames of the view's clip: through decord with one thread and `get_batch`, as mmaction2 and PySlowFast
+   do by default. Where decord gives other pixels than a full decode does (HMDB51's own files: other frames), or none,
+   from the first frame of the file to the last one of the clip. Pictures of a folder are read one by one.
+3. Resize the T frames, cut out the one window, mirror it.
+4. Hand uint8 over from a worker process; stack `views_per_batch` views, of whichever videos; make floats and normalize.
+5. The network as it was built, in PyTorch's default memory format.
+
+Nothing is kept from one view to the next. Frames, pixels and logits are those of the evaluation loop, and so are the
+resize, the batches, the precision and the number of worker processes, so that none of these makes a difference.
+"""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from vsn_train.data.decord_reader import DecordReader
 from vsn_train.data.inputs import GivenVideos
-from vsn_train.data.loader import test_loader
+from vsn_train.data.loader import STACK_LENGTH, read_clip, test_loader
 from vsn_train.data.protocol import Protocol
 from vsn_train.data.sampling import sample_indices
-from vsn_train.data.transforms import crop_windows, normalize, resize_short_side
-from vsn_train.data.video import open_video
+from vsn_train.data.transforms import crop_windows, mirror, normalize, resize_short_side
+from vsn_train.data.video import Video, open_video
 from vsn_train.engine.distributed import Process
 from vsn_train.engine.evaluate import score_videos, video_groups
+from vsn_train.errors import InputError, VideoError
 
 
 @dataclass(frozen=True)
@@ -39,60 +56,138 @@ class Test:
     views_per_batch: int = 16
     workers: int = 2
     classes: int = 400
+    modality: str = "rgb"
 
 
 def score_decoding_once(test: Test) -> np.ndarray:
     """(N, V, K): as vsn-eval does it."""
     protocol = test.protocol
     videos = GivenVideos(
-        test.paths, test.num_frames, protocol.clips, protocol.placement, protocol.short_side, "auto"
+        test.paths, test.num_frames, protocol.clips, protocol.placement, protocol.short_side, "auto", test.modality
     )  # fmt: skip
     groups = video_groups(len(videos), protocol.views, test.views_per_batch, test.process)
-    found = score_videos(
-        test.model, test_loader(videos, groups, test.workers), len(groups), test.process, lambda results: None,
-        protocol=protocol, mirrored_labels=np.arange(test.classes), views_per_batch=test.views_per_batch,
-        keep_views=True, on_bad_video="error", autocast=test.autocast, title="",
-    )  # fmt: skip
+    with closing(test_loader(videos, groups, test.workers)) as loader:
+        found = score_videos(
+            test.model, loader, len(groups), test.process, lambda results: None,
+            protocol=protocol, mirrored_labels=np.arange(test.classes), views_per_batch=test.views_per_batch,
+            keep_views=True, on_bad_video="error", autocast=test.autocast, title="",
+        )  # fmt: skip
     return np.stack([np.asarray(found[index]) for index in range(len(videos))])
 
 
+# ---- The usual way ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What is known of a video before the test. clips: int64 (clips, T). decord: whether it gives these very pixels."""
+
+    path: Path
+    clips: np.ndarray
+    decord: bool
+
+
+def list_videos(test: Test) -> list[Listed]:
+    """What an annotation list says; not part of the time that is measured. Raises VideoError."""
+    listed = []
+    for path in test.paths:
+        with open_video(path, modality=test.modality) as video:
+            clips = sample_indices(
+                video.num_frames, test.num_frames, test.protocol.clips, test.protocol.placement,
+                length=STACK_LENGTH[test.modality],
+            )  # fmt: skip
+            same = isinstance(video, Video) and all(_decord_agrees(path, video, clip) for clip in clips)
+        listed.append(Listed(path, clips, same))
+    return listed
+
+
+def _decord_agrees(path: Path, video: Video, indices: np.ndarray) -> bool:
+    try:
+        with open_video(path, "decord"):  # raises for damaged files, on which decord may abort the process
+            return torch.equal(_decord_frames(path, indices), video.read(indices))
+    except (VideoError, InputError):
+        return False
+
+
 @torch.inference_mode()
-def score_view_by_view(test: Test) -> np.ndarray:
-    """(N, V, K): the baseline. Its batches, its network and its workers are the same, and so are its pixels."""
+def score_view_by_view(test: Test, videos: Sequence[Listed]) -> np.ndarray:
+    """(N, V, K): the usual way, see the top of this file."""
     loader = DataLoader(
-        _Views(test.paths, test.num_frames, test.protocol), batch_size=test.views_per_batch, num_workers=test.workers
+        _Views(videos, test.protocol, test.modality), batch_size=test.views_per_batch, num_workers=test.workers
     )
     test.model.eval()
     logits = []
-    for video in loader:
+    for views in loader:
         with test.autocast:
-            logits.append(test.model(normalize(video.to(test.process.device))).float().cpu())
-    scores = torch.cat(logits).numpy()
-    return scores.reshape(len(test.paths), test.protocol.views, -1)
+            logits.append(test.model(normalize(views.to(test.process.device))).float().cpu())
+    return torch.cat(logits).numpy().reshape(len(videos), test.protocol.views, -1)
 
 
 class _Views(Dataset[Tensor]):
     """uint8 (T, C, S, S): one view of one video."""
 
-    def __init__(self, paths: Sequence[Path], num_frames: int, protocol: Protocol) -> None:
-        self.paths = paths
-        self.num_frames = num_frames
+    def __init__(self, videos: Sequence[Listed], protocol: Protocol, modality: str) -> None:
+        self.videos = videos
         self.protocol = protocol
+        self.modality = modality
 
     def __len__(self) -> int:
-        return len(self.paths) * self.protocol.views
+        return len(self.videos) * self.protocol.views
 
     def __getitem__(self, index: int) -> Tensor:
-        protocol = self.protocol
-        number, view = divmod(index, protocol.views)
-        clip, crop = divmod(view, protocol.crops)
-        with open_video(self.paths[number]) as video:
-            indices = sample_indices(video.num_frames, self.num_frames, protocol.clips, protocol.placement)[clip]
-            frames = resize_short_side(video.read(indices), protocol.short_side)
+        number, view = divmod(index, self.protocol.views)
+        clip, crop = divmod(view, self.protocol.crops)
+        frames = resize_short_side(_clip_of(self.videos[number], clip, self.modality), self.protocol.short_side)
         height, width = frames.shape[-2:]
-        top, left, mirrored = crop_windows(height, width, protocol.crops, protocol.crop_size)[crop]
-        window = frames[..., top : top + protocol.crop_size, left : left + protocol.crop_size]
-        return window.flip(-1) if mirrored else window.contiguous()
+        size = self.protocol.crop_size
+        top, left, mirrored = crop_windows(height, width, self.protocol.crops, size)[crop]
+        window = frames[..., top : top + size, left : left + size]
+        return mirror(window) if mirrored else window.contiguous()
+
+
+def _clip_of(listed: Listed, clip: int, modality: str) -> Tensor:
+    """uint8 (T, C, H, W), from a file that is opened for it."""
+    indices = listed.clips[clip]
+    if listed.decord:
+        return _decord_frames(listed.path, indices)
+    with open_video(listed.path, modality=modality) as video:
+        if not isinstance(video, Video):
+            return read_clip(video, indices, modality)
+        images = {}
+        for number, image in enumerate(video.decode_in_turn()):
+            if number in indices:
+                images[number] = image
+            if number == indices.max():
+                break
+    return torch.from_numpy(np.stack([images[int(index)] for index in indices])).permute(0, 3, 1, 2)
+
+
+def _decord_frames(path: Path, indices: np.ndarray) -> Tensor:
+    decord: Any = DecordReader.library()
+    reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
+    return torch.from_numpy(reader.get_batch(indices).asnumpy()).permute(0, 3, 1, 2)
+
+
+# ---- Costs ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """scores: (N, V, K). cpu_seconds: of this process and its workers; what the work costs on a busy machine, too.
+    peak_bytes: see `peak_of_processes`."""
+
+    scores: np.ndarray
+    cpu_seconds: float
+    peak_bytes: int | None
+
+
+def measured(score: Callable[[], np.ndarray]) -> Run:
+    """score: ends its worker processes."""
+    scores: list[np.ndarray] = []
+    before = os.times()
+    peak = peak_of_processes(lambda: scores.append(score()))
+    after = os.times()
+    return Run(scores[0], sum(after[:4]) - sum(before[:4]), peak)
 
 
 def peak_of_processes(action: Callable[[], object], every: float = 0.2) -> int | None:

@@ -20,6 +20,7 @@ A pair of channels has 9 (1-p) + 3 p weights on average in place of 9. Nothing i
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -81,35 +82,50 @@ def dense_kernel(spatial: Tensor, groups: int) -> Tensor:
 
 
 def grouped_spatial_conv(x: Tensor, spatial: Tensor, groups: int, stride: int = 1) -> Tensor:
-    """O_S of the hybrid variant with exactly its multiplications, for G a power of two.
+    """O_S of the hybrid variant with exactly its multiplications: a convolution for each group of outputs.
 
-    All other groups = the other half, the other quarter of the own half, and so on down to the one neighbour: a
-    convolution with 2, 4, …, G groups each, whose pairs of groups then change places.
     x: (B*T, Ci, H, W); spatial: (Co, Ci - Ci/G, 3, 3). Returns (B*T, Co, H', W').
     """
-    total, n = None, 2
-    while n <= groups:
-        convolve = partial(F.conv2d, x, stride=stride, padding=1, groups=n)
-        parts = run_on_moved(convolve, spatial, partial(neighbour_kernels, groups=groups, blocks=n)).chunk(n, dim=1)
-        part = torch.cat([parts[i ^ 1] for i in range(n)], dim=1)
-        total = part if total is None else total + part
-        n *= 2
-    assert total is not None
-    return total
+    parts = []
+    for j, kernel in enumerate(spatial.chunk(groups)):
+        convolve = partial(F.conv2d, weight=kernel, stride=stride, padding=1)
+        parts.append(run_on_moved(convolve, x, partial(other_groups, groups=groups, own=j)))
+    return torch.cat(parts, dim=1)
 
 
-def neighbour_kernels(spatial: Tensor, groups: int, blocks: int) -> Tensor:
-    """Of the hybrid variant's W_S the kernels from each of `blocks` blocks of channels to the block next to it, i ^ 1.
+def other_groups(x: Tensor, groups: int, own: int) -> Tensor:
+    """x (B*T, C, H, W) without the channels of the group `own`, in x's memory format."""
+    if torch.compiler.is_compiling():
+        parts = list(x.chunk(groups, dim=1))
+        return torch.cat(parts[:own] + parts[own + 1 :], dim=1)
+    return _OtherGroups.apply(x, groups, own)
 
-    spatial: (Co, Ci - Ci/G, 3, 3). Returns (Co, Ci / blocks, 3, 3), for a convolution with `blocks` groups.
-    """
-    rows, own = spatial.shape[0] // blocks, spatial.shape[1] // (groups - 1)
-    columns = own * groups // blocks
-    kernels = []
-    for i in range(blocks):
-        first = i * columns - (own if i % 2 else 0)  # in `spatial` the own group, which lies before, is left out
-        kernels.append(spatial[(i ^ 1) * rows : ((i ^ 1) + 1) * rows, first : first + columns])
-    return torch.cat(kernels)
+
+class _OtherGroups(torch.autograd.Function):
+    """Keeps the memory format, which `cat` of slices does not; one pass forwards and one backwards."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, groups: int, own: int) -> Tensor:
+        width = x.shape[1] // groups
+        ctx.shape, ctx.first = x.shape, own * width
+        out = torch.empty_like(x[:, width:])
+        out[:, : ctx.first] = x[:, : ctx.first]
+        out[:, ctx.first :] = x[:, ctx.first + width :]
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,), first, width = gradients, ctx.first, ctx.shape[1] - gradients[0].shape[1]
+        layout = (
+            torch.channels_last
+            if gradient.is_contiguous(memory_format=torch.channels_last)
+            else torch.contiguous_format
+        )
+        out = torch.empty(ctx.shape, dtype=gradient.dtype, device=gradient.device, memory_format=layout)
+        out[:, :first] = gradient[:, :first]
+        out[:, first : first + width] = 0
+        out[:, first + width :] = gradient[:, first:]
+        return out, None, None
 
 
 def hybrid_weights(kernel: Tensor, groups: int, variant: str) -> tuple[Tensor, Tensor]:
@@ -195,8 +211,8 @@ class HybridConv2d(nn.Module):
         return o_T + o_S if self.attention is None else self._integrate(o_T, o_S)
 
     def _spatial(self, x: Tensor) -> Tensor:
-        whole = self.groups & (self.groups - 1) == 0 and x.device.type == "cpu"
-        if whole and min(self.in_channels, self.out_channels) >= self.groups * MIN_GROUPED_CHANNELS:
+        narrowest = min(self.in_channels, self.out_channels) // self.groups
+        if x.device.type == "cpu" and narrowest >= MIN_GROUPED_CHANNELS:
             return grouped_spatial_conv(x, self.spatial, self.groups, self.stride)
         convolve = partial(F.conv2d, x, stride=self.stride, padding=1)
         return run_on_moved(convolve, self.spatial, partial(dense_kernel, groups=self.groups))

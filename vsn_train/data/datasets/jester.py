@@ -11,8 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vsn_train.data.datasets.annotations import search_places, video_root
-from vsn_train.data.datasets.labelled_ids import mirror_pairs, read_classes, read_split
-from vsn_train.data.datasets.presence import find_videos, make_present_manifest
+from vsn_train.data.datasets.labelled_ids import load_labelled_ids
 from vsn_train.data.manifest import Manifest
 
 MIRROR_CLASSES = (
@@ -31,10 +30,4 @@ def load_jester(root: Path, split: str, annotations: Path | None = None, max_mis
     """
     videos = video_root(root, ["20bn-jester-v1"], "the folder of Jester's <id> folders")
     places = search_places(root, annotations, "annotations", "labels")
-    labels_file, classes = read_classes(places, "jester-v1")
-    listing, ids, labels = read_split(places, "jester-v1", split, classes, labels_file)
-    pairs, flips_allowed = mirror_pairs(list(classes), MIRROR_CLASSES)
-    return make_present_manifest(
-        "jester", split, videos, ids, find_videos(videos, ids), labels, list(classes), pairs,
-        listing=listing, max_missing_share=max_missing_share, flips_allowed=flips_allowed,
-    )  # fmt: skip
+    return load_labelled_ids("jester", split, videos, "jester-v1", places, MIRROR_CLASSES, max_missing_share)

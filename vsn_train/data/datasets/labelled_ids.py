@@ -14,11 +14,35 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vsn_train.data.datasets.annotations import class_indices, find_file, index_of, numbered_lines
-from vsn_train.data.manifest import UNLABELLED
+from vsn_train.data.datasets.presence import find_videos, make_present_manifest
+from vsn_train.data.manifest import UNLABELLED, Manifest
 from vsn_train.errors import InputError
 
 # Split -> the name it has in TwentyBN's files.
 FILE_NAMES = {"train": "train", "val": "validation", "test": "test"}
+
+
+def load_labelled_ids(
+    dataset: str,
+    split: str,
+    videos: Path,
+    prefix: str,
+    places: Sequence[Path],
+    mirror_classes: Sequence[tuple[str, str]],
+    max_missing_share: float,
+) -> Manifest:
+    """The split's table from the lists in one of `places`, for the videos that are present.
+
+    videos: the folder of the <id> folders. prefix: what the lists' names begin with. Raises InputError as the loaders
+    of the data sets say.
+    """
+    labels_file, classes = read_classes(places, prefix)
+    listing, ids, labels = read_split(places, prefix, split, classes, labels_file)
+    pairs, flips_allowed = mirror_pairs(list(classes), mirror_classes)
+    return make_present_manifest(
+        dataset, split, videos, ids, find_videos(videos, ids), labels, list(classes), pairs,
+        listing=listing, max_missing_share=max_missing_share, flips_allowed=flips_allowed,
+    )  # fmt: skip
 
 
 def read_classes(places: Sequence[Path], prefix: str) -> tuple[Path, dict[str, int]]:
