@@ -16,6 +16,7 @@ from typing import Any
 
 from vsn_train.analysis.complexity import complexity, layer_table, total
 from vsn_train.errors import InputError
+from vsn_train.import_function import find_operator
 from vsn_train.models.backbone import parse_option
 
 # operator, arch, options, title, what the papers print: parameters in millions, GFLOPs at 8 and 16 frames.
@@ -39,7 +40,7 @@ PAPERS: list[tuple[str, str, dict[str, Any], str, str, str, str]] = [
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--operator", help="tsn, tsm, vsn_compact, vsn_headtail or sth; without it: the table")
+    parser.add_argument("--operator", help="tsn, tsm, …, or module.function; without it: the table")
     parser.add_argument("--arch", default="resnet50")
     parser.add_argument("--num-frames", type=int, default=8)
     parser.add_argument("--classes", type=int, default=400)
@@ -54,7 +55,7 @@ def main() -> None:
             print(
                 layer_table(
                     complexity(
-                        arguments.operator,
+                        find_operator(arguments.operator),
                         arguments.arch,
                         arguments.num_frames,
                         arguments.classes,

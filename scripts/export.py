@@ -18,15 +18,19 @@ from typing import Any
 from vsn_train.analysis.export import export_model
 from vsn_train.engine.checkpoint import load_checkpoint
 from vsn_train.errors import InputError
+from vsn_train.import_function import find_operator
 from vsn_train.models import Recognizer, create_model
 from vsn_train.models.backbone import parse_option
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--checkpoint", type=Path, help="of vsn-train; brings operator, network, frames and classes")
-    source.add_argument("--operator", help="tsn, tsm, vsn_compact, vsn_headtail or sth, with random weights")
+    parser.add_argument("--checkpoint", type=Path, help="of vsn-train; brings operator, network, frames and classes")
+    parser.add_argument(
+        "--operator",
+        help="tsn, tsm, vsn_compact, vsn_headtail, sth or module.function, with random weights; with --checkpoint only "
+        "where the checkpoint's is a function of your own: its name again",
+    )
     parser.add_argument("--arch", default="resnet50")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="of the operator")
     parser.add_argument("--modality", default="rgb", choices=("rgb", "flow"))
@@ -36,14 +40,17 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="clips in one call; default: any number")
     parser.add_argument("--output", type=Path, required=True, help="file to write, .onnx or .pt2")
     arguments = parser.parse_args()
+    if not (arguments.checkpoint or arguments.operator):
+        parser.error("one of --checkpoint and --operator is needed")
     try:
         if arguments.checkpoint:
             checkpoint = load_checkpoint(arguments.checkpoint)
-            model, size = checkpoint_model(checkpoint), checkpoint["config"]["data"]["crop_size"]
+            model = checkpoint_model(checkpoint, arguments.operator)
+            size = checkpoint["config"]["data"]["crop_size"]
         else:
             options: dict[str, Any] = dict(parse_option(text) for text in arguments.option)
             model = create_model(
-                arguments.operator, arguments.arch, arguments.num_frames, arguments.classes,
+                find_operator(arguments.operator), arguments.arch, arguments.num_frames, arguments.classes,
                 modality=arguments.modality, **options,
             )  # fmt: skip
             size = 224
@@ -57,8 +64,20 @@ def main() -> None:
     )
 
 
-def checkpoint_model(checkpoint: dict[str, Any]) -> Recognizer:
-    model = create_model(num_classes=len(checkpoint["class_names"]), **checkpoint["config"]["backbone"])
+def checkpoint_model(checkpoint: dict[str, Any], operator: str | None) -> Recognizer:
+    """operator: as the user names it. Raises InputError where it differs, or is the user's own and is not named."""
+    backbone = dict(checkpoint["config"]["backbone"])
+    trained = backbone.pop("operator")
+    if operator != trained and (operator or "." in trained):
+        raise InputError(
+            f"the checkpoint's operator is {trained}; name it with --operator {trained}"
+            + (", as loading a checkpoint imports no module" if "." in trained else ", or leave --operator out")
+        )
+    backbone |= backbone.pop("options", {})
+    modality = checkpoint["config"]["data"].get("modality", "rgb")
+    model = create_model(
+        find_operator(trained), num_classes=len(checkpoint["class_names"]), modality=modality, **backbone
+    )
     model.load_state_dict(checkpoint["average"] or checkpoint["model"])
     return model
 

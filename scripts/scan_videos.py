@@ -30,11 +30,13 @@ from vsn_train.errors import InputError
 from vsn_train.run import load_manifest
 
 
-def compose(overrides: list[str]) -> schema.Train:
-    """The config of vsn-train with these values."""
+def compose(overrides: list[str], config_dir: Path | None = None) -> schema.Train:
+    """The config of vsn-train with these values. config_dir: a folder with configs of your own."""
     schema.register_schemas()
     for name in ("run_folder", "checkpoint_folder", "choices"):
         OmegaConf.register_new_resolver(name, lambda *_: "", replace=True)
+    if config_dir:
+        overrides = [*overrides, f"hydra.searchpath=['file://{config_dir.absolute()}']"]
     with hydra.initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
         config = OmegaConf.to_object(hydra.compose("train", overrides))
     assert isinstance(config, schema.Train)
@@ -65,11 +67,12 @@ def main() -> None:
     parser.add_argument("--splits", nargs="+", default=["train", "val"], choices=["train", "val", "test"])
     parser.add_argument("--workers", type=int, default=4, help="processes that count frames")
     parser.add_argument("--no-frames", action="store_true", help="do not open the videos")
+    parser.add_argument("--config-dir", type=Path, metavar="FOLDER", help="with configs of your own, as for vsn-train")
     parser.add_argument("--save", type=Path, metavar="FOLDER", help="write the manifests there")
     arguments = parser.parse_intermixed_args()
     complete = True
     try:
-        config = compose(arguments.overrides)
+        config = compose(arguments.overrides, arguments.config_dir)
         for split in arguments.splits:
             manifest = load_manifest(config.dataset, split, Process(0, 1, torch.device("cpu")))
             reasons: list[str] = []

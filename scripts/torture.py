@@ -57,8 +57,7 @@ def kill_until(process: subprocess.Popen[bytes], how: str, moment: Callable[[], 
                 os.killpg(process.pid, signal.SIGKILL)
             else:  # its children must notice by themselves
                 os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            return True
+            return process.wait() == -signal.SIGKILL
         time.sleep(0.002)
     return False
 
@@ -106,44 +105,51 @@ def moments(run: Path, how: str, rng: random.Random) -> Callable[[], bool]:
         return lambda: (
             log.exists() and "  train loss" in log.read_text()[len(before) :].rstrip("\n").rpartition("\n")[2]
         )
-    started: list[float] = []
-    delay = rng.uniform(0, 8)
+    return steps_later(run, rng, lambda: log.exists() and "a step:" in log.read_text()[len(before) :])
 
-    def later() -> bool:
-        if not started and log.exists() and "a step:" in log.read_text()[len(before) :]:
-            started.append(time.monotonic())
-        return bool(started) and time.monotonic() - started[0] > delay
 
-    return later
+def steps_later(run: Path, rng: random.Random, begun: Callable[[], bool] = lambda: True) -> Callable[[], bool]:
+    """A few steps after begun(), and somewhere inside the next one. Counted, not timed: whatever the machine's speed,
+    so many kills leave the training as far from its end.
+    """
+    metrics = run / "metrics.jsonl"
+    last: list[int] = []
+
+    def moment() -> bool:
+        lines = metrics.read_text().count("\n") if metrics.exists() else 0
+        if not last and begun():
+            last.append(lines + rng.randrange(6))
+        if not last or lines < last[0]:
+            return False
+        time.sleep(rng.uniform(0, 0.3))
+        return True
+
+    return moment
 
 
 def torture(folder: Path, processes: int, kills: int, seed: int, overrides: list[str]) -> list[str]:
     """Train twice, once with kills. Returns what differs, nothing when all is well."""
     rng = random.Random(seed)
-    values = [*motion(folder / "cache", processes), *overrides]
-    whole, killed = folder / f"whole_{processes}", folder / f"killed_{processes}_{seed}"
+    # An epoch of 8 steps for each kill: twice as many as the training gets further between two of them.
+    values = [*motion(folder / "cache", processes), f"schedule.epochs={max(3, kills)}", *overrides]
+    whole, killed = folder / f"whole_{processes}_{kills}", folder / f"killed_{processes}_{kills}_{seed}"
     if not (whole / "log.txt").exists():
         subprocess.run([VSN_TRAIN, *values, f"hydra.run.dir={whole}"], check=True, stdout=subprocess.DEVNULL)
     ways = ["step", "saving", "validating", "worker", "launcher"]
-    done = 0
-    while done < kills:
+    for done in range(kills):
         resume = (killed / "checkpoints" / "last.pt").exists()
         how = ways[done % len(ways)]
         command = [VSN_TRAIN, *values, f"hydra.run.dir={killed}", f"resume={str(resume).lower()}"]
         process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
         struck = kill_until(process, how, moments(killed, how, rng), whole_group=how != "launcher")
         if struck and how == "worker":  # the training goes on without it; kill that too, a little later
-            time.sleep(rng.uniform(0, 2))
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+            struck = kill_until(process, "step", steps_later(killed, rng), whole_group=True)
         code = process.wait()
-        done += 1
-        state = torch.load(killed / "checkpoints" / "last.pt", weights_only=True) if resume or struck else {}
-        print(f"{done:2}/{kills} {how}: {'killed' if struck else f'ended with {code}'}, step {state.get('step')}")
         if not struck:
-            if code:
-                return [f"a launch ended with exit code {code}"]
-            break
+            return [f"{done} kills of {kills}: then a launch ended by itself, with exit code {code}"]
+        last = killed / "checkpoints" / "last.pt"
+        step = torch.load(last, weights_only=True)["step"] if last.exists() else "none"
+        print(f"{done + 1:2}/{kills} {how}: killed, last checkpoint: step {step}", flush=True)
     left = subprocess.run(
         [VSN_TRAIN, *values, f"hydra.run.dir={killed}", "resume=true"], stdout=subprocess.DEVNULL, check=False
     )

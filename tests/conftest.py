@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
 from tests.media import write_counting_video
 
 CLIPS = Path(__file__).resolve().parents[2] / "shared" / "data" / "clips"
@@ -39,17 +40,17 @@ def run_command(
     name: str, *arguments: str, cwd: Path | None = None, timeout: float = 300, **environment: str
 ) -> Result:
     """Run an installed command the way a user does, from another folder than the source tree's."""
+    cwd = cwd or Path(os.environ.get("TMPDIR", "/tmp"))
+    environment = {"PYTHONWARNINGS": "default"} | environment
+    if "PYTHONPATH" not in environment:  # which has to be there when Python starts
+        started = warm.Command(name, list(arguments), cwd, **environment)
+        return Result(started.wait(timeout), started.out(), started.err())
     command = shutil.which(name, path=str(Path(sys.executable).parent))
     assert command, f"{name} is not installed beside {sys.executable}"
     done = subprocess.run(
-        [command, *arguments],
-        cwd=cwd or Path(os.environ.get("TMPDIR", "/tmp")),
-        env=os.environ | {"PYTHONWARNINGS": "default"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
+        [command, *arguments], cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=timeout,
         check=False,
-    )
+    )  # fmt: skip
     return Result(done.returncode, done.stdout, done.stderr)
 
 

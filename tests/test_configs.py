@@ -50,7 +50,8 @@ def test_every_protocol_can_be_chosen_for_a_test(command, protocol):
 @pytest.mark.parametrize(
     ("dataset", "protocol"),
     [
-        ("motion", (1, 1)), ("motion_static", (1, 1)), ("custom", (1, 1)), ("something_v1", (1, 1)),
+        ("motion", (1, 1)), ("motion_static", (1, 1)), ("motion_order", (1, 1)), ("custom", (1, 1)),
+        ("something_v1", (1, 1)),
         ("something_v2", (2, 1)), ("jester", (2, 1)), ("kinetics400", (10, 10)), ("ucf101", (10, 10)),
         ("hmdb51", (10, 10)),
     ],

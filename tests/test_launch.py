@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,25 @@ def test_a_sweep_goes_on_after_a_failure_and_ends_with_a_table(values, tmp_path)
     assert re.fullmatch(r"0 +0\.01 +[\d.]+ +1 +[\d.]+ +1", lines[1])
     assert re.fullmatch(r"1 +1e\+30 +- +- +- +-", lines[2])
     assert re.fullmatch(r"2 +0\.02 +[\d.]+ +1 +[\d.]+ +1", lines[3])
+    assert lines[-1] == "failed: 1 (exit code 1)"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_spec("hydra_plugins.hydra_submitit_launcher"), reason="needs the extra slurm")
+def test_a_sweep_through_submitit(values, tmp_path):
+    # As on a cluster, but for the queue: jobs are pickled, and run in processes that submitit starts.
+    sweep = tmp_path / "sweep"
+    result = run_command(
+        "vsn-train", "--multirun", "hydra/launcher=submitit_local", "optimizer.lr=0.01,1e30", "optimizer.clip_norm=0",
+        f"hydra.sweep.dir={sweep}", *values, cwd=tmp_path,
+    )  # fmt: skip
+    assert result.code == 1, result.err
+    lines = result.out[result.out.index("\nrun ") :].splitlines()[1:]
+    assert re.fullmatch(r"0 +0\.01 +[\d.]+ +1 +[\d.]+ +1", lines[1])
+    assert re.fullmatch(r"1 +1e\+30 +- +- +- +-", lines[2])
+    assert f"failed: 1 (exit code 1); what they said: {sweep}/.submitit/*/*.err" in result.out
+    assert any("is not a finite number" in path.read_text() for path in sweep.glob(".submitit/*/*.err"))
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
 
 
 def test_check_shows_what_the_network_sees_and_trains_nothing(values, tmp_path):

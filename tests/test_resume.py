@@ -49,9 +49,9 @@ def test_stopped_and_killed_in_the_middle_and_resumed_is_bit_identical(processes
         os.kill(next(pid for pid in descendants(process.pid) if is_worker(pid)), signal.SIGKILL)
         saving = moments(killed, "saving", random.Random(0))
         while not saving():
-            assert process.poll() is None, process.communicate()[0]
+            assert process.poll() is None, process.output()
         os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.wait()
     else:
         ranks = [pid for pid in descendants(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         os.kill(max(pid for pid in ranks if not is_worker(pid)), signal.SIGKILL)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import resource
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
-from scripts.torture import motion, same, train_on_mutated
+from scripts.torture import VSN_TRAIN, motion, same, train_on_mutated
 from tests.conftest import CLIPS, SMALL, run_command
 from tests.runs import finish, log_of, start, wait_for_step
 
@@ -19,6 +21,11 @@ from tests.runs import finish, log_of, start, wait_for_step
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
+
+MAY_MOUNT = (
+    shutil.which("unshare")
+    and not subprocess.run(["unshare", "-Urm", "true"], stderr=subprocess.DEVNULL, check=False).returncode
+)
 
 # Stands in for a decoder that aborts on one video and hangs on another.
 TROUBLE = """
@@ -108,6 +115,42 @@ def test_a_folder_that_cannot_be_written_to(cache, tmp_path):
         assert result.code in (1, 2), result.err
         assert result.err.count("\n") == 1, result.err
         assert str(folder.parent) in result.err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not MAY_MOUNT, reason="needs the right to mount file systems")
+def test_file_systems_that_are_full_or_read_only(cache, tmp_path):
+    run, left = tmp_path / "disk" / "run", tmp_path / "left"
+    run.parent.mkdir()
+    train = [VSN_TRAIN, *motion(cache, 1), "optimizer.ema=0"]
+    # Room for one checkpoint, not for the next one beside it.
+    code, text = mounted(f"mount -t tmpfs -o size=130m none {run.parent}", [*train, f"hydra.run.dir={run}"], run, left)
+    assert code == 1, text
+    (message,) = [line for line in text.splitlines() if line.startswith("vsn-train: ")]
+    assert f"cannot save {run}/checkpoints/last.pt: No space left on device; the previous checkpoint is" in message
+    before = {path: path.read_bytes() for path in left.rglob("*") if path.is_file()}
+    assert [path.name for path in (left / "checkpoints").iterdir()] == ["last.pt"]
+    torch.load(left / "checkpoints" / "last.pt", weights_only=True)
+
+    read_only = f"mount --bind {left} {left} && mount -o remount,bind,ro {left}"
+    code, text = mounted(read_only, [*train, f"hydra.run.dir={left}", "resume=true"], left, tmp_path / "copy")
+    assert code == 1, text
+    assert f"cannot write {left}/log.txt: Read-only file system; make room, or choose another place" in text
+    assert text.count("\n") == 1
+    assert {path: path.read_bytes() for path in left.rglob("*") if path.is_file()} == before
+
+
+def mounted(mount: str, command: list[str], run: Path, copy: Path) -> tuple[int, str]:
+    """Run the command where `mount` has been done for it alone, and copy what is left of its run folder."""
+    script = f'{mount} || exit 99; "$@"; code=$?; cp -r {run} {copy}; exit $code'
+    done = subprocess.run(
+        ["unshare", "-Urm", "sh", "-c", script, "sh", *command],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr if done.returncode == 0 else done.stderr
 
 
 def test_a_loss_that_is_no_number_stops_before_the_update(cache, tmp_path):

@@ -6,6 +6,7 @@ key answer at once. Exit codes: 0 done, 2 wrong input (one message, no traceback
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import os
 import re
@@ -30,6 +31,7 @@ from vsn_train.errors import InputError, StoppedError, refusal
 
 WRONG_INPUT = 2
 FAILED = 1
+FAILED_JOBS = "failed.txt"  # in the folder of a sweep: a line for each, its name and exit code
 
 
 def train() -> None:
@@ -77,7 +79,7 @@ def _run_command(name: str, work: Callable[[Any, dict[str, Any], Path], None]) -
     OmegaConf.register_new_resolver("checkpoint_folder", _checkpoint_folder, replace=True)
     OmegaConf.register_new_resolver("choices", _choices, replace=True)
 
-    codes: list[int] = []  # of the jobs of a sweep
+    command = os.getpid()
 
     def job(config: DictConfig) -> None:
         run_folder = Path(HydraConfig.get().runtime.output_dir)
@@ -93,11 +95,14 @@ def _run_command(name: str, work: Callable[[Any, dict[str, Any], Path], None]) -
             code = error.code
         except OSError as error:
             code = _explain_refusal(name, error, run_folder)
+        except SystemExit as error:  # several processes have told why themselves
+            code = error.code if isinstance(error.code, int) else FAILED
         finally:
             _remove_if_empty(run_folder)
-        codes.append(code)
         sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
-        if code and not (sweeps and code in (FAILED, WRONG_INPUT)):  # a sweep goes on with the next one
+        if code and sweeps and (code in (FAILED, WRONG_INPUT) or os.getpid() != command):
+            _note_failed_job(code)  # a sweep goes on with the next one; a signal ends it, unless it is of a job alone
+        elif code:
             sys.exit(code)
 
     try:
@@ -106,8 +111,6 @@ def _run_command(name: str, work: Callable[[Any, dict[str, Any], Path], None]) -
         if name != "train":
             _start_from_checkpoint(name)
         hydra.main(version_base="1.3", config_path=str(schema.config_folder()), config_name=name)(job)()
-        if any(codes):
-            sys.exit(max(codes))
     except (InputError, HydraException, OmegaConfBaseException) as error:
         sys.exit(_explain(name, error))  # before OSError, which some of Hydra's errors are too
     except OSError as error:  # Hydra makes the run folder
@@ -125,6 +128,29 @@ def _explain_refusal(command: str, error: OSError, run_folder: Path) -> int:
     return FAILED
 
 
+def _note_failed_job(code: int) -> None:
+    """For `FailedJobs`: a job may run in another process than the sweep, or on another machine."""
+    config = HydraConfig.get()
+    with open(Path(config.sweep.dir) / FAILED_JOBS, "a", encoding="utf-8") as file:
+        file.write(f"{config.sweep.subdir} {code}\n")
+
+
+class FailedJobs(Callback):
+    """Hydra calls it around a sweep: names the jobs that failed and ends with the highest of their exit codes."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        (Path(config.hydra.sweep.dir) / FAILED_JOBS).unlink(missing_ok=True)  # of an earlier one there
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        if not (folder / FAILED_JOBS).exists():
+            return
+        failed = dict(line.rsplit(" ", 1) for line in (folder / FAILED_JOBS).read_text(encoding="utf-8").splitlines())
+        logs = f"; what they said: {folder}/.submitit/*/*.err" if (folder / ".submitit").is_dir() else ""
+        print(f"failed: {', '.join(f'{name} (exit code {code})' for name, code in failed.items())}{logs}")
+        sys.exit(max(map(int, failed.values())))
+
+
 class ComparisonTable(Callback):
     """Hydra calls it after a sweep, wherever its jobs ran."""
 
@@ -133,7 +159,8 @@ class ComparisonTable(Callback):
 
         folder = Path(config.hydra.sweep.dir)
         jobs = sorted(
-            (path for path in folder.iterdir() if path.is_dir()), key=lambda path: (len(path.name), path.name)
+            (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")),  # .submitit
+            key=lambda path: (len(path.name), path.name),
         )
         print(f"\n{compare_runs(jobs)}\n\nrun folders: {folder}")
 
@@ -149,8 +176,9 @@ def _refuse_new_keys() -> None:
 def _start_from_checkpoint(name: str) -> None:
     """Let Hydra compose on top of the checkpoint's own config, which has to be read first."""
     schema.register_checkpoint(None)
-    flags = [argument for argument in sys.argv[1:] if argument.startswith("-") or "=" not in argument]
-    overrides = [argument for argument in sys.argv[1:] if argument not in flags]
+    _, arguments = _config_dir()
+    flags = [argument for argument in arguments if argument.startswith("-") or "=" not in argument]
+    overrides = [argument for argument in arguments if argument not in flags]
     parsed = OverridesParser.create().parse_overrides(overrides)
     path = next((str(each.value()) for each in parsed if each.key_or_group == "checkpoint"), None)
     if path is None or flags:
@@ -158,10 +186,31 @@ def _start_from_checkpoint(name: str) -> None:
     _compose(name, overrides)  # a misspelt key is told before torch is imported
     from vsn_train.engine.checkpoint import load_checkpoint
 
-    schema.register_checkpoint(load_checkpoint(Path(path))["config"])
+    stored = load_checkpoint(Path(path))["config"]
+    schema.register_checkpoint(stored)
+    if functions := schema.own_functions(stored):
+        composed = _compose(name, overrides)
+        for (group, key), function in functions.items():
+            if OmegaConf.is_missing(composed.get(group, {}), key):
+                raise InputError(
+                    f"{path} was made with {function}, a function of your own; loading a checkpoint runs no code, so "
+                    f"it is imported only where you name it again: add {group}.{key}={function}"
+                )
+
+
+def _config_dir() -> tuple[str | None, list[str]]:
+    """The folder that Hydra's --config-dir names, and the command line without it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd")
+    known, others = parser.parse_known_args(sys.argv[1:])
+    return known.config_dir, others
 
 
 def _compose(name: str, overrides: list[str]) -> DictConfig:
+    folder, _ = _config_dir()
+    if folder:
+        place = os.path.abspath(folder).replace("\\", "\\\\").replace("'", "\\'")
+        overrides = [*overrides, f"hydra.searchpath=['file://{place}']"]
     with hydra.initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
         return hydra.compose(name, overrides)
 

@@ -6,6 +6,7 @@ holds what a type cannot say. Below run.py nobody sees a config.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ class Dataset:
 class Motion(Dataset):
     """Embedded data set, generated into `root` on first use."""
 
-    variant: str = "direction"  # "direction": the order of the frames is the class; "appearance": the shape is
+    # what the class is: "direction" of time, "appearance" of the shape, "order" of two events far apart
+    variant: str = "direction"
     train_videos: int = MISSING
     val_videos: int = MISSING
     size: int = MISSING  # pixels, height = width
@@ -66,6 +68,15 @@ class Custom(Dataset):
 
 
 @dataclass
+class OwnDataset(Dataset):
+    """A data set that a function of your own reads (docs/add-a-data-set.md)."""
+
+    loader: str = MISSING  # module.function: (root, split, **options) -> Manifest
+    options: dict[str, Any] = field(default_factory=dict)  # what the function takes beyond root and split
+    count_frames: bool = False
+
+
+@dataclass
 class Backbone:
     operator: str = MISSING
     arch: str = "resnet50"
@@ -93,6 +104,13 @@ class Sth(Backbone):
     variant: str = "hybrid"  # "hybrid": the temporal part slides over the kernels; "merge": it has kernels of its own
     p: float = 0.25  # share of temporal weights: 1/2, 1/3, 1/4, …
     integration: str = "attention"  # of spatial and temporal part: "attention" or "sum"
+
+
+@dataclass
+class OwnOperator(Backbone):
+    """`operator` is module.function, a function of your own (docs/add-an-operator.md)."""
+
+    options: dict[str, Any] = field(default_factory=dict)  # what the function takes beyond network and num_frames
 
 
 @dataclass
@@ -274,6 +292,7 @@ class Predict:
 DATASETS: dict[str, type[Dataset]] = {
     "motion": Motion,
     "motion_static": Motion,
+    "motion_order": Motion,
     "something_v1": Official,
     "something_v2": Official,
     "jester": Official,
@@ -306,8 +325,14 @@ def register_schemas() -> None:
     for name, node in {"train": Train, "eval": Eval, "predict": Predict}.items():
         store.store(name=f"{name}_schema", node=node)
     groups: dict[str, dict[str, Any]] = {
-        "dataset": {"motion": Motion, "official": Official, "official_splits": OfficialSplits, "custom": Custom},
-        "backbone": BACKBONES,
+        "dataset": {
+            "motion": Motion,
+            "official": Official,
+            "official_splits": OfficialSplits,
+            "custom": Custom,
+            "own": OwnDataset,
+        },
+        "backbone": BACKBONES | {"own": OwnOperator},
         "protocol": {"protocol": Protocol},
         "data": {"data": Data},
         "augment": {"augment": Augment},
@@ -328,8 +353,8 @@ def register_checkpoint(config: dict[str, Any] | None) -> None:
     """
     if config is None:
         nodes: dict[str, Any] = {
-            "dataset": dict.fromkeys(_keys(DATASETS), MISSING),
-            "backbone": dict.fromkeys(_keys(BACKBONES), MISSING),
+            "dataset": dict.fromkeys(_keys([*DATASETS.values(), OwnDataset]), MISSING),
+            "backbone": dict.fromkeys(_keys([*BACKBONES.values(), OwnOperator]), MISSING),
             "protocol": Protocol,
             "data": Data,
             "runtime": Runtime,
@@ -342,16 +367,29 @@ def register_checkpoint(config: dict[str, Any] | None) -> None:
             "data": Data(**config["data"]),
             "runtime": Runtime(**config["runtime"]),
         }
+        for group, key in own_functions(config):
+            setattr(nodes[group], key, MISSING)  # a file must not choose what is imported: the user names it again
     for group, node in nodes.items():
         ConfigStore.instance().store(group=group, name="from_checkpoint", node=node)
 
 
-def _keys(types: dict[str, Any]) -> list[str]:
-    return [key for each in types.values() for key in each.__dataclass_fields__]
+def own_functions(config: dict[str, Any]) -> dict[tuple[str, str], str]:
+    """(group, key) -> module.function, for the functions of the user's own that a checkpoint's config names."""
+    operator, loader = config["backbone"]["operator"], config["dataset"].get("loader")
+    named = {("backbone", "operator"): operator if "." in operator else None, ("dataset", "loader"): loader}
+    return {place: function for place, function in named.items() if function}
+
+
+def _keys(types: Iterable[Any]) -> list[str]:
+    return [key for each in types for key in each.__dataclass_fields__]
 
 
 def _type_of(config: dict[str, Any], group: str, key: str, types: dict[str, Any]) -> Any:
     name = config[group][key]
+    if group == "dataset" and "loader" in config[group]:
+        return OwnDataset
+    if group == "backbone" and "." in name:
+        return OwnOperator
     if name not in types:
         raise InputError(
             f"the checkpoint's {group} is {name!r}, but this version of vsn-train knows {', '.join(types)}; "
@@ -364,6 +402,7 @@ def check_train(config: Train) -> None:
     """Raise InputError for values that the types allow and the work does not."""
     _check_common(config.data, config.runtime)
     _check_dataset(config.dataset)
+    _check_backbone(config.backbone)
     _check_protocol("protocol", config.protocol)
     _check_protocol("validation", config.validation)
     _positive("backbone.num_frames", config.backbone.num_frames)
@@ -445,8 +484,8 @@ def _check_augment(augment: Augment, modality: str) -> None:
 
 def check_eval(config: Eval) -> None:
     _check_common(config.data, config.runtime)
-    if isinstance(config, Eval):
-        _check_dataset(config.dataset)
+    _check_dataset(config.dataset)
+    _check_backbone(config.backbone)
     _check_protocol("protocol", config.protocol)
     _choice("split", config.split, ("train", "val", "test"))
     _choice("on_bad_video", config.on_bad_video, ("error", "wrong"))
@@ -455,6 +494,7 @@ def check_eval(config: Eval) -> None:
 
 def check_predict(config: Predict) -> None:
     _check_common(config.data, config.runtime)
+    _check_backbone(config.backbone)
     _check_protocol("protocol", config.protocol)
     _positive("top_k", config.top_k)
     if config.start < 0 or (config.end is not None and config.end <= config.start):
@@ -478,7 +518,23 @@ def _check_common(data: Data, runtime: Runtime) -> None:
         _not_negative(key, value)
 
 
+def _check_backbone(backbone: Backbone) -> None:
+    if isinstance(backbone, OwnOperator):
+        _check_function("backbone.operator", backbone.operator)
+        if taken := set(backbone.options) & set(OwnOperator.__dataclass_fields__):
+            raise InputError(f"backbone.options.{min(taken)}: a key of backbone itself; give the option another name")
+    else:
+        _choice("backbone.operator", backbone.operator, tuple(BACKBONES))
+
+
+def _check_function(key: str, path: str) -> None:
+    if "." not in path:
+        raise InputError(f"{key}={path}: expected module.function, such as my_file.my_function")
+
+
 def _check_dataset(dataset: Dataset) -> None:
+    if isinstance(dataset, OwnDataset):
+        _check_function("dataset.loader", dataset.loader)
     if isinstance(dataset, Official):
         _choice("dataset.class_order", dataset.class_order, ("official", "sorted"))
     if isinstance(dataset, OfficialSplits):

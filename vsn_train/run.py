@@ -68,7 +68,9 @@ from vsn_train.engine.speed import (
 )
 from vsn_train.engine.train import train as run_training
 from vsn_train.errors import InputError
+from vsn_train.import_function import import_function
 from vsn_train.models import Recognizer, create_model
+from vsn_train.models.layouts import mixing_of
 from vsn_train.models.weights import load_weights
 
 # A resumed run may differ in these and still be the same run.
@@ -147,6 +149,7 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
                 "class_names": list(manifest.class_names),
                 "flip_pairs": [list(pair) for pair in manifest.flip_pairs],
                 "flips_allowed": manifest.flips_allowed,
+                "mixing": mixing_of(model),
             }
 
         interrupts, saving = Interrupts(), config.checkpoints
@@ -379,6 +382,15 @@ def read_manifest(dataset: schema.Dataset, split: str, process: Process) -> Mani
         lists = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
         classes = root / dataset.classes if dataset.classes else None
         return load_custom(root, split, lists, classes, dataset.flip_pairs, dataset.max_missing_share)
+    if isinstance(dataset, schema.OwnDataset):
+        load_own = import_function(dataset.loader, "dataset.loader")
+        manifest = load_own(root, split, **dataset.options)
+        if not isinstance(manifest, Manifest):
+            raise InputError(
+                f"dataset.loader={dataset.loader} gave a {type(manifest).__name__}, expected a Manifest: end it with "
+                "return make_manifest(…)"
+            )
+        return manifest
     assert isinstance(dataset, schema.Official)
     annotations = Path(dataset.annotations).expanduser() if dataset.annotations else None
     share = dataset.max_missing_share
@@ -418,7 +430,11 @@ def augmentation_of(config: schema.Train, manifest: Manifest) -> Augmentation:
 
 
 def build_model(backbone: schema.Backbone, num_classes: int, modality: str) -> Recognizer:
-    return create_model(num_classes=num_classes, modality=modality, **asdict(backbone))
+    arguments = asdict(backbone)
+    if isinstance(backbone, schema.OwnOperator):
+        arguments |= arguments.pop("options")
+        arguments["operator"] = import_function(backbone.operator, "backbone.operator")
+    return create_model(num_classes=num_classes, modality=modality, **arguments)
 
 
 def start_weights(model: Recognizer, config: schema.Train, class_names: Sequence[str]) -> str:
@@ -817,7 +833,11 @@ def choose_speed(
         rule["channels_last"] = device.type == "cuda"
     if before:
         given = {"precision": runtime.precision != "auto", "channels_last": runtime.channels_last is not None}
-        return {key: rule[key] if given[key] else before[key] for key in rule}, []
+        kept = {key: rule[key] if given[key] else before[key] for key in rule}
+        memory = "channels_last" if kept["channels_last"] else "contiguous"
+        if all(given.values()):
+            return kept, []
+        return kept, [f"{kept['precision']} with {memory} memory, as the run was begun"]
     if not runtime.measure or (runtime.precision != "auto" and runtime.channels_last is not None):
         reasons = []
         if runtime.precision == "auto":

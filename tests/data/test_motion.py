@@ -17,7 +17,7 @@ from vsn_train.data.manifest import Manifest
 from vsn_train.errors import InputError
 
 SIZE, FRAMES = 32, 8
-VARIANTS = ("direction", "appearance")
+VARIANTS = ("direction", "appearance", "order")
 
 
 def small(root: Path, split: str = "train", variant: str = "direction", train_videos: int = 12) -> Manifest:
@@ -34,8 +34,10 @@ def files(manifest: Manifest) -> dict[str, bytes]:
     return {manifest.sample_id(i): manifest.path(i).read_bytes() for i in range(len(manifest))}
 
 
-def draw(label: int, index: int, split: str = "train", size: int = SIZE, num_frames: int = FRAMES) -> np.ndarray:
-    return render_clip(clip_spec("direction", split, 0, label, index), size, num_frames)
+def draw(
+    label: int, index: int, split: str = "train", size: int = SIZE, num_frames: int = FRAMES, variant: str = "direction"
+) -> np.ndarray:
+    return render_clip(clip_spec(variant, split, 0, label, index), size, num_frames)
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,8 @@ def test_pixels_are_the_ones_of_this_generator_version() -> None:
     # Fails when an edit changes the pixels: raise GENERATOR_VERSION, then correct the checksum.
     clips = b"".join(draw(label, 3, size=48, num_frames=5).tobytes() for label in range(12))
     assert (motion.GENERATOR_VERSION, zlib.crc32(clips)) == (2, 2524098955)
+    clips = b"".join(draw(label, 3, size=48, num_frames=16, variant="order").tobytes() for label in range(6))
+    assert zlib.crc32(clips) == 2285237369
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -87,16 +91,17 @@ def test_train_and_val_share_no_texture_seed(variant: str) -> None:
 def test_classes_are_balanced(tmp_path: Path, variant: str, split: str) -> None:
     manifest = small(tmp_path, split, variant)
     counts = np.bincount(manifest.labels, minlength=len(manifest.class_names))
-    assert manifest.name == {"direction": "motion", "appearance": "motion_static"}[variant]
+    assert manifest.name == {"direction": "motion", "appearance": "motion_static", "order": "motion_order"}[variant]
     assert manifest.class_names == CLASS_NAMES[variant]
     assert (counts == 12 // len(manifest.class_names)).all()
 
 
-def test_second_class_of_a_pair_is_the_first_one_reversed() -> None:
-    for label in range(1, 12, 2):
-        spec = clip_spec("direction", "train", 0, label, 0)
+@pytest.mark.parametrize("variant", ["direction", "order"])
+def test_second_class_of_a_pair_is_the_first_one_reversed(variant: str) -> None:
+    for label in range(1, len(CLASS_NAMES[variant]), 2):
+        spec = clip_spec(variant, "train", 0, label, 0)
         assert spec.reverse
-        assert not clip_spec("direction", "train", 0, label - 1, 0).reverse
+        assert not clip_spec(variant, "train", 0, label - 1, 0).reverse
         forward = motion.ClipSpec(spec.seed, spec.texture_seed, spec.motion, False, spec.shape)
         np.testing.assert_array_equal(render_clip(spec, SIZE, FRAMES), render_clip(forward, SIZE, FRAMES)[::-1])
 
@@ -111,15 +116,66 @@ def test_encoding_does_not_know_the_direction(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decoded[0], decoded[1][::-1])
 
 
-def test_frames_without_their_order_do_not_separate_a_pair() -> None:
+@pytest.mark.parametrize("variant", ["direction", "order"])
+def test_frames_without_their_order_do_not_separate_a_pair(variant: str) -> None:
     # Mean and spread of the pixels, and how far the frames lie apart, over 60 clips of each class.
-    for label in range(0, 12, 2):
+    for label in range(0, len(CLASS_NAMES[variant]), 2):
         a, b = (
             np.array([[c.mean(), c.std(), np.abs(np.diff(c.astype(float), axis=0)).mean()] for c in clips])
-            for clips in ([draw(k, i, size=16) for i in range(60)] for k in (label, label + 1))
+            for clips in ([draw(k, i, size=16, variant=variant) for i in range(60)] for k in (label, label + 1))
         )
         t = (a.mean(0) - b.mean(0)) / np.sqrt(a.var(0) / len(a) + b.var(0) / len(b))
-        assert (np.abs(t) < 4).all(), CLASS_NAMES["direction"][label]
+        assert (np.abs(t) < 4).all(), CLASS_NAMES[variant][label]
+
+
+def lit(frames: np.ndarray) -> np.ndarray:
+    """Of each frame the colour in which the shape lights up, 0 red, 1 green, 2 blue; -1: in none."""
+    found = []
+    for frame in frames.astype(int):
+        strong = [(2 * frame[..., c] - frame.sum(axis=2) > 40) & (frame[..., c] > 130) for c in range(3)]
+        areas = [each.sum() for each in strong]
+        found.append(int(np.argmax(areas)) if max(areas) > 20 else -1)
+    return np.array(found)
+
+
+def test_the_two_colours_come_in_the_named_order_and_far_apart() -> None:
+    colours = list(motion.LIGHTS)
+    for label, name in enumerate(CLASS_NAMES["order"]):
+        for index in range(6):
+            seen = lit(draw(label, index, "val", 48, 24, "order"))
+            shown = np.flatnonzero(seen >= 0)
+            assert [colours[seen[i]] for i in (shown[0], shown[-1])] == name.split("_then_")
+            assert len(shown) == 6, "each colour lasts an eighth of the clip"
+            assert shown[2] < 12 <= shown[3], "one in each half"
+            assert shown[3] - shown[2] > 9, "more than three eighths of the clip lie between them"
+
+
+def test_between_the_colours_all_classes_look_alike() -> None:
+    # The same spec under another class's name: but for the lit frames the same pixels.
+    for index in range(4):
+        spec = clip_spec("order", "train", 0, 0, index)
+        clips = [
+            render_clip(motion.ClipSpec(spec.seed, spec.texture_seed, name, False, spec.shape), SIZE, 24)
+            for name, _ in motion.ORDER_PAIRS
+        ]
+        dark = np.ones(24, bool)
+        for _, shown in motion.light_frames(spec, 24):
+            dark[shown] = False
+        for clip in clips[1:]:
+            np.testing.assert_array_equal(clip[dark], clips[0][dark])
+            assert not np.array_equal(clip[~dark], clips[0][~dark])
+
+
+def test_when_the_colours_come_does_not_tell_a_clip_from_its_reversal() -> None:
+    # First and last lit frame over many clips, forwards and backwards: the same distribution.
+    starts, ends = [], []
+    for index in range(400):
+        (_, first), (_, last) = motion.light_frames(clip_spec("order", "train", 0, 0, index), 24)
+        starts.append(first.start)
+        ends.append(24 - last.stop)
+    assert set(starts) == set(ends)
+    t = (np.mean(starts) - np.mean(ends)) / np.sqrt((np.var(starts) + np.var(ends)) / 400)
+    assert abs(t) < 4
 
 
 def shape_mask(frames: np.ndarray) -> np.ndarray:
@@ -204,7 +260,7 @@ def test_two_processes_at_once_give_one_complete_set(drawn: Manifest, tmp_path: 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"variant": "speed"}, "unknown variant 'speed'; expected one of direction, appearance"),
+        ({"variant": "speed"}, "unknown variant 'speed'; expected one of direction, appearance, order"),
         ({"split": "test"}, "unknown split 'test'; expected one of train, val"),
         ({"train_videos": 100}, "train_videos=100 .* positive multiple of the 12 classes, for example 96"),
         ({"val_videos": 0}, "val_videos=0 .* for example 12"),

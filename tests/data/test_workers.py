@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from vsn_train.data import workers as module
 from vsn_train.data.workers import BadVideo, Loader
 
 VIDEOS = 24
@@ -141,3 +142,21 @@ def test_workers_end_with_a_killed_training():
     while not all(gone(pid) for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_worker_that_never_begins_is_replaced(tmp_path, monkeypatch):
+    whole = module._work
+
+    def hang_once(*arguments):
+        if not (tmp_path / "hung").exists():
+            (tmp_path / "hung").touch()
+            time.sleep(1000)
+        whole(*arguments)
+
+    monkeypatch.setattr(module, "_work", hang_once)
+    monkeypatch.setattr(module, "START_TIME", 0.5)
+    loader = Loader(Numbers(), BATCHES, list, 1)
+    assert values(loader) == [[(key, key) for key in batch] for batch in BATCHES]
+    assert (tmp_path / "hung").exists()
+    assert loader.quarantine == {}
+    loader.close()

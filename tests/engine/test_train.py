@@ -93,6 +93,20 @@ def test_a_loss_that_is_no_number_stops_before_the_update(tmp_path):
     assert e.value.code == 1
 
 
+def test_so_does_an_infinite_loss_whose_gradient_is_a_number(tmp_path):
+    def exaggerate(model):
+        model.head.bias.data[1] = 2e38  # the sum over a batch is more than a float holds
+
+    before, _ = trained(tmp_path / "a", epochs=0, change=exaggerate)
+    logits = before.head.bias.detach().clone().requires_grad_()
+    torch.nn.functional.cross_entropy(
+        logits.expand(4, 3), torch.zeros(4, dtype=torch.int64), reduction="sum"
+    ).backward()
+    assert logits.grad.isfinite().all()
+    with pytest.raises(StoppedError, match="the loss is not a finite number at step 1 "):
+        trained(tmp_path / "b", change=exaggerate)
+
+
 def test_it_ends_when_validations_get_no_better(tmp_path):
     scores = [10, 30, 20, 30, 25, 90]
     _, position = trained(tmp_path, epochs=6, scores=scores, patience=3)

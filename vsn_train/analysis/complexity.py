@@ -9,6 +9,7 @@ the network runs on tensors without content.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +76,13 @@ def total(costs: list[LayerCost]) -> tuple[int, int]:
 
 
 def complexity(
-    operator: str, arch: str, num_frames: int, num_classes: int, size: int = 224, modality: str = "rgb", **options: Any
+    operator: str | Callable[..., None],
+    arch: str,
+    num_frames: int,
+    num_classes: int,
+    size: int = 224,
+    modality: str = "rgb",
+    **options: Any,
 ) -> list[LayerCost]:
     """`count_layers` of the network that `create_model` makes of these arguments, without memory for its weights."""
     with torch.device("meta"):

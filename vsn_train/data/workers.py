@@ -42,6 +42,7 @@ Item = TypeVar("Item")
 
 AHEAD = 2  # batches that a worker may be ahead of the one that is asked for
 ATTEMPTS = 2  # a clip that took as many workers along is quarantined
+START_TIME = 30.0  # seconds after which a worker that has not begun to run is replaced
 FRUITLESS = 10  # workers in a row that died without having begun a clip: something else is wrong
 
 
@@ -134,13 +135,17 @@ class Loader(Generic[Item]):
         """Workers with a result, or dead. Those that have been at one clip for too long are killed."""
         busy = {worker.connection: worker for worker in self._workers if worker.tasks}
         ready = connection.wait(list(busy), timeout=1.0)
-        if not ready and self.timeout:
-            for worker in busy.values():
-                place, since = worker.progress
-                if place >= 0 and time.monotonic() - since > self.timeout:
-                    worker.cause = f"decoding it took longer than data.timeout={self.timeout:g} s"
-                    worker.process.kill()
-        return [busy[each] for each in ready]
+        if ready:
+            return [busy[each] for each in ready]
+        for worker in busy.values():
+            (place, since), now = worker.progress, time.monotonic()
+            if self.timeout and place >= 0 and now - since > self.timeout:
+                worker.cause = f"decoding it took longer than data.timeout={self.timeout:g} s"
+                worker.process.kill()
+            # CPython before 3.12 may hang in fork while another thread (gloo's, say) is just entering Python.
+            elif not since and now - worker.started > START_TIME:
+                worker.process.kill()
+        return []
 
     def _receive(self, worker: _Worker, done: dict[int, Item]) -> None:
         try:
@@ -194,13 +199,16 @@ class Loader(Generic[Item]):
 
 @dataclass
 class _Worker:
-    """progress: place in its first task of the clip that it is at (-1: none), and since when (time.monotonic)."""
+    """progress: place in its first task of the clip that it is at (-1: none), and since when (time.monotonic; 0: it has
+    not begun to run). started: when it was started.
+    """
 
     process: Any
     connection: Any
     progress: Any
     tasks: deque[tuple[int, list[Any]]] = field(default_factory=deque)
     cause: str = ""
+    started: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True)
@@ -233,6 +241,7 @@ def _work(
     theirs: Any, ours: Any, progress: Any, dataset: Any, collate: Callable[[list[Any]], Any], parent: int
 ) -> None:
     """What a worker does until its parent is gone."""
+    progress[1] = time.monotonic()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the training decides what to do
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,7 +120,8 @@ def meet() -> tuple[dist.Store, int, int]:
     Raises InputError when the main process cannot listen on MASTER_PORT.
     """
     try:
-        return next(dist.rendezvous("env://", timeout=MEETING_TIME))
+        store, rank, world_size = next(dist.rendezvous("env://", timeout=MEETING_TIME))
+        return dist.PrefixStore(_agree_on_a_name(store, rank, world_size), store), rank, world_size
     except dist.DistNetworkError as error:
         if "EADDRINUSE" not in str(error):
             raise
@@ -126,6 +129,27 @@ def meet() -> tuple[dist.Store, int, int]:
             f"port {os.environ.get('MASTER_PORT')} of this machine is occupied; the processes cannot meet there: "
             "set MASTER_PORT (torchrun: --master-port or --rdzv-endpoint) to a free one"
         ) from None
+
+
+def _agree_on_a_name(store: dist.Store, rank: int, world_size: int) -> str:
+    """A name for what these processes keep in the store, which no earlier start of theirs has used.
+
+    torch's elastic launcher keeps its store when it starts processes anew (seen with 2.14), and in it the addresses of
+    those that are gone; its count of restarts may differ between machines. So each process leaves a number of its own,
+    the main one answers every number that it finds there with the name, and knows from the reply that it was not an
+    old one.
+    """
+    own = uuid.uuid4().hex
+    if rank > 0:
+        store.set(f"vsn-train/{rank}", own)
+        name = store.get(f"vsn-train/{own}").decode()
+        store.set(f"vsn-train/{name}/{rank}", "heard")
+        return name
+    for other in range(1, world_size):
+        while not store.check([f"vsn-train/{own}/{other}"]):
+            store.set(f"vsn-train/{store.get(f'vsn-train/{other}').decode()}", own)
+            time.sleep(0.01)
+    return own
 
 
 def launch_id() -> str:

@@ -137,12 +137,15 @@ def train(
 
 
 def clip_loss(logits: Tensor, label: Tensor, partner: Tensor, share: float, label_smoothing: float) -> Tensor:
-    """Cross-entropy summed over the batch; of a mixed clip `share` is its own label's, the rest its partner's."""
+    """Cross-entropy summed over the batch; of a mixed clip `share` is its own label's, the rest its partner's.
+
+    One that is no finite number has no finite gradient either, so that with the gradient all processes hear of it.
+    """
     options: Any = {"ignore_index": IGNORED, "reduction": "sum", "label_smoothing": label_smoothing}
     loss = F.cross_entropy(logits, label, **options)
     if share < 1:
         loss = share * loss + (1 - share) * F.cross_entropy(logits, partner, **options)
-    return loss
+    return loss * (1 + 0 * loss.detach())  # times 1, or times nan
 
 
 def gradients_shared(model: nn.Module, at_once: bool) -> AbstractContextManager[None]:
@@ -162,10 +165,13 @@ def stop_unless_finite(
 ) -> None:
     """Raise StoppedError in all processes when the loss of any is no number, or the gradient norm is none.
 
-    With fp16 an infinite gradient is an overflow, which the scaler answers by leaving out the update.
+    norm: the same in all processes, and no number where any loss is none, see `clip_loss`. With fp16 an infinite
+    gradient alone is an overflow, which the scaler answers by leaving out the update.
     """
+    if math.isfinite(norm):
+        return
     (broken,) = process.totals(float(not torch.stack(losses).isfinite().all()))
-    if not broken and (math.isfinite(norm) or scaler.is_enabled()):
+    if not broken and scaler.is_enabled():
         return
     manifest = loader.dataset.manifest
     names = [manifest.sample_id(int(index)) for index in batches.step_at(position.videos)]

@@ -1,4 +1,5 @@
-"""Puts an operator into a torchvision network. A new operator is one more branch of `insert_operator`.
+"""Puts an operator into a torchvision network. A new operator is one more branch of `insert_operator`, or a function
+of the user's own (docs/add-an-operator.md).
 
 What each operator does to the residual branch of a block (papers: TSM section 4.1; VSN's block figures and
 architecture table; STH figures 3 and 5). Shortcuts stay untouched. dw: the depthwise 3x3.
@@ -25,6 +26,8 @@ shortcut (where="all": all of these). sth: every block.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torchvision
@@ -58,28 +61,23 @@ FLOW_STACK = 5  # consecutive flow fields that stand for one frame, x and y each
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
-def build_backbone(operator: str, arch: str, num_frames: int, modality: str, **options: Any) -> tuple[nn.Module, int]:
+def build_backbone(
+    operator: str | Callable[..., None], arch: str, num_frames: int, modality: str, **options: Any
+) -> tuple[nn.Module, int]:
     """A network from frames (B*T, C, H, W) to features (B*T, D) and its D.
 
+    operator: one of OPERATORS, or a function of the user's own: operator(network, num_frames, **options) puts modules
+    into a torchvision network.
     Raises InputError for an unknown operator, arch, modality, option or choice of an option, and where the operator's
     groups do not divide the channels of a layer.
     """
-    for key, value, choices in (
-        ("operator", operator, tuple(OPERATORS)),
-        ("arch", arch, ARCHS),
-        ("modality", modality, ("rgb", "flow")),
-    ):
+    for key, value, choices in (("arch", arch, ARCHS), ("modality", modality, ("rgb", "flow"))):
         if value not in choices:
             raise InputError(f"{key} {value!r}: expected one of {', '.join(choices)}")
-    if unknown := set(options) - set(OPERATORS[operator]):
-        known = ", ".join(OPERATORS[operator]) or "none"
-        raise InputError(f"{operator} has no option {', '.join(sorted(unknown))}; its options: {known}")
-    options = OPERATORS[operator] | options
-    for key, value in options.items():
-        if key in CHOICES and value not in CHOICES[key]:
-            raise InputError(f"{key} {value!r}: expected one of {', '.join(CHOICES[key])}")
-    if options.get("fold_div", 2) < 2:
-        raise InputError(f"fold_div {options['fold_div']}: expected at least 2, since two parts of the channels move")
+    if callable(operator):
+        check_own_options(operator, options)
+    else:
+        options = check_options(operator, options)
     network = getattr(torchvision.models, arch)(weights=None)
     if arch == "mobilenet_v2":
         features, network.classifier = network.last_channel, nn.Identity()
@@ -94,8 +92,40 @@ def build_backbone(operator: str, arch: str, num_frames: int, modality: str, **o
         )
         nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
         setattr(stem_of, stem_name, stem)
-    insert_operator(network, operator, num_frames, **options)
+    if callable(operator):
+        operator(network, num_frames, **options)
+    else:
+        insert_operator(network, operator, num_frames, **options)
     return network, features
+
+
+def check_options(operator: str, options: dict[str, Any]) -> dict[str, Any]:
+    """All options of an operator, the defaults of those that are not given included. Raises InputError."""
+    if operator not in OPERATORS:
+        raise InputError(f"operator {operator!r}: expected one of {', '.join(OPERATORS)}")
+    if unknown := set(options) - set(OPERATORS[operator]):
+        known = ", ".join(OPERATORS[operator]) or "none"
+        raise InputError(f"{operator} has no option {', '.join(sorted(unknown))}; its options: {known}")
+    options = OPERATORS[operator] | options
+    for key, value in options.items():
+        if key in CHOICES and value not in CHOICES[key]:
+            raise InputError(f"{key} {value!r}: expected one of {', '.join(CHOICES[key])}")
+    if options.get("fold_div", 2) < 2:
+        raise InputError(f"fold_div {options['fold_div']}: expected at least 2, since two parts of the channels move")
+    return options
+
+
+def check_own_options(operator: Callable[..., None], options: dict[str, Any]) -> None:
+    """Raise InputError unless the user's function takes (network, num_frames, **options)."""
+    signature = inspect.signature(operator)
+    try:
+        signature.bind(None, 0, **options)
+    except TypeError as error:
+        name = f"{operator.__module__}.{operator.__qualname__}"
+        raise InputError(
+            f"operator {name}{signature} cannot be called with network, num_frames"
+            f"{''.join(f', {key}={value!r}' for key, value in options.items())}: {error}"
+        ) from None
 
 
 def parse_option(text: str) -> tuple[str, int | float | str]:
@@ -219,7 +249,12 @@ def placement(model: nn.Module) -> list[tuple[str, str]]:
             continue  # its wrapper has been listed
         found = [text for path, module in block.named_modules() if (text := _describe(path, module))]
         table.append((name.removeprefix("backbone."), ", ".join(found) or "-"))
-    return table
+    around = [  # what users put around blocks and between them
+        (name.removeprefix("backbone."), _describe_own(module))
+        for name, module in model.named_modules()
+        if name and is_own(module) and not any(f"{name}.".startswith(f"{block}.") for block in blocks)
+    ]
+    return table + around
 
 
 def placement_table(model: nn.Module) -> str:
@@ -242,4 +277,15 @@ def _describe(path: str, module: nn.Module) -> str:
         return f"{module.variant} 1/{module.groups} {module.integration} at {path}"
     if isinstance(module, DepthwiseHybridConv2d):
         return f"depthwise hybrid 1/{module.groups} at {path}"
+    if path and is_own(module):
+        return f"{_describe_own(module)} at {path}"
     return ""
+
+
+def is_own(module: nn.Module) -> bool:
+    """Whether a user wrote it."""
+    return not type(module).__module__.startswith(("torch.", "torchvision.", "vsn_train."))
+
+
+def _describe_own(module: nn.Module) -> str:
+    return f"{type(module).__name__}({module.extra_repr()})"

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from vsn_train.errors import InputError
-from vsn_train.models.backbone import build_backbone, placement
+from vsn_train.models.backbone import build_backbone, is_own, placement
 from vsn_train.models.shift import ShiftedBlock, ShiftedConv2d
 from vsn_train.models.shuffle import RestoredNorm2d, ShuffledConv2d
 
@@ -40,8 +40,9 @@ CLASSIFIER_NAMES = re.compile(
 )
 NORMALISATION = re.compile(r"^data_preprocessor\.(mean|std)$")
 OURS = "vsn-train"
-# A module that an operator puts around a layer -> what it calls the layer.
+# A module that an operator puts around a layer -> what it calls the layer; modules of users call it WRAPPED.
 WRAPPERS = {ShiftedConv2d: "conv", ShiftedBlock: "block", ShuffledConv2d: "conv", RestoredNorm2d: "norm"}
+WRAPPED = "wrapped"
 HEAD_KEYS = (
     "dropout",
     "partial_bn",
@@ -104,8 +105,10 @@ def own_names(
     state: dict[str, Tensor], content: dict[str, Any], model: nn.Module
 ) -> tuple[dict[str, str], Mixing | None]:
     """Names of one of our files -> torchvision's, and its operator, from the network that its config describes."""
-    config = (content.get("config") or {}).get("backbone")
-    if config:
+    config = (content.get("config") or {}).get("backbone") or {}
+    own_operator = "." in config.get("operator", "")
+    trained = model
+    if config and not own_operator:  # one of the user's own is not built anew: that would run code that a file names
         arguments = {"modality": "rgb"} | {key: value for key, value in config.items() if key not in HEAD_KEYS}
         try:
             with torch.device("meta"):  # names and modules alone
@@ -113,14 +116,16 @@ def own_names(
         except (InputError, TypeError) as error:
             raise InputError(f"its config is not one of this version of vsn-train: {error}") from error
         trained = nn.ModuleDict({"backbone": backbone})
-    known = plain_names(trained if config else model)
+    known = plain_names(trained)
     names = {}
     for name in state:
         bare = strip_wrappers(name)
         plain = (
             f"{CLASSIFIER}{bare.removeprefix('head.')}" if bare.startswith("head.") else bare.removeprefix("backbone.")
         )
-        names[name] = known.get(bare, plain)
+        names[name] = known.get(bare, plain.replace(f".{WRAPPED}.", ".") if own_operator else plain)
+    if own_operator:
+        return names, content.get("mixing")
     return names, mixing_of(trained) if config else None
 
 
@@ -132,11 +137,23 @@ def plain_names(model: nn.Module) -> dict[str, str]:
         for tensor, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
             names[name + tensor] = plain + tensor
         for child, inner in module.named_children():
-            walk(inner, f"{name}{child}.", plain if child == WRAPPERS.get(type(module)) else f"{plain}{child}.")
+            is_wrapped = child == WRAPPERS.get(type(module), WRAPPED)
+            walk(inner, f"{name}{child}.", plain if is_wrapped else f"{plain}{child}.")
 
     for child, inner in model.named_children():
         walk(inner, f"{child}.", {"backbone": "", "head": CLASSIFIER}.get(child, f"{child}."))
     return names
+
+
+def own_tensors(model: nn.Module) -> set[str]:
+    """Names of the tensors that modules of the user's own bring with them; no file of a 2D network has these."""
+    return {
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if path and is_own(module)
+        for name in module.state_dict()
+        if not f".{name}".startswith(f".{WRAPPED}.")
+    }
 
 
 def mixing_of(model: nn.Module) -> Mixing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -63,7 +64,7 @@ class Recognizer(nn.Module):
 
 
 def create_model(
-    operator: str,
+    operator: str | Callable[..., None],
     arch: str,
     num_frames: int,
     num_classes: int,
@@ -76,7 +77,8 @@ def create_model(
 ) -> Recognizer:
     """Build a recognizer.
 
-    operator: "tsn", "tsm", "vsn_compact", "vsn_headtail" or "sth". arch: "resnet18", "resnet34", "resnet50",
+    operator: "tsn", "tsm", "vsn_compact", "vsn_headtail" or "sth"; or a function of your own, called with the 2D
+    network, T and the options, that puts modules into the network. arch: "resnet18", "resnet34", "resnet50",
     "resnet101" or "mobilenet_v2". num_frames: T. weights: a file for `load_weights`; None starts from random weights.
     modality: "rgb", 3 channels a frame, or "flow", 10. partial_bn, frozen_bn: see `Recognizer`. Options:
 

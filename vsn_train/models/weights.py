@@ -27,6 +27,7 @@ from vsn_train.models.layouts import (
     few,
     identify,
     mixing_of,
+    own_tensors,
     plain_names,
 )
 
@@ -130,6 +131,7 @@ def load_weights(
     # Files written before PyTorch 0.4.1 do not count batches; nothing reads the count.
     missing = tuple(name for name in own if name not in given and not name.endswith("num_batches_tracked"))
     may_lack = {plain.replace(".weight", ".attention.weight") for plain in kernels}
+    may_lack |= {plain_of[name] for name in own_tensors(model)}
     lacking = [
         name
         for name in missing

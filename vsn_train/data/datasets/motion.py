@@ -5,6 +5,11 @@ the second one the frames are reversed before they are encoded. Every frame is c
 encoding commutes with the reversal: nothing but the order of the frames tells the two classes apart.
 
 `appearance` (data set "motion_static"): such clips labelled by their shape; the motion is random.
+
+`order` (data set "motion_order"): a shape stands still and lights up in two of three colours, one in the first half of
+the clip and one in the second; which colour comes first is the class. Again the second class of a pair is the first one
+reversed. Between the two lies a stretch that is the same in all classes, three eighths of the clip or more, so that no
+two neighbouring frames tell the order: a network has to carry what it saw over that stretch.
 """
 
 from __future__ import annotations
@@ -36,11 +41,22 @@ PAIRS = (
     ("appear", "vanish"),
     ("open", "close"),
 )
+# (first colour, then the other, the same reversed)
+ORDER_PAIRS = (
+    ("red_then_green", "green_then_red"),
+    ("red_then_blue", "blue_then_red"),
+    ("green_then_blue", "blue_then_green"),
+)
+LIGHTS = {"red": (230, 30, 30), "green": (30, 200, 30), "blue": (40, 40, 240)}  # RGB
 TEXTURES = ("stripes", "checker", "rings", "dots", "noise", "plain")
 SHAPES = ("square", "disc", "triangle", "cross", "bar", "hollow")
-CLASS_NAMES = {"direction": tuple(name for pair in PAIRS for name in pair), "appearance": SHAPES}
-FLIP_PAIRS: dict[str, tuple[tuple[int, int], ...]] = {"direction": ((0, 1), (6, 7)), "appearance": ()}
-DATASET_NAMES = {"direction": "motion", "appearance": "motion_static"}
+CLASS_NAMES = {
+    "direction": tuple(name for pair in PAIRS for name in pair),
+    "appearance": SHAPES,
+    "order": tuple(name for pair in ORDER_PAIRS for name in pair),
+}
+FLIP_PAIRS: dict[str, tuple[tuple[int, int], ...]] = {"direction": ((0, 1), (6, 7)), "appearance": (), "order": ()}
+DATASET_NAMES = {"direction": "motion", "appearance": "motion_static", "order": "motion_order"}
 TEXTURE_SIDE = 128  # pixels; about four times the usual size of a shape, so that nearest look-up is smooth enough
 
 
@@ -66,7 +82,8 @@ def clip_spec(variant: str, split: str, seed: int, label: int, index: int) -> Cl
     if variant == "appearance":
         pair, reverse = divmod(int(draw.integers(2 * len(PAIRS))), 2)
         return ClipSpec(seed, texture_seed, PAIRS[pair][0], reverse == 1, SHAPES[label])
-    motion, shape = PAIRS[label // 2][0], SHAPES[draw.integers(len(SHAPES))]
+    pairs = ORDER_PAIRS if variant == "order" else PAIRS
+    motion, shape = pairs[label // 2][0], SHAPES[draw.integers(len(SHAPES))]
     if motion == "clockwise":
         shape = "bar"  # only a long shape shows its turn well enough to be learned in minutes from random weights
     return ClipSpec(seed, texture_seed, motion, label % 2 == 1, shape)
@@ -103,9 +120,27 @@ def render_clip(spec: ClipSpec, size: int, num_frames: int) -> np.ndarray:
     cells = [np.clip((w + 1) * (TEXTURE_SIDE // 2), 0, TEXTURE_SIDE - 1).astype(np.intp) for w in (v, u)]
     value = texture[cells[0], cells[1]][..., None]
     paint = color_a + value * (color_b - color_a)
+    for light, shown in light_frames(spec, num_frames):
+        paint[shown] = (np.float32(0.7) + np.float32(0.3) * value[shown]) * np.array(LIGHTS[light], np.float32)
     scene = np.stack([background[margin + y :, margin + x :][:size, :size] for y, x in jitter])
     frames = (scene + cover[..., None] * (paint - scene) + np.float32(0.5)).astype(np.uint8)
     return np.ascontiguousarray(frames[::-1]) if spec.reverse else frames
+
+
+def light_frames(spec: ClipSpec, num_frames: int) -> list[tuple[str, slice]]:
+    """The colours in which the shape lights up and when, as drawn (before a reversal); empty for the other variants.
+
+    Each lasts an eighth of the clip. From the start of one to the start of the other are N/2 to 3/4 N frames, wherever
+    that fits into the clip of N: all of it drawn so that the reversed clip could have been drawn as well.
+    """
+    if spec.motion not in (first for first, _ in ORDER_PAIRS):
+        return []
+    draw = np.random.default_rng([spec.seed, spec.texture_seed, 3])
+    length = max(num_frames // 8, 1)
+    distance = int(draw.integers(num_frames // 2, 3 * num_frames // 4 + 1))
+    start = int(draw.integers(num_frames - distance - length + 1))
+    lights = spec.motion.split("_then_")
+    return [(lights[0], slice(start, start + length)), (lights[1], slice(start + distance, start + distance + length))]
 
 
 def _trajectory(motion: str, rng: np.random.Generator, num_frames: int) -> dict[str, np.ndarray]:
