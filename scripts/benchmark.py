@@ -5,6 +5,10 @@
     python scripts/benchmark.py loader /data/kinetics400/val /data/UCF-101   reading videos: training and tests
     python scripts/benchmark.py model sth:p=0.5,integration=sum/sth:textbook --device cuda --precision bf16
     python scripts/benchmark.py eval ../clips/*.mp4 --protocols tencrop_10clip      a test, against view by view
+    python scripts/benchmark.py step                          what each speed switch changes in a training step
+    python scripts/benchmark.py step --only fp32 bf16,channels_last --size 224 --batch 8 --device cuda
+    python scripts/benchmark.py step --processes 2            the switches for several processes
+    python scripts/benchmark.py table --arch resnet50 --frames 8     latency and throughput, beside the papers' tables
 
 Everything that is compared runs in turns; reported are medians and the ratios within each round with their quartiles.
 Run it on a machine with nothing else to do.
@@ -14,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import sys
 import tempfile
 from collections.abc import Callable
@@ -25,9 +30,9 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
+from vsn_train.analysis import loader_speed
 from vsn_train.analysis.loader_speed import (
     Reading,
-    as_data,
     clips_per_second,
     compare_reading,
     gather_videos,
@@ -42,7 +47,9 @@ from vsn_train.analysis.speed import (
     MODES,
     Setting,
     Workload,
+    as_data,
     compare_models,
+    from_data,
     hardware,
     interleave,
     markdown_table,
@@ -50,6 +57,7 @@ from vsn_train.analysis.speed import (
     time_models,
     write_results,
 )
+from vsn_train.analysis.speed_table import NetworkTimes, measured_table, paper_table, time_networks
 from vsn_train.config import config_folder
 from vsn_train.data.inputs import find_videos
 from vsn_train.data.isolated import usable_cores
@@ -63,9 +71,10 @@ from vsn_train.engine.evaluate_speed import (
     score_decoding_once,
     score_view_by_view,
 )
+from vsn_train.engine.step_speed import default_choices, step_table, time_saving, time_steps
 from vsn_train.errors import InputError
 from vsn_train.models import create_model
-from vsn_train.models.backbone import ARCHS
+from vsn_train.models.backbone import ARCHS, OPERATORS
 
 # Operators against the network without one, STH against TSM, and each against its textbook form.
 PAIRS = ["tsm/tsn", "vsn_compact/tsn", "vsn_headtail/tsn", "sth/tsm"]
@@ -78,6 +87,8 @@ def main() -> None:
     model_arguments(commands.add_parser("model", help="forward pass and training step of networks, pair by pair"))
     eval_arguments(commands.add_parser("eval", help="videos/s and memory of each protocol, against view by view"))
     loader_arguments(commands.add_parser("loader", help="reading videos for training and for each protocol"))
+    step_arguments(commands.add_parser("step", help="what each speed switch changes in a training step"))
+    table_arguments(commands.add_parser("table", help="latency and throughput, beside the papers' speed tables"))
     arguments = parser.parse_args()
     try:
         arguments.run(arguments)
@@ -96,33 +107,48 @@ def model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-frames", type=int, default=8)
     parser.add_argument("--size", type=int, default=224, help="height and width in pixels")
     parser.add_argument("--batch", type=int, nargs="+", default=[1], help="clips")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=["fp32"])
-    parser.add_argument("--channels-last", nargs="+", choices=("off", "on"), default=["off", "on"])
-    parser.add_argument("--compile", nargs="+", choices=("off", "on"), default=["off"])
+    setting_arguments(parser, channels_last=["off", "on"])
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmark/model"), help="without .md and .json")
     parser.set_defaults(run=model)
 
 
-def model(arguments: argparse.Namespace) -> None:
-    if arguments.device == "cuda" and not torch.cuda.is_available():
+def setting_arguments(parser: argparse.ArgumentParser, channels_last: list[str]) -> None:
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
+    parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=["fp32"])
+    parser.add_argument("--channels-last", nargs="+", choices=("off", "on"), default=channels_last)
+    parser.add_argument("--compile", nargs="+", choices=("off", "on"), default=["off"])
+
+
+def settings_of(arguments: argparse.Namespace) -> list[Setting]:
+    """Every combination of what was asked for; each network is reported in its fastest one."""
+    return [
+        Setting(precision, channels_last == "on", compiled == "on")
+        for precision in arguments.precision
+        for channels_last in arguments.channels_last
+        for compiled in arguments.compile
+    ]
+
+
+def use_device(device: str, threads: int, processes: int = 1) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has no CUDA device; use --device cpu")
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    if device == "cuda" and processes > torch.cuda.device_count():
+        raise InputError(f"--processes {processes}: this machine has {torch.cuda.device_count()} CUDA devices")
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def model(arguments: argparse.Namespace) -> None:
+    use_device(arguments.device, arguments.threads)
     pairs = []
     for text in arguments.pairs:
         name, separator, reference = text.partition("/")
         if not separator:
             raise InputError(f"{text}: expected two models, as in tsm/tsn")
         pairs.append((name, reference))
-    settings = [
-        Setting(precision, channels_last == "on", compiled == "on")
-        for precision in arguments.precision
-        for channels_last in arguments.channels_last
-        for compiled in arguments.compile
-    ]
+    settings = settings_of(arguments)
     facts, parts, data = hardware(arguments.device), [], []
     models = list(dict.fromkeys(name for pair in pairs for name in pair))
     for mode in arguments.mode:
@@ -133,11 +159,7 @@ def model(arguments: argparse.Namespace) -> None:
             what = "forward pass" if mode == "forward" else "training step"
             parts.append(f"## {work.arch}, {shape}: {what}\n\n{compare_models(result, pairs)}")
             print(parts[-1] + "\n", flush=True)
-            data += [
-                {"work": asdict(work), "mode": mode, "model": name, "setting": asdict(setting),
-                 "seconds": times.tolist(), "peak_bytes": result.memory.get((name, setting))}
-                for (name, setting), times in result.times.items()
-            ]  # fmt: skip
+            data += as_data(result)
     facts["rounds"] = str(arguments.rounds)
     write_results(arguments.output, "Speed and memory of the networks", facts, "\n\n".join(parts), data)
     print(f"written: {arguments.output}.md and .json")
@@ -175,7 +197,7 @@ def loader(arguments: argparse.Namespace) -> None:
             results = [
                 compare_reading(group, reading_of(mode, arguments.num_frames), arguments.rounds) for group in groups
             ]
-            data += [row for result in results for row in as_data(result)]
+            data += [row for result in results for row in loader_speed.as_data(result)]
             report(f"{mode}, one core", reading_table(results + ([together(results)] if len(results) > 1 else [])))
         training = Reading("train", arguments.num_frames)
         if arguments.workers:
@@ -207,7 +229,7 @@ def reading_of(mode: str, num_frames: int) -> Reading:
 def eval_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("videos", nargs="+", help="files, folders or patterns")
     parser.add_argument("--protocols", nargs="+", choices=protocol_names(), default=protocol_names())
-    parser.add_argument("--operator", default="tsm", choices=("tsn", "tsm", "vsn_compact", "vsn_headtail", "sth"))
+    parser.add_argument("--operator", default="tsm", choices=tuple(OPERATORS))
     parser.add_argument("--arch", choices=ARCHS, default="resnet18")
     parser.add_argument("--num-frames", type=int, default=8)
     parser.add_argument("--size", type=int, default=112, help="crop in pixels; the short side is 8/7 of it")
@@ -227,10 +249,7 @@ def eval_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def evaluation(arguments: argparse.Namespace) -> None:
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: this machine has no CUDA device; use --device cpu")
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    use_device(arguments.device, arguments.threads)
     device = torch.device(arguments.device)
     torch.manual_seed(0)
     model = create_model(arguments.operator, arguments.arch, arguments.num_frames, 400, modality=arguments.modality)
@@ -301,6 +320,109 @@ def protocol_of(name: str, short_side: int, crop_size: int) -> Protocol:
     sizes = {"data": {"short_side": short_side, "crop_size": crop_size}}
     values = OmegaConf.merge(sizes, OmegaConf.load(config_folder() / "protocol" / f"{name}.yaml"))
     return Protocol(values.clips, values.placement, values.crops, values.short_side, values.crop_size)
+
+
+# ---- Switches of the training step -----------------------------------------------------------------------------------
+
+
+def step_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--only", nargs="+", metavar="SWITCH[,SWITCH…]", help="the first is compared with")
+    parser.add_argument("--operator", default="tsm", choices=tuple(OPERATORS))
+    parser.add_argument("--arch", choices=ARCHS, default="resnet50")
+    parser.add_argument("--num-frames", type=int, default=8)
+    parser.add_argument("--size", type=int, default=112, help="height and width in pixels")
+    parser.add_argument("--batch", type=int, default=2, help="clips of a step, in each process")
+    parser.add_argument("--processes", type=int, default=1, help="above 1: the switches for several processes")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses; several processes share the cores")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=Path("runs/benchmark/step"), help="without .md and .json")
+    parser.set_defaults(run=step)
+
+
+def step(arguments: argparse.Namespace) -> None:
+    use_device(arguments.device, arguments.threads, arguments.processes)
+    work = Workload(arguments.arch, arguments.num_frames, arguments.size, arguments.batch, device=arguments.device)
+    choices = arguments.only or default_choices(arguments.device, arguments.processes)
+    facts = hardware(arguments.device) | {
+        "network": f"{arguments.operator}, {work.arch}",
+        "clips of a step": f"{work.batch} x {work.num_frames} x 3 x {work.size} x {work.size}, in each process",
+        "processes": str(arguments.processes),
+        "rounds": str(arguments.rounds),
+    }
+    result = time_steps(choices, arguments.operator, work, arguments.rounds, arguments.processes)
+    saving = time_saving(arguments.operator, work)
+    text = f"{step_table(result)}\n\nMB: at the peak of a step, beyond weights, momentum and buffers.\n\n" + (
+        f"A checkpoint of {saving.megabytes:.0f} MB holds a step up for {saving.beside_s:.2f} s; written at once it "
+        f"would for {saving.at_once_s:.2f} s."
+    )
+    data = {
+        "steps": [
+            {"switches": choice, "seconds": seconds.tolist(), "peak_bytes": result.memory[choice]}
+            for choice, seconds in result.times.items()
+        ],
+        "saving": asdict(saving),
+    }
+    write_results(arguments.output, "Switches of the training step", facts, text, data)
+    print(f"{text}\n\nwritten: {arguments.output}.md and .json")
+
+
+# ---- Beside the papers' speed tables ---------------------------------------------------------------------------------
+
+
+def table_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--arch", nargs="+", choices=ARCHS, default=["resnet50", "resnet101"])
+    parser.add_argument("--frames", nargs="+", type=int, default=[8, 16])
+    parser.add_argument("--size", type=int, default=224, help="height and width in pixels")
+    parser.add_argument("--batch", type=int, default=8, help="clips at once, for the throughput")
+    parser.add_argument("--add", action="store_true", help="keep the other sizes that an earlier run wrote to --output")
+    setting_arguments(parser, channels_last=["on"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=Path("runs/benchmark/table"), help="without .md and .json")
+    parser.set_defaults(run=table)
+
+
+def table(arguments: argparse.Namespace) -> None:
+    use_device(arguments.device, arguments.threads)
+    facts = hardware(arguments.device) | {
+        "clips": f"3 x {arguments.size} x {arguments.size} a frame; one for the latency, {arguments.batch} at once for "
+        "the throughput; forward passes, the clips lying on the device as floats",
+        "settings": "the fastest of each network among " + ", ".join(str(each) for each in settings_of(arguments)),
+        "rounds": str(arguments.rounds),
+    }
+    sizes = [(arch, frames) for arch in arguments.arch for frames in arguments.frames]
+    results = [each for each in earlier(arguments.output, facts) if each.size not in sizes] if arguments.add else []
+    for arch, frames in sizes:
+        work = Workload(arch, frames, arguments.size, arguments.batch, device=arguments.device)
+        results.append(time_networks(work, settings_of(arguments), arguments.rounds))
+        results.sort(key=lambda each: each.size[1])
+        results.sort(key=lambda each: ARCHS.index(each.size[0]))
+        text = (
+            f"## Here\n\n{measured_table(results)}\n\n## Beside the papers\n\n"
+            "As ratios, because neither paper names its hardware; latency below 1 and throughput above 1 are "
+            f"better than the reference.\n\n{paper_table(results)}"
+        )
+        data = [row for each in results for row in as_data(each.single) + as_data(each.batch)]
+        # After each, so that what a long measurement has found so far is not lost.
+        write_results(arguments.output, "Latency and throughput, beside the papers", facts, text, data)
+    print(f"{text}\n\nwritten: {arguments.output}.md and .json")
+
+
+def earlier(output: Path, facts: dict[str, str]) -> list[NetworkTimes]:
+    """What an earlier measurement of the same kind wrote there. Raises InputError for one of another kind."""
+    path = output.with_suffix(".json")
+    try:
+        found = json.loads(path.read_text())
+        times = {(each.work.arch, each.work.num_frames, each.work.batch): each for each in from_data(found["results"])}
+        theirs = found["facts"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: --add needs what an earlier `benchmark.py table` wrote there ({error!r})") from None
+    for key in set(facts) - {"date", "load before"}:
+        if theirs.get(key) != facts[key]:
+            raise InputError(f"{path}: --add: {key} was {theirs.get(key)!r} and is {facts[key]!r}; measure all anew")
+    sizes = dict.fromkeys((arch, frames) for arch, frames, _ in times)
+    batch = max(batch for *_, batch in times)
+    return [NetworkTimes(times[arch, frames, 1], times[arch, frames, batch]) for arch, frames in sizes]
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from vsn_train.analysis.baselines import to_textbook
@@ -181,7 +181,7 @@ def model_action(text: str, work: Workload, setting: Setting, mode: str) -> Call
     model = make_model(text, work).to(work.device).train(mode == "train")
     if setting.channels_last:
         model.to(memory_format=torch.channels_last)
-    run: Callable[..., Any] = torch.compile(model) if setting.compiled else model
+    run = compiled(model) if setting.compiled else model
     video = torch.randn(work.batch, work.num_frames, 3, work.size, work.size, device=work.device)
     autocast = torch.autocast(work.device, dtype=torch.bfloat16, enabled=setting.precision == "bf16")
     if mode == "forward":
@@ -202,6 +202,20 @@ def model_action(text: str, work: Workload, setting: Setting, mode: str) -> Call
         optimizer.zero_grad(set_to_none=True)  # last, so that a step begins and ends with the state alone
 
     return step
+
+
+def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The model as one compiled graph, however many others there are.
+
+    torch keeps graphs with the code that they come from, and after eight for the same code it goes on uncompiled, with
+    a warning. All recognizers share their code, so each is called by a copy of a function of its own.
+    """
+
+    def call(video: Tensor) -> Tensor:
+        return model(video)
+
+    call.__code__ = call.__code__.replace()
+    return torch.compile(call, fullgraph=True)
 
 
 def state_bytes(text: str, work: Workload) -> int:
@@ -239,6 +253,33 @@ def time_models(
         for key, action in actions.items():
             memory[key] = state_bytes(key[0], work) + peak_memory(action, work.device)
     return ModelTimes(work, mode, interleave(actions, rounds, device=work.device), memory)
+
+
+def as_data(result: ModelTimes) -> list[dict[str, Any]]:
+    """For JSON."""
+    return [
+        {
+            "work": asdict(result.work),
+            "mode": result.mode,
+            "model": name,
+            "setting": asdict(setting),
+            "seconds": times.tolist(),
+            "peak_bytes": result.memory.get((name, setting)),
+        }
+        for (name, setting), times in result.times.items()
+    ]
+
+
+def from_data(rows: Sequence[Mapping[str, Any]]) -> list[ModelTimes]:
+    """What `as_data` made of one or several results."""
+    results: dict[tuple[Workload, str], ModelTimes] = {}
+    for row in rows:
+        work, key = Workload(**row["work"]), (row["model"], Setting(**row["setting"]))
+        result = results.setdefault((work, row["mode"]), ModelTimes(work, row["mode"], {}, {}))
+        result.times[key] = np.array(row["seconds"])
+        if row["peak_bytes"] is not None:
+            result.memory[key] = row["peak_bytes"]
+    return list(results.values())
 
 
 def compare_models(result: ModelTimes, pairs: Sequence[tuple[str, str]]) -> str:
