@@ -279,7 +279,9 @@ def measure(rounds: int) -> dict[str, Any]:
     facts = hardware() | {"rounds": str(rounds)}
     times = interleave(actions, rounds)
     for name, seconds in times.items():
-        print(f"{name:<24} {seconds.min():6.3f} s  {1 / seconds.min():6.3f} clips/s  median {np.median(seconds):6.3f} s")
+        print(
+            f"{name:<24} {seconds.min():6.3f} s  {1 / seconds.min():6.3f} clips/s  median {np.median(seconds):6.3f} s"
+        )
     return {
         "facts": facts,
         "clips_per_s": {name: round(1 / float(seconds.min()), 4) for name, seconds in times.items()},
