@@ -11,6 +11,7 @@ import difflib
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable
 from datetime import datetime
 from functools import cache
@@ -246,10 +247,18 @@ def _checkpoint_folder(checkpoint: str) -> str:
 
 def _choices(*groups: str) -> str:
     """For --help: the files that a user may choose. Hydra's own list names the schemas too."""
-    folder = schema.config_folder()
-    return "\n".join(
-        f"{group:<11}{', '.join(sorted(path.stem for path in (folder / group).glob('*.yaml')))}" for group in groups
-    )
+
+    def stems(folder: Path) -> str:
+        return ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+
+    lines = []
+    for group in groups:
+        folder = schema.config_folder() / group
+        lines.append(f"{group:<11}{stems(folder)}")
+        for below in sorted(path for path in folder.iterdir() if path.is_dir()):  # experiment=jester/tsm_r50_8f
+            lines += textwrap.wrap(f"{below.name}/ {stems(below)}", 107, initial_indent=" " * 11,
+                                   subsequent_indent=" " * 15)  # fmt: skip
+    return "\n".join(lines)
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -285,6 +294,10 @@ def _explain(command: str, error: Exception) -> int:
     elif match := re.search(r"Could not find '([^']+)'.*?Available options in '[^']*':\n(.*?)\nConfig", text, re.S):
         options = [option for option in match[2].split() if not option.endswith(("_schema", "from_checkpoint"))]
         group, _, choice = match[1].rpartition("/")
+        if group.startswith("experiment/"):  # Hydra then names what is in the folder above
+            group, _, below = group.partition("/")
+            names = sorted(path.stem for path in (schema.config_folder() / group / below).glob("*.yaml"))
+            choice, options = f"{below}/{choice}", [f"{below}/{name}" for name in names] or options
         text = f"{group}={choice}: no such choice; expected one of {', '.join(options)}"
     elif isinstance(error, OverrideParseException):
         text = f"{error.override}: not of the form key=value ({text.splitlines()[0]})"

@@ -156,6 +156,7 @@ class Optimizer:
     weight_decay: float = MISSING
     clip_norm: float = 20.0  # largest gradient norm; 0: no clipping
     head_lr_factor: float = 5.0  # learning rate of the classifier / lr (its bias: twice that)
+    flow_stem_lr_factor: float = 5.0  # learning rate of the first convolution / lr, for data.modality=flow
     label_smoothing: float = 0.0  # share of the target that all classes divide among them
     ema: float = 0.0  # decay a step of the averaged weights, which are then validated; 0: no average
 
@@ -418,6 +419,7 @@ def check_train(config: Train) -> None:
         "data.batch_size": config.data.batch_size,
         "optimizer.lr": config.optimizer.lr,
         "optimizer.head_lr_factor": config.optimizer.head_lr_factor,
+        "optimizer.flow_stem_lr_factor": config.optimizer.flow_stem_lr_factor,
         "optimizer.accumulate": config.optimizer.accumulate,
         "schedule.epochs": config.schedule.epochs,
         "checkpoints.keep_best": config.checkpoints.keep_best,

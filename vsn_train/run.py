@@ -815,9 +815,15 @@ def build_optimizer(
     fused = process.device.type == "cuda" if fused is None else fused
     if isinstance(options, schema.AdamW):
         betas = (options.betas[0], options.betas[1])
-        return build_adamw(model, lr, betas, options.eps, options.weight_decay, options.head_lr_factor, fused)
+        return build_adamw(
+            model, lr, betas, options.eps, options.weight_decay, options.head_lr_factor, fused,
+            options.flow_stem_lr_factor,
+        )  # fmt: skip
     assert isinstance(options, schema.Sgd)
-    return build_sgd(model, lr, options.momentum, options.weight_decay, options.head_lr_factor, options.nesterov, fused)
+    return build_sgd(
+        model, lr, options.momentum, options.weight_decay, options.head_lr_factor, options.nesterov, fused,
+        options.flow_stem_lr_factor,
+    )  # fmt: skip
 
 
 def choose_speed(

@@ -31,6 +31,25 @@ def test_every_parameter_moves_in_exactly_one_group_with_tsms_factors():
     assert len(groups["norm"]["params"]) == 106
 
 
+@pytest.mark.parametrize(
+    ("operator", "arch", "stem"), [("tsm", "mobilenet_v2", "features.0.0"), ("sth", "resnet18", "conv1")]
+)
+def test_the_first_convolution_of_a_flow_network_is_faster(operator, arch, stem):
+    def rates(modality, factor):
+        model = create_model(operator, arch, num_frames=2, num_classes=5, modality=modality)
+        weight = model.backbone.get_submodule(stem).weight
+        groups = parameter_groups(model, lr=0.1, weight_decay=1e-4, flow_stem_lr_factor=factor)
+        assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+        (group,) = [group for group in groups if any(each is weight for each in group["params"])]
+        return round(group["lr"], 6), group["weight_decay"], len(group["params"])
+
+    assert rates("flow", 5) == (0.5, 1e-4, 1)
+    assert rates("flow", 1) == (0.1, 1e-4, 1)
+    rate, decay, others = rates("rgb", 5)
+    assert (rate, decay) == (0.1, 1e-4)
+    assert others > 20
+
+
 def test_step_schedule_falls_at_epoch_boundaries():
     factors = [lr_factor(step, 10, 50, 0, [20, 40], 0.1) for step in (0, 199, 200, 399, 400, 499)]
     assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])

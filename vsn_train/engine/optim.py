@@ -14,20 +14,29 @@ from vsn_train.models import Recognizer
 
 
 def parameter_groups(
-    model: Recognizer, lr: float, weight_decay: float, head_lr_factor: float = 5.0
+    model: Recognizer,
+    lr: float,
+    weight_decay: float,
+    head_lr_factor: float = 5.0,
+    flow_stem_lr_factor: float = 5.0,
 ) -> list[dict[str, object]]:
     """Every trainable parameter in exactly one group, as the TSM code does.
 
-    | group                          | learning rate           | weight decay |
-    | weights of convolutions        | lr                      | weight_decay |
-    | biases of convolutions         | 2 lr                    | 0            |
-    | batch norm                     | lr                      | 0            |
-    | classifier's weight            | head_lr_factor × lr     | weight_decay |
-    | classifier's bias              | 2 head_lr_factor × lr   | 0            |
+    | group                          | learning rate             | weight decay |
+    | weights of convolutions        | lr                        | weight_decay |
+    | biases of convolutions         | 2 lr                      | 0            |
+    | first convolution, of flow     | flow_stem_lr_factor × lr  | weight_decay |
+    | batch norm                     | lr                        | 0            |
+    | classifier's weight            | head_lr_factor × lr       | weight_decay |
+    | classifier's bias              | 2 head_lr_factor × lr     | 0            |
+
+    A network for optical flow starts from a first convolution that was made for RGB and has the furthest to go. That of
+    a network for RGB is a convolution like the others; neither has a bias in the networks here.
     """
-    groups = {"weight": (1.0, 1.0), "bias": (2.0, 0.0), "norm": (1.0, 0.0)}
+    groups = {"weight": (1.0, 1.0), "bias": (2.0, 0.0), "norm": (1.0, 0.0), "flow_stem": (flow_stem_lr_factor, 1.0)}
     groups |= {"head_weight": (head_lr_factor, 1.0), "head_bias": (2 * head_lr_factor, 0.0)}
     members: dict[str, list[nn.Parameter]] = {name: [] for name in groups}
+    stem = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             kind = "bias" if name == "bias" else "weight"
@@ -35,6 +44,8 @@ def parameter_groups(
                 kind = "norm"
             elif module is model.head:
                 kind = f"head_{kind}"
+            elif module is stem and stem.in_channels > 3:
+                kind = "flow_stem"
             members[kind].append(parameter)
     return [
         {"name": name, "params": members[name], "lr": lr * lr_factor, "weight_decay": weight_decay * decay_factor}
@@ -51,9 +62,10 @@ def build_sgd(
     head_lr_factor: float,
     nesterov: bool = False,
     fused: bool | None = None,
+    flow_stem_lr_factor: float = 5.0,
 ) -> SGD:
     """Stochastic gradient descent. fused: one kernel for all parameters; None: torch decides."""
-    groups: Any = parameter_groups(model, lr, weight_decay, head_lr_factor)
+    groups: Any = parameter_groups(model, lr, weight_decay, head_lr_factor, flow_stem_lr_factor)
     return SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
 
 
@@ -65,9 +77,10 @@ def build_adamw(
     weight_decay: float,
     head_lr_factor: float,
     fused: bool | None = None,
+    flow_stem_lr_factor: float = 5.0,
 ) -> AdamW:
     """Adam with decoupled weight decay (Loshchilov, Hutter, ICLR 2019), with the same parameter groups."""
-    groups: Any = parameter_groups(model, lr, weight_decay, head_lr_factor)
+    groups: Any = parameter_groups(model, lr, weight_decay, head_lr_factor, flow_stem_lr_factor)
     return AdamW(groups, lr=lr, betas=betas, eps=eps, fused=fused)
 
 
