@@ -254,7 +254,7 @@ def _choices(*groups: str) -> str:
     lines = []
     for group in groups:
         folder = schema.config_folder() / group
-        lines.append(f"{group:<11}{stems(folder)}")
+        lines += textwrap.wrap(f"{group:<11}{stems(folder)}", 107, subsequent_indent=" " * 11)
         for below in sorted(path for path in folder.iterdir() if path.is_dir()):  # experiment=jester/tsm_r50_8f
             lines += textwrap.wrap(f"{below.name}/ {stems(below)}", 107, initial_indent=" " * 11,
                                    subsequent_indent=" " * 15)  # fmt: skip
