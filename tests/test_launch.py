@@ -160,7 +160,7 @@ def test_a_sweep_goes_on_after_a_failure_and_ends_with_a_table(values, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not find_spec("hydra_plugins.hydra_submitit_launcher"), reason="needs the extra slurm")
+@pytest.mark.skipif(not find_spec("submitit"), reason="needs the extra slurm")
 def test_a_sweep_through_submitit(values, tmp_path):
     # As on a cluster, but for the queue: jobs are pickled, and run in processes that submitit starts.
     sweep = tmp_path / "sweep"
