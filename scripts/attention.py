@@ -56,7 +56,8 @@ from vsn_train.engine.evaluate import score_videos, video_groups
 from vsn_train.engine.speed import autocast_for
 from vsn_train.errors import InputError
 from vsn_train.models import Recognizer
-from vsn_train.run import build_model, check_mirrors, load_manifest, model_of, use_channels_last
+from vsn_train.run.data import check_mirrors, load_manifest
+from vsn_train.run.network import build_model, model_of, use_channels_last
 
 OWN_KEYS = ("checkpoint", "label", "output", "document")
 BEGIN, END = "<!-- findings -->", "<!-- end of findings -->"

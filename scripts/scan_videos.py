@@ -27,7 +27,7 @@ from vsn_train.data.frame_counts import count_frames
 from vsn_train.data.manifest import Manifest
 from vsn_train.engine.distributed import Process
 from vsn_train.errors import InputError
-from vsn_train.run import load_manifest
+from vsn_train.run.data import load_manifest
 
 
 def compose(overrides: list[str], config_dir: Path | None = None) -> schema.Train:

@@ -18,7 +18,7 @@ from vsn_train.analysis.scores import Scores
 from vsn_train.data.manifest import Manifest
 from vsn_train.engine.distributed import Process
 from vsn_train.errors import InputError
-from vsn_train.run import check_classes, load_manifest
+from vsn_train.run.data import check_classes, load_manifest
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 

@@ -22,7 +22,8 @@ from tests.media import write_counting_folder
 from tests.test_datasets import hmdb51, jester, kinetics400, something_v1, something_v2
 from vsn_train.analysis.scores import Scores
 from vsn_train.engine.distributed import Process
-from vsn_train.run import load_manifest, train
+from vsn_train.run.data import load_manifest
+from vsn_train.run.train import train
 
 NAMES = script.recipe_names()
 

@@ -64,7 +64,7 @@ def predict() -> None:
 
     def work(config: schema.Predict, stored: dict[str, Any], run_folder: Path) -> None:
         schema.check_predict(config)
-        from vsn_train.run import predict
+        from vsn_train.run.predict import predict
 
         predict(config, run_folder)
 

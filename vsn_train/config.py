@@ -1,7 +1,7 @@
 """What a user may write in configs/ and on the command line: every key, its type and its unit.
 
 Hydra fills these dataclasses, so a misspelt key or a wrong type fails before anything heavy is imported. `check_*`
-holds what a type cannot say. Below run.py nobody sees a config.
+holds what a type cannot say. Below run/ nobody sees a config.
 """
 
 from __future__ import annotations

@@ -23,11 +23,12 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from vsn_train import config as schema
-from vsn_train import run
 from vsn_train.data.workers import die_with_parent
 from vsn_train.engine.distributed import launched_before, meet
 from vsn_train.engine.interrupts import CANCELLED, REQUEUE
 from vsn_train.errors import InputError, StoppedError, refusal
+from vsn_train.run.evaluate import evaluate
+from vsn_train.run.train import train
 
 PEER_LOST = 3  # exit code of a process that ended because another one did; that one tells why
 
@@ -39,12 +40,12 @@ def launch_train(config: schema.Train, stored: dict[str, Any], run_folder: Path)
         if value := getattr(config.dataset, key, None):
             stored["dataset"][key] = os.path.abspath(os.path.expanduser(value))
     restarts = config.runtime.restarts
-    _launch("vsn-train", run.train, config.runtime.devices, restarts, config, stored, run_folder.absolute())
+    _launch("vsn-train", train, config.runtime.devices, restarts, config, stored, run_folder.absolute())
 
 
 def launch_evaluate(config: schema.Eval, run_folder: Path) -> None:
     """Evaluate in this process, or in runtime.devices local ones."""
-    _launch("vsn-eval", run.evaluate, config.runtime.devices, 0, config, run_folder.absolute())
+    _launch("vsn-eval", evaluate, config.runtime.devices, 0, config, run_folder.absolute())
 
 
 def agree_on_run_folder(name: str, choose: Callable[[], str]) -> str:

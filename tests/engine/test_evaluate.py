@@ -22,7 +22,8 @@ from vsn_train.engine.distributed import Process
 from vsn_train.engine.evaluate import mean_of_views, score_videos, video_groups
 from vsn_train.engine.parts import ScoreParts
 from vsn_train.errors import InputError
-from vsn_train.run import check_mirrors, use_channels_last
+from vsn_train.run.data import check_mirrors
+from vsn_train.run.network import use_channels_last
 
 test_loader.__test__ = False  # type: ignore[attr-defined]  # a function of the library, not a test
 

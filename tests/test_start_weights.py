@@ -6,7 +6,7 @@ import torch
 from vsn_train.config import Train
 from vsn_train.errors import InputError
 from vsn_train.models import create_model
-from vsn_train.run import start_weights
+from vsn_train.run.network import start_weights
 
 CLASSES = ["wave", "bow", "jump"]  # in a data set's official order
 

@@ -1,0 +1,70 @@
+"""vsn-train check=true: looks and measures, and trains nothing."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vsn_train import config as schema
+from vsn_train.data.loader import EpochBatches, training_loader
+from vsn_train.data.manifest import Manifest
+from vsn_train.data.transforms import normalize
+from vsn_train.data.workers import BadVideo
+from vsn_train.engine.check import describe_batch, loader_rate, model_rate, save_contact_sheet, what_limits
+from vsn_train.engine.distributed import Process
+from vsn_train.engine.speed import autocast_for, peak_memory
+from vsn_train.models import Recognizer
+from vsn_train.run.data import training_clips
+from vsn_train.run.evaluate import Evaluation
+from vsn_train.run.network import prepare_model
+
+
+def check_training(
+    config: schema.Train,
+    manifest: Manifest,
+    val_manifest: Manifest,
+    model: Recognizer,
+    batches: EpochBatches,
+    process: Process,
+    run_folder: Path,
+) -> None:
+    """check=true: two batches of training and validation, what limits the speed, and a picture of the clips."""
+    autocast, names = autocast_for(config.runtime.precision, process.device), manifest.class_names
+    model = prepare_model(model, config.runtime, process).train()
+    loader = training_loader(training_clips(config, manifest), batches, config.data.workers, config.data.timeout)
+    evaluation = Evaluation(model, val_manifest, config.validation, config, process, autocast)
+    with closing(loader), closing(evaluation.loader):
+        first = list(islice(loader, 2))
+        lines = [line for number, batch in enumerate(first) for line in describe_batch(f"train {number}", batch, names)]
+        for number, group in enumerate(islice(evaluation.loader, 2)):
+            for video in group:
+                what = (
+                    video.cause if isinstance(video, BadVideo) else f"frames {tuple(video.frames.shape)} (U, C, H, W)"
+                )
+                views = config.validation.clips * config.validation.crops
+                lines.append(f"val {number}: {val_manifest.sample_id(video.index)}: {what}, {views} view(s)")
+        loading = loader_rate(loader, min(len(batches) * config.optimizer.accumulate, 4 + 4 * config.data.workers))
+    batch = max(first, key=lambda each: each.size)
+    clip, label = normalize(batch.video.to(process.device)), batch.label.to(process.device)
+
+    def step() -> float:
+        model.zero_grad()
+        with autocast:
+            logits = model(clip)
+        loss = torch.nn.functional.cross_entropy(logits.float(), label)
+        loss.backward()
+        return float(loss.detach())  # waits for the device
+
+    training = model_rate(step, len(label))
+    lines.append(f"model: loss of the first step {step():.3f} (chance {np.log(len(names)):.3f})")
+    lines.append(f"memory: at most {peak_memory(process.device):.2f} GiB so far")
+    lines.append(what_limits(loading, training, config.data.workers))
+    if not process.is_main:
+        return
+    sheet = run_folder / "check.png"
+    save_contact_sheet(sheet, batch.video, [names[index] for index in batch.label.tolist()])
+    print("\n".join([*lines, f"what the network sees: {sheet}"]))

@@ -1,0 +1,140 @@
+"""The videos of a split, as the config describes them."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from vsn_train import config as schema
+from vsn_train.data.augment import Augmentation
+from vsn_train.data.datasets.custom import load_custom
+from vsn_train.data.datasets.hmdb51 import load_hmdb51
+from vsn_train.data.datasets.jester import load_jester
+from vsn_train.data.datasets.kinetics400 import load_kinetics400
+from vsn_train.data.datasets.motion import load_motion
+from vsn_train.data.datasets.something_v1 import load_something_v1
+from vsn_train.data.datasets.something_v2 import load_something_v2
+from vsn_train.data.datasets.ucf101 import load_ucf101
+from vsn_train.data.frame_counts import count_frames
+from vsn_train.data.loader import TrainingClips
+from vsn_train.data.manifest import Manifest, sort_classes
+from vsn_train.data.protocol import Protocol
+from vsn_train.data.transforms import CROP_SCALES
+from vsn_train.engine.distributed import Process
+from vsn_train.errors import InputError
+from vsn_train.import_function import import_function
+
+
+def load_manifest(dataset: schema.Dataset, split: str, process: Process, data: schema.Data | None = None) -> Manifest:
+    """data: for counting frames, where dataset.count_frames asks for it; None leaves that out."""
+    manifest = read_manifest(dataset, split, process)
+    if data is None or isinstance(dataset, schema.Motion) or not getattr(dataset, "count_frames", False):
+        return manifest
+    counted: Manifest | None = None
+    unreadable: list[str] = []
+    if process.is_main:
+        counted, unreadable = count_frames(manifest, data.modality, max(data.workers, 1))
+    for cause in unreadable[:3]:
+        print(f"cannot read {cause}", file=sys.stderr)
+    if len(unreadable) > 3:
+        print(f"and {len(unreadable) - 3} more {split} videos cannot be read", file=sys.stderr)
+    counts = process.gather(None if counted is None else counted.num_frames)[0]
+    return replace(manifest, num_frames=counts)
+
+
+def read_manifest(dataset: schema.Dataset, split: str, process: Process) -> Manifest:
+    root = Path(dataset.root).expanduser()
+    if isinstance(dataset, schema.Motion):
+        return load_motion(
+            root, split, dataset.variant, dataset.seed, dataset.train_videos, dataset.val_videos, dataset.size,
+            dataset.num_frames, progress=process.is_main,
+        )  # fmt: skip
+    if isinstance(dataset, schema.Custom):
+        lists = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
+        classes = root / dataset.classes if dataset.classes else None
+        return load_custom(root, split, lists, classes, dataset.flip_pairs, dataset.max_missing_share)
+    if isinstance(dataset, schema.OwnDataset):
+        load_own = import_function(dataset.loader, "dataset.loader")
+        manifest = load_own(root, split, **dataset.options)
+        if not isinstance(manifest, Manifest):
+            raise InputError(
+                f"dataset.loader={dataset.loader} gave a {type(manifest).__name__}, expected a Manifest: end it with "
+                "return make_manifest(…)"
+            )
+        return manifest
+    assert isinstance(dataset, schema.Official)
+    annotations = Path(dataset.annotations).expanduser() if dataset.annotations else None
+    share = dataset.max_missing_share
+    if isinstance(dataset, schema.OfficialSplits):
+        load_split = {"ucf101": load_ucf101, "hmdb51": load_hmdb51}[dataset.name]
+        manifest = load_split(root, split, dataset.split, annotations, share)
+    else:
+        load = {
+            "something_v1": load_something_v1,
+            "something_v2": load_something_v2,
+            "jester": load_jester,
+            "kinetics400": load_kinetics400,
+        }[dataset.name]
+        manifest = load(root, split, annotations, share)
+    return sort_classes(manifest) if dataset.class_order == "sorted" else manifest
+
+
+def note_missing(manifest: Manifest, folder: Path) -> str:
+    """Write missing_<split>.txt, the listed videos that are not there; the line for the log, empty if all are."""
+    path = folder / f"missing_{manifest.split}.txt"
+    if not manifest.missing:
+        path.unlink(missing_ok=True)  # of an evaluation before the folder was completed
+        return ""
+    path.write_text("".join(f"{each}\n" for each in manifest.missing), encoding="utf-8")
+    listed = len(manifest) + len(manifest.missing)
+    return (
+        f"{len(manifest.missing)} of {listed} {manifest.split} videos are not under {manifest.root} and are left out; "
+        f"{path} names them"
+    )
+
+
+def check_classes(manifest: Manifest, trained: list[str], path: str) -> None:
+    """Scores of another class order look like chance; refuse instead."""
+    found = list(manifest.class_names)
+    if found == trained:
+        return
+    where = next(
+        (i for i, (a, b) in enumerate(zip(found, trained, strict=False)) if a != b), min(len(found), len(trained))
+    )
+    if sorted(found) == sorted(trained):
+        remedy = "the same names in another order: set dataset.class_order to that of the training, official or sorted"
+    else:
+        remedy = "evaluate on the data set that it was trained on"
+    raise InputError(
+        f"{manifest.name} has {len(found)} classes and {path} was trained on {len(trained)}; they differ first at "
+        f"index {where}; {remedy}"
+    )
+
+
+def check_mirrors(protocol: Protocol, flips_allowed: bool, name: str) -> None:
+    """Refuse mirrored crops where a mirror image may be of another class that nobody named."""
+    if protocol.crops == 10 and not flips_allowed:
+        raise InputError(
+            f"protocol.crops=10 mirrors every crop, but {name} has classes that differ in direction and their pairs "
+            "are not known; use protocol.crops=5, or a protocol without mirrors"
+        )
+
+
+def training_clips(config: schema.Train, manifest: Manifest) -> TrainingClips:
+    return TrainingClips(
+        manifest,
+        config.backbone.num_frames,
+        config.data.sampling,
+        augmentation_of(config, manifest),
+        config.data.decoder,
+        config.seed,
+        config.data.modality,
+    )
+
+
+def augmentation_of(config: schema.Train, manifest: Manifest) -> Augmentation:
+    options = {key: value for key, value in asdict(config.augment).items() if key not in ("mixup", "cutmix")}
+    options["scales"] = config.augment.scales or CROP_SCALES[config.data.modality]
+    options["flip"] = config.augment.flip and manifest.flips_allowed
+    return Augmentation(crop_size=config.data.crop_size, short_side=config.data.short_side, **options)

@@ -1,0 +1,169 @@
+"""vsn-eval, and the validation of vsn-train: every video of a split, once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from vsn_train import config as schema
+from vsn_train.analysis.report import write_report
+from vsn_train.analysis.results import save_results
+from vsn_train.analysis.scores import Scores
+from vsn_train.analysis.strip import jpeg_frames
+from vsn_train.data.loader import TestVideos, test_loader
+from vsn_train.data.manifest import Manifest
+from vsn_train.data.protocol import Protocol
+from vsn_train.data.video import VideoError
+from vsn_train.data.workers import BadVideo
+from vsn_train.engine.checkpoint import file_hash, load_checkpoint
+from vsn_train.engine.distributed import Process, join_processes
+from vsn_train.engine.evaluate import Found, mean_of_views, score_videos, video_groups
+from vsn_train.engine.parts import ScoreParts
+from vsn_train.engine.speed import autocast_for
+from vsn_train.run.data import check_classes, check_mirrors, load_manifest, note_missing
+from vsn_train.run.network import model_of, use_channels_last
+from vsn_train.run.record import environment, versions
+
+
+def evaluate(config: schema.Eval, run_folder: Path) -> None:
+    """vsn-eval in this process: writes eval/<protocol>/{metrics.json,scores.npz,report.html} into the run folder."""
+    checkpoint = load_checkpoint(Path(config.checkpoint))
+    with join_processes(config.runtime.device, config.runtime.threads) as process:
+        manifest = load_manifest(config.dataset, config.split, process, config.data)
+        check_classes(manifest, checkpoint["class_names"], config.checkpoint)
+        model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
+        use_channels_last(model, config.runtime, process, inference=True)
+        trained = OmegaConf.create(checkpoint["config"]).data  # a size changed on the command line shows in the name
+        name = config.protocol.name(trained.short_side, trained.crop_size)
+        facts = {
+            "dataset": manifest.name,
+            "split": manifest.split,
+            "official_split": getattr(config.dataset, "split", None),  # of UCF101 and HMDB51
+            "missing": len(manifest.missing),
+            "protocol": {"name": name, **asdict(config.protocol)},
+            "num_frames": config.backbone.num_frames,
+            "epoch": checkpoint["epoch"],
+            "manifest": manifest.content_hash(),
+            "checkpoint": file_hash(Path(config.checkpoint)),
+            "computed": {
+                "device": process.device.type,
+                "precision": config.runtime.precision,
+                "views_per_batch": config.runtime.views_per_batch,
+            },
+            "versions": versions(),
+        }
+        folder = run_folder / "eval" / (name if config.split == "val" else f"{name}_{config.split}")
+        parts = ScoreParts(folder / "parts", facts)
+        if process.is_main and not config.resume:
+            parts.remove()
+        done: Found = dict(parts.read()) if process.is_main else {}
+        finished = process.gather(list(done))[0]  # also: nobody writes a part before the old ones are gone
+        autocast = autocast_for(config.runtime.precision, process.device)
+        evaluation = Evaluation(
+            model, manifest, config.protocol, config, process, autocast,
+            keep_views=views_are_kept(config, len(manifest), len(manifest.class_names)), done=finished,
+        )  # fmt: skip
+        scores = evaluation("evaluate", facts, parts, done)
+        if process.is_main:
+            save_results(folder, scores, {"epoch": checkpoint["epoch"], "step": checkpoint["step"]})
+            parts.remove()
+            if config.report:
+                details: dict[str, Any] = {"config": OmegaConf.to_yaml(OmegaConf.structured(config))}
+                details["environment"] = environment()
+                write_report(folder / "report.html", scores, frames_of(manifest, config.data), details)
+            print(f"checkpoint {config.checkpoint}: epoch {checkpoint['epoch']}, {facts['checkpoint']}")
+            print(f"manifest {facts['manifest']}")
+            if line := note_missing(manifest, folder):
+                print(line)
+            written = sorted(path.name for path in folder.iterdir())
+            print(f"run folder {run_folder}: {folder.relative_to(run_folder)}/ {', '.join(written)}")
+
+
+class Evaluation:
+    """One split under one protocol, as often as asked: worker processes stay between validations.
+
+    done: videos whose scores are known already, from an evaluation that was interrupted.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        manifest: Manifest,
+        protocol: Protocol,
+        config: schema.Train | schema.Eval,
+        process: Process,
+        autocast: torch.autocast,
+        keep_views: bool = False,
+        done: Collection[int] = (),
+    ) -> None:
+        check_mirrors(protocol, manifest.flips_allowed, manifest.name)
+        self.model, self.manifest, self.process, self.keep_views = model, manifest, process, keep_views
+        self.options: dict[str, Any] = {
+            "protocol": protocol,
+            "mirrored_labels": manifest.mirrored_labels(),
+            "views_per_batch": config.runtime.views_per_batch,
+            "keep_views": keep_views,
+            "on_bad_video": config.on_bad_video,
+            "autocast": autocast,
+        }
+        groups = video_groups(len(manifest), protocol.views, config.runtime.views_per_batch, process, set(done))
+        videos = TestVideos(
+            manifest, config.backbone.num_frames, protocol.clips, protocol.placement, protocol.short_side,
+            config.data.decoder, config.data.modality,
+        )  # fmt: skip
+        self.loader = test_loader(videos, groups, config.data.workers, config.data.timeout)
+        self.total = len(groups)
+
+    def __call__(
+        self, title: str, facts: dict[str, Any], parts: ScoreParts | None = None, done: Found | None = None
+    ) -> Scores:
+        """Every video's scores, over all processes. done: what `done` above stands for, on the main process."""
+        store = parts.add if parts else lambda results: None
+        mine = score_videos(self.model, self.loader, self.total, self.process, store, title=title, **self.options)
+        if parts:
+            parts.flush()
+        found = dict(done or {})
+        for results in self.process.gather(mine):
+            found |= results
+        return scores_of(self.manifest, found, self.keep_views, facts)
+
+
+def scores_of(manifest: Manifest, found: Found, keep_views: bool, facts: dict[str, Any]) -> Scores:
+    """Each video once, in the order of the manifest. An unreadable one has NaN for scores and is named in the facts."""
+    bad = [video for _, video in sorted(found.items()) if isinstance(video, BadVideo)]
+    rows = [video for video in found.values() if not isinstance(video, BadVideo)]
+    if not rows:
+        raise VideoError(bad[0].path, f"{bad[0].cause}; nor can any other of the {len(manifest)} videos be read")
+    nothing = np.full_like(rows[0], np.nan)
+    videos = range(len(manifest))
+    views = np.stack([nothing if isinstance(video := found[i], BadVideo) else video for i in videos])
+    return Scores(
+        np.array([manifest.sample_id(index) for index in videos]),
+        manifest.labels,
+        mean_of_views(views),
+        np.array(manifest.class_names),
+        facts | {"bad_videos": [{"id": manifest.sample_id(each.index), "cause": each.cause} for each in bad]},
+        views if keep_views else None,
+    )
+
+
+def frames_of(manifest: Manifest, data: schema.Data) -> Callable[[int], list[bytes]]:
+    """Index of a video -> some of its frames as JPEG files, for the report."""
+    return lambda index: jpeg_frames(manifest.path(index), 6, 96, data.decoder, data.modality)
+
+
+def views_are_kept(config: schema.Eval, videos: int, classes: int) -> bool:
+    megabytes = videos * config.protocol.views * classes * 4 / 2**20
+    wanted = config.keep_views == "always" or (config.keep_views == "auto" and megabytes <= 512)
+    return wanted and config.protocol.views > 1
+
+
+def describe(scores: Scores, protocol: str) -> str:
+    return f"top1 {scores.top1():.2f}  top5 {scores.top5():.2f}  (n={len(scores)}, {protocol})"

@@ -1,0 +1,133 @@
+"""The network, where its weights come from, and how it is made fast."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vsn_train import config as schema
+from vsn_train.engine.distributed import Process
+from vsn_train.engine.speed import allow_tf32, autocast_for, fastest_choices, recompute_blocks, resolve_precision
+from vsn_train.errors import InputError
+from vsn_train.import_function import import_function
+from vsn_train.models import Recognizer, create_model
+from vsn_train.models.weights import load_weights
+
+
+def build_model(backbone: schema.Backbone, num_classes: int, modality: str) -> Recognizer:
+    arguments = asdict(backbone)
+    if isinstance(backbone, schema.OwnOperator):
+        arguments |= arguments.pop("options")
+        arguments["operator"] = import_function(backbone.operator, "backbone.operator")
+    return create_model(num_classes=num_classes, modality=modality, **arguments)
+
+
+def start_weights(model: Recognizer, config: schema.Train, class_names: Sequence[str]) -> str:
+    """Load config.weights where it is set. Returns what became of its tensors, for the log."""
+    if not config.weights:
+        return "none: random start"
+    order = config.weights_class_order
+    if order is not None and order != "sorted":
+        if not Path(order).is_file():
+            raise InputError(f"weights_class_order={order}: no such file; expected sorted, or one class name a line")
+        names = [line.strip() for line in Path(order).read_text(encoding="utf-8").splitlines() if line.strip()]
+    else:
+        names = sorted(class_names)
+    return str(
+        load_weights(
+            model,
+            config.weights,
+            new_head=config.weights_new_head,
+            allow_other_operator=config.weights_other_operator,
+            class_order=names if order else None,
+            class_names=class_names,
+        )
+    )
+
+
+def model_of(checkpoint: dict[str, Any], backbone: schema.Backbone, modality: str, path: str) -> Recognizer:
+    """The checkpoint's network. Raises InputError where the command line asks for another one."""
+    trained = checkpoint["config"]["data"].get("modality", "rgb")
+    if modality != trained:
+        raise InputError(
+            f"data.modality={modality}, but {path} was trained on {trained}; leave data.modality out, or take a "
+            f"checkpoint that was trained on {modality}"
+        )
+    for key, asked in asdict(backbone).items():
+        trained = checkpoint["config"]["backbone"][key]
+        if asked != trained:
+            raise InputError(
+                f"backbone.{key}={asked}, but {path} was trained with {trained}; leave backbone.{key} out, or train "
+                "with the other value"
+            )
+    model = build_model(backbone, len(checkpoint["class_names"]), modality)
+    model.load_state_dict(checkpoint["average"] or checkpoint["model"])
+    return model
+
+
+def prepare_model(model: Recognizer, runtime: schema.Runtime, process: Process) -> Recognizer:
+    """Apply the switches that concern the network's modules. Raises InputError for what the device lacks."""
+    allow_tf32(runtime.tf32)
+    if runtime.sync_bn:
+        if process.device.type != "cuda":
+            raise InputError("runtime.sync_bn=true needs CUDA; leave it out, or freeze batch norms: backbone.frozen_bn")
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if runtime.recompute:
+        recompute_blocks(model.backbone)
+    use_channels_last(model, runtime, process)
+    return model
+
+
+def use_channels_last(model: nn.Module, runtime: schema.Runtime, process: Process, inference: bool = False) -> None:
+    """inference: a CPU, too, then takes it where the user leaves it open; docs/evaluation.md has the times."""
+    wanted = runtime.channels_last
+    if wanted or (wanted is None and (inference or process.device.type == "cuda")):
+        model.to(memory_format=torch.channels_last)
+
+
+def choose_speed(
+    config: schema.Train, model: Recognizer, process: Process, before: dict[str, Any] | None
+) -> tuple[dict[str, Any], list[str]]:
+    """Precision and memory format where the config leaves them open, and the reasons for the log.
+
+    before: what the first launch of a resumed run chose, which stays.
+    """
+    runtime, device = config.runtime, process.device
+    rule = {"precision": resolve_precision(runtime.precision, device), "channels_last": runtime.channels_last}
+    if runtime.channels_last is None:
+        rule["channels_last"] = device.type == "cuda"
+    if before:
+        given = {"precision": runtime.precision != "auto", "channels_last": runtime.channels_last is not None}
+        kept = {key: rule[key] if given[key] else before[key] for key in rule}
+        memory = "channels_last" if kept["channels_last"] else "contiguous"
+        if all(given.values()):
+            return kept, []
+        return kept, [f"{kept['precision']} with {memory} memory, as the run was begun"]
+    if not runtime.measure or (runtime.precision != "auto" and runtime.channels_last is not None):
+        reasons = []
+        if runtime.precision == "auto":
+            can = "multiplies" if rule["precision"] == "bf16" else "does not multiply"
+            reasons.append(f"precision {rule['precision']}: this {device.type} device {can} in bf16")
+        return rule, reasons
+    copied = copy.deepcopy(model).train()
+    videos = config.data.batch_size if device.type == "cuda" else min(2, config.data.batch_size)
+    channels, side = next(model.backbone.parameters()).shape[1], config.data.crop_size
+    size = (videos, config.backbone.num_frames, channels, side, side)
+    clip, label = torch.rand(size, device=device), torch.zeros(videos, dtype=torch.int64, device=device)
+
+    def step(precision: str, channels_last: bool) -> None:
+        copied.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+        with autocast_for(precision, device):
+            logits = copied(clip)
+        torch.nn.functional.cross_entropy(logits.float(), label).backward()
+
+    precisions = ["fp32", "bf16"] if runtime.precision == "auto" else [runtime.precision]
+    formats = [False, True] if runtime.channels_last is None else [runtime.channels_last]
+    precision, channels_last, reasons = process.main_does(lambda: fastest_choices(step, precisions, formats, device))
+    return {"precision": precision, "channels_last": channels_last}, reasons

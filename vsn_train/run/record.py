@@ -1,0 +1,53 @@
+"""What a run says of itself: config.yaml, environment.json, versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from vsn_train import __version__
+from vsn_train.engine.distributed import launch_id
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def versions() -> dict[str, str]:
+    """Of what decides numbers: this program, torch, torchvision and the decoders."""
+    found = {"vsn-train": __version__, "python": platform.python_version()}
+    for package in ("torch", "torchvision", "decord", "av", "torchcodec", "numpy"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # decord has no wheel for some platforms
+    return found
+
+
+def write_config(run_folder: Path, stored: dict[str, Any]) -> None:
+    """config.yaml and environment.json: what was asked for and where it ran."""
+    OmegaConf.save(OmegaConf.create(stored), run_folder / "config.yaml")
+    (run_folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+
+
+def environment() -> dict[str, Any]:
+    return {
+        "command": sys.argv,
+        "launch": launch_id(),
+        "versions": versions(),
+        "platform": platform.platform(),
+        "cpu_cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
