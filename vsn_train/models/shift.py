@@ -35,35 +35,6 @@ def temporal_shift(x: Tensor, num_frames: int, fold_div: int = 8) -> Tensor:
     return _Shift.apply(x, num_frames, fold, False)
 
 
-def shifted_product(x: Tensor, weight: Tensor, num_frames: int, fold_div: int = 8) -> Tensor:
-    """A 1x1 convolution of the shifted x, without shifting it.
-
-    x: (B*T, Ci, H, W) in channels_last, whose memory is a matrix with a row for each pixel; weight: (Co, Ci, 1, 1).
-    The convolution is the product of this matrix and the weights. Channels that move in time take part from rows
-    H * W further up or down, so that nothing is copied. Returns (B*T, Co, H, W) in channels_last.
-    """
-    frames, channels, height, width = x.shape
-    fold, pixels = channels // fold_div, height * width
-    x_BRC = x.permute(0, 2, 3, 1).reshape(frames // num_frames, num_frames * pixels, channels)
-    w_CO = weight.flatten(1).t()
-    out_BRO = x_BRC[:, :, 2 * fold :] @ w_CO[2 * fold :]
-    for x_RC, out_RO in zip(x_BRC, out_BRO, strict=True):
-        out_RO[:-pixels].addmm_(x_RC[pixels:, :fold], w_CO[:fold])
-        out_RO[pixels:].addmm_(x_RC[:-pixels, fold : 2 * fold], w_CO[fold : 2 * fold])
-    return out_BRO.view(frames, height, width, -1).permute(0, 3, 1, 2)
-
-
-@torch.library.custom_op("vsn_train::shifted_product", mutates_args=())
-def _product_op(x: Tensor, weight: Tensor, num_frames: int, fold_div: int) -> Tensor:
-    """`shifted_product` as one node of a compiled graph; for inference, it has no gradient."""
-    return shifted_product(x, weight, num_frames, fold_div)
-
-
-@_product_op.register_fake
-def _(x: Tensor, weight: Tensor, num_frames: int, fold_div: int) -> Tensor:
-    return x.new_empty(x.shape[0], x.shape[2], x.shape[3], weight.shape[0]).permute(0, 3, 1, 2)
-
-
 class ShiftedConv2d(nn.Module):
     """A convolution that sees shifted channels: the first one of a residual branch (TSM's residual shift).
 
@@ -77,24 +48,8 @@ class ShiftedConv2d(nn.Module):
         self.fold_div = fold_div
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._is_product_of_rows(x):
-            product = _product_op if torch.compiler.is_compiling() else shifted_product
-            return product(x, self.conv.weight, self.num_frames, self.fold_div)
         shift = partial(temporal_shift, num_frames=self.num_frames, fold_div=self.fold_div)
         return run_on_moved(self.conv, x, shift)
-
-    def _is_product_of_rows(self, x: Tensor) -> bool:
-        """Inference on a CPU in float32 and channels_last, where `shifted_product` is the faster form."""
-        return (
-            x.device.type == "cpu"
-            and x.dtype == torch.float32
-            and not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
-            and torch.compiler.is_compiling() == torch.compiler.is_dynamo_compiling()  # exporters know no such form
-            and x.is_contiguous(memory_format=torch.channels_last)
-            and self.conv.kernel_size == self.conv.stride == (1, 1)
-            and self.conv.groups == 1
-            and self.conv.bias is None
-        )
 
     def extra_repr(self) -> str:
         return f"num_frames={self.num_frames}, fold_div={self.fold_div}"
