@@ -58,7 +58,7 @@ from vsn_train.analysis.speed import (
     write_results,
 )
 from vsn_train.analysis.speed_table import NetworkTimes, measured_table, paper_table, time_networks
-from vsn_train.config import config_folder
+from vsn_train.config import Data, config_folder
 from vsn_train.data.inputs import find_videos
 from vsn_train.data.isolated import usable_cores
 from vsn_train.data.protocol import Protocol
@@ -71,7 +71,7 @@ from vsn_train.engine.evaluate_speed import (
     score_decoding_once,
     score_view_by_view,
 )
-from vsn_train.engine.step_speed import default_choices, step_table, time_saving, time_steps
+from vsn_train.engine.step_speed import default_choices, step_table, time_saving, time_steps, time_workers
 from vsn_train.errors import InputError
 from vsn_train.models import create_model
 from vsn_train.models.backbone import ARCHS, OPERATORS
@@ -352,9 +352,12 @@ def step(arguments: argparse.Namespace) -> None:
     }
     result = time_steps(choices, arguments.operator, work, arguments.rounds, arguments.processes)
     saving = time_saving(arguments.operator, work)
+    workers = Data().workers
+    kept, started = time_workers(workers)
     text = f"{step_table(result)}\n\nMB: at the peak of a step, beyond weights, momentum and buffers.\n\n" + (
         f"A checkpoint of {saving.megabytes:.0f} MB holds a step up for {saving.beside_s:.2f} s; written at once it "
-        f"would for {saving.at_once_s:.2f} s."
+        f"would for {saving.at_once_s:.2f} s.\n\nOne empty batch from each of {workers} loader workers: "
+        f"{1000 * kept:.1f} ms where they stay from epoch to epoch, {1000 * started:.1f} ms where they are new."
     )
     data = {
         "steps": [
@@ -362,6 +365,7 @@ def step(arguments: argparse.Namespace) -> None:
             for choice, seconds in result.times.items()
         ],
         "saving": asdict(saving),
+        "workers": {"workers": workers, "kept_s": kept, "started_s": started},
     }
     write_results(arguments.output, "Switches of the training step", facts, text, data)
     print(f"{text}\n\nwritten: {arguments.output}.md and .json")

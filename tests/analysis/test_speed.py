@@ -148,6 +148,7 @@ def test_the_script_times_switches(benchmark):
     assert [row["switches"] for row in results["steps"]] == choices
     assert all(len(row["seconds"]) == 2 and row["peak_bytes"] > 4 * 2_000_000 for row in results["steps"])
     assert results["saving"]["megabytes"] > 2 * 4 * 2.2
+    assert all(results["workers"][key] > 0 for key in ("kept_s", "started_s"))
     assert all(f"| {choice} " in text for choice in choices)
 
 

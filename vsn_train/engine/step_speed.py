@@ -6,6 +6,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vsn_train.analysis.speed import Workload, interleave, markdown_table, peak_memory, ratio
+from vsn_train.data.workers import Loader
 from vsn_train.engine.checkpoint import Checkpoints, Position, save_checkpoint
 from vsn_train.engine.distributed import usable_cores
 from vsn_train.engine.optim import build_adamw, build_average, build_sgd
@@ -218,3 +220,25 @@ def _seconds(action: Callable[[], object]) -> float:
     before = time.perf_counter()
     action()
     return time.perf_counter() - before
+
+
+class _Nothing:
+    """A data set that takes no time to read."""
+
+    def __getitem__(self, key: int) -> int:
+        return key
+
+    def video_of(self, key: int) -> tuple[int, str]:
+        return key, ""
+
+
+def time_workers(workers: int, repeats: int = 5) -> tuple[float, float]:
+    """Median seconds of an epoch of one empty batch a worker: with workers that have stayed, and with new ones."""
+    kept, started = [], []
+    loader = Loader(_Nothing(), [[0]] * workers, list, workers)
+    with closing(loader):
+        for _ in range(repeats):
+            loader.close()
+            started.append(_seconds(lambda: list(loader)))
+            kept.append(_seconds(lambda: list(loader)))
+    return float(np.median(kept)), float(np.median(started))
