@@ -77,7 +77,7 @@ def _run_command(name: str, work: Callable[[Any, dict[str, Any], Path], None]) -
     # is busy with other work too, training was seen to take ten times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if name != "train":
-        # torch then asks for large pages for large tensors: a forward pass on a CPU took a quarter less (docs/speed.md).
+        # torch then asks for large pages for large tensors; docs/speed.md has what that is worth.
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
     OmegaConf.register_new_resolver("checkpoint_folder", _checkpoint_folder, replace=True)
