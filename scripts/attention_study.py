@@ -64,9 +64,8 @@ def main() -> None:
 def run_study(arguments: argparse.Namespace) -> None:
     counts = [f"dataset.train_videos={arguments.train_videos}", f"dataset.val_videos={arguments.val_videos}"]
     flow = arguments.folder / f"flow_{arguments.flow_method}"
-    clips = load_motion(
-        arguments.data.expanduser(), "train", train_videos=arguments.train_videos, val_videos=arguments.val_videos
-    ).root
+    data = arguments.data.expanduser()
+    clips = load_motion(data, "train", train_videos=arguments.train_videos, val_videos=arguments.val_videos).root
     extract = [str(HERE / "extract_flow.py"), str(clips), str(flow), "--method", arguments.flow_method]
     run_command(sys.executable, *extract, "--bound", FLOW_BOUND)
     on_flow = [
@@ -77,7 +76,7 @@ def run_study(arguments: argparse.Namespace) -> None:
     checkpoints, labels = [], []
     for seed in arguments.seeds:
         for name, p, source, label in RUNS:
-            dataset = on_flow if source == "flow" else [f"dataset={source}", f"dataset.root={arguments.data}", *counts]
+            dataset = on_flow if source == "flow" else [f"dataset={source}", f"dataset.root={data}", *counts]
             sth = ["backbone=sth", "backbone.integration=attention", f"backbone.p={p}", f"seed={seed}"]
             run = arguments.folder / f"{name}_seed{seed}"
             train(run, [*dataset, *sth, *arguments.values])

@@ -46,6 +46,7 @@ def refused(command: str, *arguments: str, cwd: Path) -> str:
         (["resume=true", "name=mine"], "resume=true, but no run under runs/mine holds a checkpoint"),
         (["resume=true", "hydra.run.dir=run"], "run/checkpoints/last.pt: no such file"),
         (["dataset=ucf101", "dataset.root=/no/where"], "dataset.root=/no/where: no such folder"),
+        (["dataset=ucf101", "dataset.root=~/no-where"], f"dataset.root={Path.home()}/no-where: no such folder"),
         (["runtime.device=cuda"], "torch finds no CUDA device"),
         (["schedule.epochs=[1"], "schedule.epochs=[1"),
     ],
