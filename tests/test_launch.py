@@ -182,8 +182,9 @@ def test_check_shows_what_the_network_sees_and_trains_nothing(values, tmp_path):
     result = run_command("vsn-train", *values, "check=true", f"hydra.run.dir={run}")
     assert result.code == 0, result.err
     assert "train 0: 2 x 4 x 3 x 32 x 32 (B, T, C, H, W) uint8, values " in result.out
-    assert re.search(r"train 1: labels \w+ [12]", result.out)
-    assert re.search(r"val 0: val/\S+: frames \(4, 3, 40, 40\) \(U, C, H, W\), 1 view", result.out)
+    assert re.search(r"train 1: labels \w+ \([12]\)", result.out)
+    assert "val 0: 12 videos with 1 view(s) each, frames decoded: 4 x 3 x 40 x 40 (12) (U, C, H, W)" in result.out
+    assert re.search(r"val 0: labels \w+ \(1\), .*, and 2 more$", result.out, re.M)
     assert re.search(r"clips a second: loader alone [\d.]+, model alone [\d.]+; ", result.out)
     assert [path.name for path in run.iterdir()] == ["check.png"]
     assert (run / "check.png").read_bytes().startswith(b"\x89PNG")

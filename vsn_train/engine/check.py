@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from torch import Tensor
 
-from vsn_train.data.loader import IGNORED, Batch
-from vsn_train.data.workers import Loader
+from vsn_train.data.loader import IGNORED, Batch, TestVideo
+from vsn_train.data.workers import BadVideo, Loader
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # after the backend has been chosen
@@ -20,16 +21,34 @@ import matplotlib.pyplot as plt  # after the backend has been chosen
 def describe_batch(title: str, batch: Batch, class_names: Sequence[str]) -> list[str]:
     """Shapes, ranges and the histogram of labels."""
     shape = " x ".join(map(str, batch.video.shape))
-    labels = batch.label[batch.label != IGNORED].numpy()
-    counts = sorted(zip(*np.unique(labels, return_counts=True), strict=True), key=lambda pair: -pair[1])
-    histogram = ", ".join(f"{class_names[label]} {count}" for label, count in counts[:10])
-    more = f", and {len(counts) - 10} more classes" if len(counts) > 10 else ""
+    labels = batch.label[batch.label != IGNORED].tolist()
     lines = [
         f"{title}: {shape} (B, T, C, H, W) {str(batch.video.dtype).removeprefix('torch.')}, "
         f"values {int(batch.video.min())} to {int(batch.video.max())}, mean {batch.video.float().mean():.1f}",
-        f"{title}: labels {histogram}{more}",
+        f"{title}: labels {_counted(class_names[label] for label in labels)}",
     ]
-    return lines + [f"{title}: unreadable {bad.path}: {bad.cause}" for bad in batch.bad]
+    return [*lines, *_unreadable(title, batch.bad)]
+
+
+def describe_videos(title: str, videos: Sequence[TestVideo | BadVideo], labels: Iterable[str], views: int) -> list[str]:
+    """The same of videos that are tested together. labels: their class names; views: of each."""
+    shapes = [" x ".join(map(str, video.frames.shape)) for video in videos if isinstance(video, TestVideo)]
+    lines = [
+        f"{title}: {len(videos)} videos with {views} view(s) each, frames decoded: {_counted(shapes)} (U, C, H, W)",
+        f"{title}: labels {_counted(labels)}",
+    ]
+    return [*lines, *_unreadable(title, (video for video in videos if isinstance(video, BadVideo)))]
+
+
+def _counted(values: Iterable[str]) -> str:
+    """Each value and how often it is there, the most frequent first."""
+    counts = Counter(values).most_common()
+    shown = ", ".join(f"{value} ({count})" for value, count in counts[:10])
+    return shown + (f", and {len(counts) - 10} more" if len(counts) > 10 else "")
+
+
+def _unreadable(title: str, videos: Iterable[BadVideo]) -> list[str]:
+    return [f"{title}: unreadable {video.path}: {video.cause}" for video in videos]
 
 
 def loader_rate(loader: Loader[Batch], batches: int) -> float:

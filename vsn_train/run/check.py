@@ -13,8 +13,14 @@ from vsn_train import config as schema
 from vsn_train.data.loader import EpochBatches, training_loader
 from vsn_train.data.manifest import Manifest
 from vsn_train.data.transforms import normalize
-from vsn_train.data.workers import BadVideo
-from vsn_train.engine.check import describe_batch, loader_rate, model_rate, save_contact_sheet, what_limits
+from vsn_train.engine.check import (
+    describe_batch,
+    describe_videos,
+    loader_rate,
+    model_rate,
+    save_contact_sheet,
+    what_limits,
+)
 from vsn_train.engine.distributed import Process
 from vsn_train.engine.speed import autocast_for, peak_memory
 from vsn_train.models import Recognizer
@@ -41,12 +47,8 @@ def check_training(
         first = list(islice(loader, 2))
         lines = [line for number, batch in enumerate(first) for line in describe_batch(f"train {number}", batch, names)]
         for number, group in enumerate(islice(evaluation.loader, 2)):
-            for video in group:
-                what = (
-                    video.cause if isinstance(video, BadVideo) else f"frames {tuple(video.frames.shape)} (U, C, H, W)"
-                )
-                views = config.validation.clips * config.validation.crops
-                lines.append(f"val {number}: {val_manifest.sample_id(video.index)}: {what}, {views} view(s)")
+            labels = [names[val_manifest.labels[video.index]] for video in group]
+            lines += describe_videos(f"val {number}", group, labels, config.validation.views)
         loading = loader_rate(loader, min(len(batches) * config.optimizer.accumulate, 4 + 4 * config.data.workers))
     batch = max(first, key=lambda each: each.size)
     clip, label = normalize(batch.video.to(process.device)), batch.label.to(process.device)
