@@ -43,7 +43,7 @@ def scaler_for(precision: str, device: torch.device) -> torch.amp.GradScaler:
 def _multiplies_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    # Other CPUs accept bf16 too and run it slower than fp32.
+    # Other CPUs accept bf16 too. Most run it slower than fp32; where AVX-512 has it, `runtime=auto` finds out.
     amx: Any = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return bool(amx and amx())
 

@@ -112,8 +112,13 @@ def choose_speed(
     if not runtime.measure or (runtime.precision != "auto" and runtime.channels_last is not None):
         reasons = []
         if runtime.precision == "auto":
-            can = "multiplies" if rule["precision"] == "bf16" else "does not multiply"
-            reasons.append(f"precision {rule['precision']}: this {device.type} device {can} in bf16")
+            if rule["precision"] == "bf16":
+                why = f"this {device.type} device has units that multiply in it"
+            elif device.type == "cuda":
+                why = "this GPU does not multiply in bf16"
+            else:  # AVX-512's bf16 products round otherwise, and are not always faster
+                why = "this CPU has no AMX; runtime=auto measures whether bf16 is faster all the same"
+            reasons.append(f"precision {rule['precision']}: {why}")
         return rule, reasons
     copied = copy.deepcopy(model).train()
     videos = config.data.batch_size if device.type == "cuda" else min(2, config.data.batch_size)
