@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch.utils.data import Dataset
@@ -40,32 +41,29 @@ def _in_folder(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix[1:].lower() in VIDEO_SUFFIXES and path.is_file())
 
 
+@dataclass(eq=False)
 class GivenVideos(Dataset["TestVideo | BadVideo"]):
     """The part of each video between two times, in seconds (end None: to its end), decoded once and resized once."""
 
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        num_frames: int,
-        clips: int,
-        placement: str,
-        short_side: int,
-        decoder: str,
-        modality: str = "rgb",
-        start: float = 0.0,
-        end: float | None = None,
-    ) -> None:
-        self.paths = paths
-        self.options = (num_frames, clips, placement, short_side, decoder, modality)
-        self.start = start
-        self.end = end
+    paths: Sequence[Path]
+    num_frames: int
+    clips: int
+    placement: str
+    short_side: int
+    decoder: str
+    modality: str = "rgb"
+    start: float = 0.0
+    end: float | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> TestVideo | BadVideo:
         try:
-            return read_test_video(self.paths[index], *self.options, index, start=self.start, end=self.end)
+            return read_test_video(
+                self.paths[index], self.num_frames, self.clips, self.placement, self.short_side, self.decoder,
+                self.modality, index, start=self.start, end=self.end,
+            )  # fmt: skip
         except VideoError as error:
             return BadVideo(index, str(self.paths[index]), error.cause)
 

@@ -60,27 +60,20 @@ class TestVideo:
     fps: float
 
 
+@dataclass(eq=False)
 class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
     """One augmented clip for each (epoch, index)."""
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        num_frames: int,
-        sampling: str,
-        augmentation: Augmentation,
-        decoder: str,
-        seed: int,
-        modality: str = "rgb",
-    ) -> None:
-        self.manifest = manifest
-        self.num_frames = num_frames
-        self.sampling = sampling
-        self.augmentation = augmentation
-        self.decoder = decoder
-        self.seed = seed
-        self.modality = modality
-        self.mirrored = manifest.mirrored_labels()
+    manifest: Manifest
+    num_frames: int
+    sampling: str
+    augmentation: Augmentation
+    decoder: str
+    seed: int
+    modality: str = "rgb"
+
+    def __post_init__(self) -> None:
+        self.mirrored = self.manifest.mirrored_labels()
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -106,28 +99,19 @@ class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
         return key[1], self.manifest.path(key[1])
 
 
+@dataclass(eq=False)
 class TestVideos(Dataset[TestVideo | BadVideo]):
     """All frames that a video's test views need, decoded once and resized once."""
 
     __test__ = False  # pytest, this is no test
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        num_frames: int,
-        clips: int,
-        placement: str,
-        short_side: int,
-        decoder: str,
-        modality: str = "rgb",
-    ) -> None:
-        self.manifest = manifest
-        self.num_frames = num_frames
-        self.clips = clips
-        self.placement = placement
-        self.short_side = short_side
-        self.decoder = decoder
-        self.modality = modality
+    manifest: Manifest
+    num_frames: int
+    clips: int
+    placement: str
+    short_side: int
+    decoder: str
+    modality: str = "rgb"
 
     def __len__(self) -> int:
         return len(self.manifest)
