@@ -15,7 +15,7 @@ test: .venv/installed-test lint
 test-slow: .venv/installed-test
 	$(BIN)/pytest -m slow
 
-# Trains ten small STH networks (can be stopped and goes on), rewrites docs/results/attention* and docs/attention.md.
+# Trains fifteen small STH networks (can be stopped and goes on), rewrites docs/results/attention* and docs/attention.md.
 attention-study: .venv/installed-test
 	$(BIN)/python scripts/attention_study.py --document docs/attention.md
 

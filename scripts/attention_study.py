@@ -46,7 +46,7 @@ def main() -> None:
         "--output", type=Path, default=Path("docs/results/attention"), help="as output= of attention.py"
     )
     parser.add_argument("--document", type=Path, help="as document= of attention.py")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--flow-method", choices=METHODS, default="dis", help="tvl1 takes some 40 times as long")
     parser.add_argument("--data", type=Path, default=Path("~/.cache/vsn-train"), help="where the clips are generated")
     parser.add_argument("--train-videos", type=int, default=960)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -12,9 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from scripts.torture import descendants, differences, is_worker, moments, motion
+from scripts.torture import SMALL, descendants, differences, is_worker, moments, motion
 from tests.conftest import run_command
 from tests.runs import finish, log_of, start, wait_for_step
+from vsn_train.data.datasets.motion import load_motion
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,24 @@ def test_stopped_and_killed_in_the_middle_and_resumed_is_bit_identical(processes
         assert other.code == 2
         assert "optimizer.lr (was 0.02, is 0.5)" in other.err
         assert differences(whole, killed) == []
+
+
+def test_the_videos_may_lie_elsewhere_if_they_are_the_same(cache, tmp_path):
+    videos = load_motion(cache, "train", train_videos=60, val_videos=24).root
+    run, moved, fewer = (tmp_path / name for name in ("run", "moved", "fewer"))
+    shutil.copytree(videos, moved)
+    values = ["dataset=custom", "experiment=motion", *SMALL, f"hydra.run.dir={run}"]
+    assert run_command("vsn-train", *values, f"dataset.root={videos}", "schedule.epochs=1").code == 0
+    resumed = [*values, "schedule.epochs=2", "resume=true"]
+    result = run_command("vsn-train", *resumed, f"dataset.root={moved}")
+    assert result.code == 0, result.err
+    assert "resumed after epoch 1" in log_of(run)
+
+    shutil.copytree(videos, fewer)
+    next((fewer / "train" / "left").iterdir()).unlink()
+    result = run_command("vsn-train", *resumed, f"dataset.root={fewer}")
+    assert result.code == 2
+    assert f"dataset.root (was {moved}, is {fewer})" in result.err
 
 
 def test_two_processes_with_half_the_batch_are_one_with_the_whole(cache, tmp_path):

@@ -23,15 +23,19 @@ FREE_ON_RESUME = (
     "name", "resume", "check", "runtime.", "checkpoints.", "data.workers", "data.decoder", "data.timeout",
     "data.max_bad_share", "schedule.epochs", "schedule.patience",
 )  # fmt: skip
-# Of these, the ones that change how sums are rounded.
+# These may differ too, as long as a step takes as many videos, or as long as the lists name the same videos.
+DIVISION = {"data.batch_size", "optimizer.accumulate"}
+PLACE = {"dataset.root", "dataset.annotations"}
+# Of the free ones, those that change how sums are rounded.
 ROUNDING = ("device", "precision", "channels_last", "compile", "tf32", "fused_optimizer", "sync_bn", "threads")
 
 
 def find_checkpoint(
-    resume: bool, folder: Path, stored: dict[str, Any], step_videos: int
+    resume: bool, folder: Path, stored: dict[str, Any], step_videos: int, manifests: list[str]
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """What to go on from, if anything, and lines for the log.
 
+    manifests: content hashes of the training and the validation split.
     Raises InputError when a run is there and resume=true is not, or the config is another run's.
     """
     if not resume:
@@ -42,14 +46,15 @@ def find_checkpoint(
         return None, []
     path, checkpoint, passed_over = newest_checkpoint(folder)
     before, now = flatten(checkpoint["config"]), flatten(stored)
+    allowed = DIVISION if checkpoint["step_videos"] == step_videos else set()
+    if checkpoint.get("manifests") == manifests:
+        allowed = allowed | PLACE
     changed = [
         f"{key} (was {before.get(key)}, is {now.get(key)})"
-        for key in sorted(before.keys() | now.keys())
+        for key in sorted((before.keys() | now.keys()) - allowed)
         if before.get(key) != now.get(key) and not key.startswith(FREE_ON_RESUME)
     ]
-    # How a step's videos are divided may change with the number of processes, as long as they are the same videos.
-    divided = all(line.startswith(("data.batch_size ", "optimizer.accumulate ")) for line in changed)
-    if changed and not (divided and checkpoint["step_videos"] == step_videos):
+    if changed:
         raise InputError(
             f"resume=true, but the config differs from that of {path}: {', '.join(changed)}; set it back, or start a "
             "new run without resume=true"

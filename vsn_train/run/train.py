@@ -56,9 +56,10 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
         if config.check:
             check_training(config, manifest, val_manifest, model, batches, process, run_folder)
             return
-        folder = run_folder / "checkpoints"
+        folder, resume = run_folder / "checkpoints", config.resume or launched_before(run_folder)
+        manifests = [manifest.content_hash(), val_manifest.content_hash()]
         found, notes = process.main_does(
-            lambda: find_checkpoint(config.resume or launched_before(run_folder), folder, stored, batches.step_videos)
+            lambda: find_checkpoint(resume, folder, stored, batches.step_videos, manifests)
         )
         choices, reasons = choose_speed(config, model, process, found["choices"] if found else None)
         runtime = replace(runtime, **choices)
@@ -104,6 +105,7 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
                 "class_names": list(manifest.class_names),
                 "flip_pairs": [list(pair) for pair in manifest.flip_pairs],
                 "flips_allowed": manifest.flips_allowed,
+                "manifests": manifests,
                 "mixing": mixing_of(model),
             }
 
@@ -123,7 +125,7 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
             log.line(f"epoch {epoch}/{config.schedule.epochs}  val {describe(scores, name)}")
             log.metrics(
                 "val", epoch, position.step, loss=scores.loss(), top1=top1, top5=top5, n=len(scores),
-                protocol=name, manifest=val_manifest.content_hash(), checkpoint=f"epoch {epoch}",
+                protocol=name, manifest=manifests[1], checkpoint=f"epoch {epoch}",
             )  # fmt: skip
             log.picture("confusion", position.step, confusion_picture(scores.confusion()))
             return top1
