@@ -15,7 +15,6 @@ read are listed in failed.txt and do not stop the rest. Exit code 0: done, 1: so
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter
 from functools import partial
@@ -27,7 +26,7 @@ from vsn_train.data.datasets.presence import video_name
 from vsn_train.data.isolated import Failure, usable_cores, work_isolated
 from vsn_train.data.manifest import Manifest
 from vsn_train.data.optical_flow import METHODS, extract_flow, flow_estimator
-from vsn_train.data.prepare import find_sources, take_shard, written_aside
+from vsn_train.data.prepare import find_sources, keep_settings, list_failed, take_shard
 from vsn_train.errors import InputError
 
 
@@ -67,7 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
     if twice := next((name for name, count in folders.items() if count > 1), None):
         raise InputError(f"{root}: the flow of several videos would go to {twice}: rename all but one of them")
     mine = take_shard(names, arguments.shard)
-    keep_settings(target, arguments)
+    settings = {key: getattr(arguments, key) for key in ("method", "bound", "short_side", "quality")}
+    keep_settings(target / "flow.json", settings)
 
     missing = [name for name in mine if not (target / video_name(name)).is_dir()]
     work = partial(
@@ -90,13 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
             bar.update()
     done = len(missing) - len(failed)
     print(f"{done} videos done with {fields} flow fields, {len(mine) - len(missing)} were there, {len(failed)} failed")
-    shard = "" if arguments.shard == "1/1" else "-" + arguments.shard.replace("/", "-of-")
-    listing = target / f"failed{shard}.txt"
-    listing.unlink(missing_ok=True)
-    if failed:
-        with written_aside(listing) as part:
-            part.write_text("".join(f"{line}\n" for line in sorted(failed)), encoding="utf-8")
-        print(f"failed: {listing}")
+    list_failed(target, arguments.shard, failed)
     return 1 if failed else 0
 
 
@@ -115,18 +109,6 @@ def sources_of(source: Path) -> tuple[Path, list[str]]:
     if not names or names == ["."]:
         raise InputError(f"{source}: expected videos, or folders of pictures, in it; found neither")
     return source, names
-
-
-def keep_settings(target: Path, arguments: argparse.Namespace) -> None:
-    """Write them beside the flow, or compare them: one folder holds flow of one kind."""
-    settings = {key: getattr(arguments, key) for key in ("method", "bound", "short_side", "quality")}
-    path = target / "flow.json"
-    if path.exists():
-        if (found := json.loads(path.read_text())) != settings:
-            raise InputError(f"{path} says that the flow there was made with {found}, now {settings} is asked for")
-        return
-    with written_aside(path) as part:
-        part.write_text(json.dumps(settings) + "\n")
 
 
 if __name__ == "__main__":

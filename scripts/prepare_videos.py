@@ -16,9 +16,8 @@ be read are listed in failed.txt and do not stop the rest. Exit code 0: done, 2:
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -31,11 +30,12 @@ from vsn_train.data.prepare import (
     SHORT_SIDE,
     Copy,
     find_sources,
+    keep_settings,
+    list_failed,
     prepare,
     space_of,
     take_shard,
     target_of,
-    written_aside,
 )
 from vsn_train.errors import InputError
 
@@ -66,7 +66,8 @@ def run(arguments: argparse.Namespace) -> None:
     if not found or found == ["."]:
         raise InputError(f"{source}: expected videos, or folders of pictures, in it; found neither")
     mine = take_shard(found, arguments.shard)
-    keep_settings(target, {"short_side": arguments.short_side, "crf": arguments.crf, "modality": arguments.modality})
+    settings = {"short_side": arguments.short_side, "crf": arguments.crf, "modality": arguments.modality}
+    keep_settings(target / "prepare.json", settings)
     targets = {name: target_of(source / name, target / name) for name in mine}
     there = [name for name in mine if targets[name].is_file()]
     missing = sorted(set(mine) - set(there))
@@ -88,8 +89,6 @@ def run(arguments: argparse.Namespace) -> None:
             else:
                 made.append(result)
             bar.update()
-    shard = "" if arguments.shard == "1/1" else "-" + arguments.shard.replace("/", "-of-")
-    list_failed(target / f"failed{shard}.txt", failed)
     print(f"{len(made)} copies made, {len(there)} were there, {len(failed)} failed; {others} files are no videos")
     before = sum(copy.source_bytes for copy in made) + sum(space_of(source / name) for name in there)
     after = sum(copy.bytes for copy in made) + sum(targets[name].stat().st_size for name in there)
@@ -102,8 +101,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
     if len(made) > len(encoded):
         print(f"pictures put together byte for byte: {len(made) - len(encoded)} folders")
-    if failed:
-        print(f"failed: {target / f'failed{shard}.txt'}")
+    list_failed(target, arguments.shard, failed)
 
 
 def prepare_one(name: str, source: Path, targets: Mapping[str, Path], short_side: int, crf: int, modality: str) -> Copy:
@@ -134,25 +132,6 @@ def listed(path: Path, source: Path) -> tuple[list[str], int]:
         if line and not (source / line).exists():
             raise InputError(f"{path}, line {number}: {source / line} does not exist")
     return sorted({line for line in lines if line}), 0
-
-
-def keep_settings(target: Path, settings: dict[str, object]) -> None:
-    """Write them beside the copies, or compare them: one folder holds copies of one kind."""
-    path = target / "prepare.json"
-    if path.exists():
-        found = json.loads(path.read_text())
-        if found != settings:
-            raise InputError(f"{path} says that the copies there were made with {found}, now {settings} is asked for")
-        return
-    with written_aside(path) as part:
-        part.write_text(json.dumps(settings) + "\n")
-
-
-def list_failed(path: Path, failed: Sequence[str]) -> None:
-    path.unlink(missing_ok=True)
-    if failed:
-        with written_aside(path) as part:
-            part.write_text("".join(f"{line}\n" for line in sorted(failed)), encoding="utf-8")
 
 
 if __name__ == "__main__":

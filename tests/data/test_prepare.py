@@ -190,7 +190,7 @@ def test_the_script_goes_on_and_lists_what_it_cannot_read(tmp_path):
 
     other = run_script(source, target, "--crf", "30")
     assert (other.returncode, other.stderr.count("\n")) == (2, 1)
-    assert "copies there were made with {'short_side': 256, 'crf': 20" in other.stderr
+    assert "what lies there was made with {'short_side': 256, 'crf': 20" in other.stderr
     for arguments, message in [
         ((source, source / "in"), "must not lie in each other"),
         ((tmp_path / "none", target), "no such folder"),

@@ -7,10 +7,11 @@ then gets its name; so whatever has its name is whole.
 from __future__ import annotations
 
 import glob
+import json
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -238,3 +239,24 @@ def take_shard(sources: list[str], text: str) -> list[str]:
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
         raise InputError(f"--shard {text}: expected i/n with i from 1 to n, such as 1/4")
     return sources[int(number) - 1 :: int(count)]
+
+
+def keep_settings(path: Path, settings: dict[str, object]) -> None:
+    """Write down what all in a folder is made with. Raises InputError where it says something else already."""
+    if path.exists():
+        found = json.loads(path.read_text())
+        if found != settings:
+            raise InputError(f"{path} says that what lies there was made with {found}, now {settings} is asked for")
+        return
+    with written_aside(path) as part:
+        part.write_text(json.dumps(settings) + "\n")
+
+
+def list_failed(target: Path, shard: str, failed: Sequence[str]) -> None:
+    """Write failed.txt, of a shard failed-2-of-4.txt, and say so; an earlier one is gone where nothing failed."""
+    path = target / ("failed.txt" if shard == "1/1" else f"failed-{shard.replace('/', '-of-')}.txt")
+    path.unlink(missing_ok=True)
+    if failed:
+        with written_aside(path) as part:
+            part.write_text("".join(f"{line}\n" for line in sorted(failed)), encoding="utf-8")
+        print(f"failed: {path}")
