@@ -98,4 +98,5 @@ def _finish(job: _Job[Any], timeout: float) -> Any:
 
 
 def usable_cores() -> int:
+    """Cores that this process may run on; a container often has fewer than the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

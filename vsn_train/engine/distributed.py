@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from vsn_train.data.isolated import usable_cores
 from vsn_train.errors import InputError
 
 Result = TypeVar("Result")
@@ -165,8 +166,3 @@ def launched_before(run_folder: Path) -> bool:
     # "none" is torchrun's name for every launch that was not given one.
     again = launch_id() != "none" or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     return again and bool(json.loads(path.read_text()).get("launch") == launch_id())
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on; a container often has fewer than the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
