@@ -17,6 +17,7 @@ import argparse
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -97,6 +98,7 @@ def main() -> None:
     parser.add_argument("--keep-checkpoints", action="store_true", help="of finished runs; else they are removed")
     values = [argument for argument in sys.argv[1:] if is_value(argument)]
     arguments = parser.parse_args([argument for argument in sys.argv[1:] if not is_value(argument)])
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # not without ending the trainings
     try:
         compare(arguments, values)
     except InputError as error:

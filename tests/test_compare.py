@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from scripts.torture import descendants
 from tests.conftest import SMALL
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "compare.py"
@@ -64,6 +68,27 @@ def test_compares_goes_on_and_keeps_to_one_recipe(compare, tmp_path, capsys):
     assert "0 of 2 runs to train" in capsys.readouterr().out
     assert compare(*what, "optimizer.lr=0.5") == 2
     assert re.search(r"now given are .* optimizer\.lr=0\.5 .*; give the same ones", capsys.readouterr().err)
+
+
+def test_asked_to_end_it_ends_its_trainings(tmp_path):
+    values = [
+        f"dataset.root={tmp_path}/data",
+        "dataset.train_videos=12",
+        "dataset.val_videos=12",
+        "schedule.epochs=900",
+    ]
+    command = [sys.executable, str(SCRIPT), "--datasets", "motion", "--operators", "tsn", "--seeds", "0", *values]
+    process = subprocess.Popen([*command, "--runs", str(tmp_path / "runs")], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("runs/motion/tsn/seed0/checkpoints/last.pt")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    family = descendants(process.pid)
+    assert family
+    process.terminate()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert not [pid for pid in family if Path(f"/proc/{pid}").exists()]
 
 
 @pytest.mark.parametrize(
