@@ -85,6 +85,8 @@ def test_a_full_disk_ends_in_one_message_and_leaves_the_previous_checkpoint(cach
     run, values = tmp_path / "run", [*motion(cache, 1), "schedule.epochs=1"]
     process = start(values, run)
     wait_for_step(process, run, 4)
+    while torch.load(run / "checkpoints" / "last.pt", weights_only=True)["step"] < 3:  # a thread is writing it
+        assert process.poll() is None, process.output()
     size = (run / "checkpoints" / "last.pt").stat().st_size // 2
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, size))  # no file may grow beyond that
     code, text = finish(process)
