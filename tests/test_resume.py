@@ -24,7 +24,7 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_stopped_and_killed_in_the_middle_and_resumed_is_bit_identical(processes, cache, tmp_path):
     values = [*motion(cache, processes), "schedule.epochs=2"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -32,7 +32,7 @@ def test_stopped_and_killed_in_the_middle_and_resumed_is_bit_identical(processes
     assert code == 0, text
 
     # Asked to stop: as Slurm does it, and by Ctrl-C.
-    number, expected = ((signal.SIGTERM, 75), (signal.SIGINT, 130))[processes - 1]
+    number, expected = (signal.SIGTERM, 75) if processes == 1 else (signal.SIGINT, 130)
     process = start(values, killed)
     wait_for_step(process, killed, 4)
     os.kill(process.pid, number)

@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from vsn_train.data.isolated import usable_cores
 from vsn_train.errors import InputError
@@ -151,6 +152,23 @@ def _agree_on_a_name(store: dist.Store, rank: int, world_size: int) -> str:
             store.set(f"vsn-train/{store.get(f'vsn-train/{other}').decode()}", own)
             time.sleep(0.01)
     return own
+
+
+def settle_buckets(network: DistributedDataParallel, video: Tensor, autocast: torch.autocast) -> None:
+    """Have DDP arrange its gradients before the first step, in a pass that changes nothing. video: (B, T, C, H, W).
+
+    DDP sorts gradients into buckets anew after its first backward pass, by when they were ready. Where in its bucket a
+    gradient lies decides in which order more than two processes add it up. Without this pass the first step of a
+    resumed run would round otherwise than the same step of a run that was never stopped.
+    """
+    before = [buffer.clone() for buffer in network.buffers()]
+    with autocast:
+        logits = network(video)
+    logits.float().sum().backward()
+    network.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for buffer, value in zip(network.buffers(), before, strict=True):
+            buffer.copy_(value)
 
 
 def launch_id() -> str:

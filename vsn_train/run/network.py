@@ -91,6 +91,12 @@ def use_channels_last(model: nn.Module, runtime: schema.Runtime, process: Proces
         model.to(memory_format=torch.channels_last)
 
 
+def clip_shape(config: schema.Train, model: Recognizer) -> tuple[int, ...]:
+    """(B, T, C, H, W) of a whole batch of training clips."""
+    channels, side = next(model.backbone.parameters()).shape[1], config.data.crop_size
+    return config.data.batch_size, config.backbone.num_frames, channels, side, side
+
+
 def choose_speed(
     config: schema.Train, model: Recognizer, process: Process, before: dict[str, Any] | None
 ) -> tuple[dict[str, Any], list[str]]:
@@ -122,8 +128,7 @@ def choose_speed(
         return rule, reasons
     copied = copy.deepcopy(model).train()
     videos = config.data.batch_size if device.type == "cuda" else min(2, config.data.batch_size)
-    channels, side = next(model.backbone.parameters()).shape[1], config.data.crop_size
-    size = (videos, config.backbone.num_frames, channels, side, side)
+    size = (videos, *clip_shape(config, model)[1:])
     clip, label = torch.rand(size, device=device), torch.zeros(videos, dtype=torch.int64, device=device)
 
     def step(precision: str, channels_last: bool) -> None:

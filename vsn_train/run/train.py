@@ -20,7 +20,7 @@ from vsn_train import config as schema
 from vsn_train.data.loader import Batch, EpochBatches, training_loader
 from vsn_train.data.workers import Loader
 from vsn_train.engine.checkpoint import Checkpoints, Position
-from vsn_train.engine.distributed import Process, join_processes, launched_before
+from vsn_train.engine.distributed import Process, join_processes, launched_before, settle_buckets
 from vsn_train.engine.interrupts import Interrupts
 from vsn_train.engine.log import QUARANTINE, RunLog
 from vsn_train.engine.optim import Schedule, build_adamw, build_average, build_sgd, lr_factor, scaled_lr
@@ -32,7 +32,7 @@ from vsn_train.models.layouts import mixing_of
 from vsn_train.run.check import check_training
 from vsn_train.run.data import load_manifest, note_missing, training_clips
 from vsn_train.run.evaluate import Evaluation, describe
-from vsn_train.run.network import build_model, choose_speed, prepare_model, start_weights
+from vsn_train.run.network import build_model, choose_speed, clip_shape, prepare_model, start_weights
 from vsn_train.run.record import flatten, write_config
 from vsn_train.run.resume import describe_position, find_checkpoint, not_bit_identical, read_quarantine, restore
 
@@ -152,6 +152,7 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
             network = DistributedDataParallel(
                 network, gradient_as_bucket_view=runtime.gradient_as_bucket_view, static_graph=runtime.static_graph
             )
+            settle_buckets(network.train(), torch.zeros(clip_shape(config, model), device=process.device), autocast)
         started = time.monotonic()
         with interrupts.caught(), closing(loader), closing(evaluation.loader):
             if not position.step:
