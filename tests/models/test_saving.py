@@ -40,5 +40,7 @@ def test_the_compiled_layer_gives_the_same():
     x = torch.randn(2 * T, 24, 5, 5).contiguous(memory_format=torch.channels_last)
     expected = layer.conv(temporal_shift(x, T))
     with torch.inference_mode():
-        torch.testing.assert_close(torch.compile(layer, fullgraph=True)(x), expected)
+        out = torch.compile(layer, fullgraph=True)(x)
+        torch.testing.assert_close(out, expected)
+    assert out.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(torch.compile(layer, fullgraph=True)(x.requires_grad_()), expected)

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vsn_train.models import create_model
-from vsn_train.models.shift import ShiftedBlock, temporal_shift
+from vsn_train.models.shift import ShiftedBlock, ShiftedConv2d, temporal_shift
 
 
 def slow_shift(x: torch.Tensor, num_frames: int, fold_div: int) -> torch.Tensor:
@@ -86,3 +86,13 @@ def test_batch_that_is_no_whole_number_of_clips():
 def test_fold_that_leaves_no_channels():
     with pytest.raises(ValueError, match="fold_div 1: expected at least 2"):
         temporal_shift(torch.zeros(4, 8, 1, 1), 4, 1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(clips=st.integers(1, 3), num_frames=st.integers(1, 5), channels=st.integers(2, 20), size=st.integers(1, 4))
+def test_inference_on_a_cpu_equals_the_convolution_of_what_was_shifted(clips, num_frames, channels, size):
+    conv = ShiftedConv2d(torch.nn.Conv2d(channels, 3, 1, bias=False), num_frames)
+    x = torch.randn(clips * num_frames, channels, size, size + 1).contiguous(memory_format=torch.channels_last)
+    expected = conv(x)  # with gradients, which keep the source of the shift
+    with torch.no_grad():
+        torch.testing.assert_close(conv(x), expected.detach(), rtol=1e-4, atol=1e-5)
