@@ -64,7 +64,7 @@ BEGIN, END = "<!-- findings -->", "<!-- end of findings -->"
 
 
 def main() -> None:
-    arguments = sys.argv[1:]
+    arguments = [schema.with_home(argument) for argument in sys.argv[1:]]
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)
         sys.exit(0 if arguments else 2)

@@ -72,7 +72,7 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     complete = True
     try:
-        config = compose(arguments.overrides, arguments.config_dir)
+        config = compose([schema.with_home(each) for each in arguments.overrides], arguments.config_dir)
         for split in arguments.splits:
             manifest = load_manifest(config.dataset, split, Process(0, 1, torch.device("cpu")))
             reasons: list[str] = []

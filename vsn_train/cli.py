@@ -83,7 +83,7 @@ def _run_command(name: str, work: Callable[[Any, dict[str, Any], Path], None]) -
     OmegaConf.register_new_resolver("checkpoint_folder", _checkpoint_folder, replace=True)
     OmegaConf.register_new_resolver("choices", _choices, replace=True)
 
-    sys.argv[1:] = [_with_home(argument) for argument in sys.argv[1:]]
+    sys.argv[1:] = [schema.with_home(argument) for argument in sys.argv[1:]]
     command = os.getpid()
 
     def job(config: DictConfig) -> None:
@@ -168,11 +168,6 @@ class ComparisonTable(Callback):
             key=lambda path: (len(path.name), path.name),
         )
         print(f"\n{compare_runs(jobs)}\n\nrun folders: {folder}")
-
-
-def _with_home(argument: str) -> str:
-    """key=~/videos with the home folder's path: shells leave that to the program, and Hydra takes a ~ for an error."""
-    return re.sub(r"(?<=[=,\[])~(?=/|$)", lambda _: os.path.expanduser("~"), argument)
 
 
 def _refuse_new_keys() -> None:

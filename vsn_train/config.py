@@ -6,6 +6,8 @@ holds what a type cannot say. Below run/ nobody sees a config.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -318,6 +320,11 @@ def config_folder() -> Path:
         if folder.is_dir():
             return folder
     raise InputError(f"found no configs folder in or beside {package}; install vsn-train again")
+
+
+def with_home(argument: str) -> str:
+    """key=~/videos with the home folder's path: shells leave that to the program, and Hydra takes a ~ for an error."""
+    return re.sub(r"(?<=[=,\[])~(?=/|$)", lambda _: os.path.expanduser("~"), argument)
 
 
 def register_schemas() -> None:
