@@ -106,6 +106,10 @@ class Sth(Backbone):
     variant: str = "hybrid"  # "hybrid": the temporal part slides over the kernels; "merge": it has kernels of its own
     p: float = 0.25  # share of temporal weights: 1/2, 1/3, 1/4, …
     integration: str = "attention"  # of spatial and temporal part: "attention" or "sum"
+    # start of the temporal kernels: "random"; "rows" of a 2D kernel become its taps in time; "centre": its sum, without
+    # neighbouring frames; "mixed": centre with random neighbours; "auto": rows from trained 2D weights, else random
+    temporal_start: str = "auto"
+    outer_taps: float = 3.0  # mixed: deviation of the neighbours' taps / that of the spatial taps
 
 
 @dataclass

@@ -105,9 +105,9 @@ def test_a_quarter_is_conv3d_with_the_right_weights_zeroed(variant):
 
 @pytest.mark.parametrize("variant", ["hybrid", "merge"])
 @pytest.mark.parametrize("integration", ["sum", "attention"])
-def test_starts_as_the_documented_2d_function(variant, integration):
+def test_centre_starts_as_the_documented_2d_function(variant, integration):
     kernel = torch.randn(12, 8, 3, 3, dtype=torch.float64)
-    conv = HybridConv2d(8, 12, 3, stride=2, variant=variant, integration=integration).double()
+    conv = HybridConv2d(8, 12, 3, 2, variant=variant, integration=integration, temporal_start="centre").double()
     conv.init_from_conv2d(kernel)
     expected = kernel.clone()
     for m in range(12):
@@ -115,8 +115,75 @@ def test_starts_as_the_documented_2d_function(variant, integration):
         cut = own if variant == "hybrid" else slice(0, 8 if m < 3 else 0)
         expected[m, cut] = 0
         expected[m, cut, 1, 1] = kernel[m, cut].sum((1, 2))
+    if integration == "attention":
+        expected /= 2
     x = torch.randn(6, 8, 7, 7, dtype=torch.float64)
     torch.testing.assert_close(conv(x), F.conv2d(x, expected, stride=2, padding=1), rtol=1e-12, atol=1e-12)
+
+
+def pairs_in_time(kernel: torch.Tensor) -> torch.Tensor:
+    """The 3x3 kernels (Co, Ci / 4, 3, 3) that the hybrid variant with p = 1/4 replaces."""
+    return torch.cat([rows.chunk(4, dim=1)[j] for j, rows in enumerate(kernel.chunk(4))])
+
+
+@pytest.mark.parametrize("integration", ["sum", "attention"])
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("asked", ["auto", "random", "rows", "mixed", "centre"])
+def test_temporal_taps_at_the_start(integration, trained, asked):
+    torch.manual_seed(0)
+    kernel = 0.03 * torch.randn(256, 128, 3, 3)
+    conv = HybridConv2d(128, 256, 8, integration=integration, temporal_start=asked, outer_taps=2.0)
+    conv.init_from_conv2d(kernel, trained)
+    before, centre, after = conv.temporal.unbind(2)
+    total = pairs_in_time(kernel).sum((2, 3))[..., None]
+    form = {"auto": "rows" if trained else "random"}.get(asked, asked)
+    if form == "random":
+        assert float(conv.temporal.std()) == pytest.approx(0.03, rel=0.05)
+        assert float((centre - total).std()) > 0.03  # not the 2D kernel's sum
+    elif form == "rows":
+        torch.testing.assert_close(conv.temporal, pairs_in_time(kernel).sum(3, keepdim=True))
+        torch.testing.assert_close(before + centre + after, total)  # a still video gives the 2D kernel's response
+    else:
+        torch.testing.assert_close(centre, total)
+    if form == "centre":
+        assert not before.any()
+        assert not after.any()
+    if form == "mixed":
+        for taps in (before, after):
+            assert float(taps.std()) == pytest.approx(2 * 0.03, rel=0.05)
+            assert abs(float(taps.mean())) < 0.005
+    others = [c for c in range(128) if c >= 32]
+    torch.testing.assert_close(conv.spatial[:64], kernel[:64, others])
+
+
+def test_networks_from_random_weights_mix_frames_from_the_first_step():
+    for arch in ("resnet18", "mobilenet_v2"):
+        torch.manual_seed(0)
+        model = create_model("sth", arch, 4, 5).eval()
+        video = torch.randn(1, 4, 3, 32, 32)
+        with torch.no_grad():
+            features = model.backbone(video.flatten(0, 1))
+            turned = model.backbone(video.flip(1).flatten(0, 1)).flip(0)
+        assert float((features - turned).norm() / features.norm()) > 0.05, arch
+
+
+def test_one_step_changes_the_function_alike_with_sum_and_attention():
+    """Behind a batch norm that is training, whose output does not depend on the scale of the weights."""
+    changes = []
+    for integration in ("sum", "attention"):
+        torch.manual_seed(0)
+        conv = HybridConv2d(64, 64, 4, integration=integration).double()
+        norm = torch.nn.BatchNorm2d(64).double()
+        torch.manual_seed(1)
+        x, weight = torch.randn(8, 64, 6, 6).double(), torch.randn(8, 64, 6, 6).double()
+        before = norm(conv(x))
+        (before * weight).mean().backward()
+        with torch.no_grad():
+            for taps in (conv.spatial, conv.temporal):
+                taps -= taps.grad
+        changes.append((norm(conv(x)) - before).detach())
+    assert float(changes[0].abs().max()) > 0.05  # doubled weights would give a quarter of it
+    torch.testing.assert_close(changes[1], changes[0], rtol=0, atol=1e-5)
 
 
 def test_last_attention_can_be_read_and_starts_at_one_half():
@@ -192,13 +259,27 @@ def test_depthwise_equals_its_definition(num_frames, groups, runs, size, stride,
 
 def test_depthwise_starts_as_the_documented_2d_function():
     kernel = torch.randn(8, 1, 3, 3, dtype=torch.float64)
-    conv = DepthwiseHybridConv2d(8, 2, stride=2).double()
+    conv = DepthwiseHybridConv2d(8, 2, stride=2, temporal_start="centre").double()
     conv.init_from_conv2d(kernel)
     expected = kernel.clone()
     expected[::4] = 0
     expected[::4, :, 1, 1] = kernel[::4].sum((2, 3))
     x = torch.randn(4, 8, 7, 7, dtype=torch.float64)
     torch.testing.assert_close(conv(x), F.conv2d(x, expected, stride=2, padding=1, groups=8))
+
+
+def test_depthwise_temporal_taps_at_the_start():
+    torch.manual_seed(0)
+    kernel = 0.2 * torch.randn(4096, 1, 3, 3)
+    conv = DepthwiseHybridConv2d(4096, 2, temporal_start="mixed", outer_taps=2.0)
+    conv.init_from_conv2d(kernel)
+    torch.testing.assert_close(conv.temporal[:, :, 1], kernel[::4].sum((2, 3))[..., None])
+    assert float(conv.temporal[:, :, ::2].std()) == pytest.approx(2 * 0.2, rel=0.05)
+    conv = DepthwiseHybridConv2d(4096, 2)
+    conv.init_from_conv2d(kernel)
+    torch.testing.assert_close(conv.temporal, kernel[::4].sum(3, keepdim=True))
+    conv.init_from_conv2d(kernel, trained=False)
+    assert float(conv.temporal.std()) == pytest.approx(0.2, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -211,6 +292,7 @@ def test_depthwise_starts_as_the_documented_2d_function():
         ({"out_channels": 6}, "6 output channels do not split into 1/p = 4 equal groups"),
         ({"variant": "mixed"}, "variant 'mixed': expected one of hybrid, merge"),
         ({"integration": "mean"}, "integration 'mean': expected one of sum, attention"),
+        ({"temporal_start": "zero"}, "temporal_start 'zero': expected one of auto, random, rows, mixed, centre"),
     ],
 )
 def test_wrong_arguments(change, message):

@@ -143,7 +143,7 @@ def test_shifted_file_of_the_tsm_repository_is_no_start_of_a_tsn(tmp_path):
 def test_2d_kernels_start_a_hybrid_network(tmp_path):
     source = torchvision.models.resnet50(num_classes=7)
     torch.save(source.state_dict(), tmp_path / "r50.pth")
-    model = create_model("sth", "resnet50", 4, 7, integration="sum")
+    model = create_model("sth", "resnet50", 4, 7, integration="sum", temporal_start="centre")
     report = load_weights(model, tmp_path / "r50.pth")
     assert len(report.adapted) == 2 * 16
     assert not report.missing
@@ -158,6 +158,38 @@ def test_2d_kernels_start_a_hybrid_network(tmp_path):
     assert len(report.missing) == 16
     assert all(name.endswith("attention.weight") for name in report.missing)
     assert "16 missing" in str(report)
+
+
+@pytest.mark.parametrize("frozen", ["frozen_bn", "partial_bn"])
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
+def test_attention_from_2d_weights_computes_what_the_sum_computes(tmp_path, arch, frozen):
+    """Batch norms that are frozen, and all of them in evaluation mode, keep fitting."""
+    torch.manual_seed(0)
+    source = getattr(torchvision.models, arch)(num_classes=7)
+    for module in source.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.running_mean)
+            torch.nn.init.uniform_(module.running_var, 1e-5, 2)
+    torch.save(source.state_dict(), tmp_path / "2d.pth")
+    video, logits = torch.randn(1, 4, 3, 32, 32), {}
+    for integration in ("sum", "attention"):
+        torch.manual_seed(1)
+        model = create_model("sth", arch, 4, 7, integration=integration, dropout=0.0, **{frozen: True})
+        torch.manual_seed(1)
+        load_weights(model, tmp_path / "2d.pth")
+        logits[integration] = [model(video)] if frozen == "frozen_bn" else []
+        logits[integration].append(model.eval()(video))
+    for ours, expected in zip(logits["attention"], logits["sum"], strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_2d_kernels_start_a_hybrid_network_that_sees_time(tmp_path):
+    source = torchvision.models.resnet18(num_classes=7)
+    torch.save(source.state_dict(), tmp_path / "r18.pth")
+    model = create_model("sth", "resnet18", 4, 7)
+    load_weights(model, tmp_path / "r18.pth")
+    conv, kernel = model.backbone.layer3[1].conv1, source.layer3[1].conv1.weight
+    torch.testing.assert_close(conv.temporal[:64], kernel[:64, :64].sum(3, keepdim=True))
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v2"])

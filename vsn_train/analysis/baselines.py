@@ -16,6 +16,7 @@ from vsn_train.models import Recognizer, create_model
 from vsn_train.models.hybrid import DepthwiseHybridConv2d, HybridConv2d
 from vsn_train.models.shift import ShiftedBlock, ShiftedConv2d
 from vsn_train.models.shuffle import RestoredNorm2d, ShuffledConv2d
+from vsn_train.models.single_pixel import Conv3x3
 
 
 def textbook_shift(x: Tensor, num_frames: int, fold_div: int = 8) -> Tensor:
@@ -114,6 +115,8 @@ def textbook_model(operator: str, arch: str, num_frames: int, num_classes: int, 
 def to_textbook(model: Recognizer) -> Recognizer:
     """Exchange the operators of a model for their textbook forms, in place; parameters are kept. Returns the model."""
     for name, module in list(model.named_modules()):
+        if isinstance(module, Conv3x3):
+            module.__class__ = nn.Conv2d
         if (textbook := _textbook_of(module)) is not None:
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, textbook)

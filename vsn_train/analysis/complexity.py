@@ -47,7 +47,7 @@ def count_layers(model: Recognizer, size: int = 224) -> list[LayerCost]:
     costs = [
         LayerCost(
             name,
-            type(module).__name__,
+            nn.Conv2d.__name__ if isinstance(module, nn.Conv2d) else type(module).__name__,
             sum(parameter.numel() for parameter in module.parameters(recurse=False)),
             macs[name],
         )

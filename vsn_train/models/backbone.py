@@ -27,6 +27,7 @@ shortcut (where="all": all of these). sth: every block.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -36,9 +37,17 @@ from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from vsn_train.errors import InputError
-from vsn_train.models.hybrid import INTEGRATIONS, VARIANTS, DepthwiseHybridConv2d, HybridConv2d
+from vsn_train.models.hybrid import (
+    INTEGRATIONS,
+    OUTER_TAPS,
+    TEMPORAL_STARTS,
+    VARIANTS,
+    DepthwiseHybridConv2d,
+    HybridConv2d,
+)
 from vsn_train.models.shift import ShiftedBlock, ShiftedConv2d
 from vsn_train.models.shuffle import REMAINDERS, RestoredNorm2d, ShuffledConv2d
+from vsn_train.models.single_pixel import use_conv3x3
 
 _VSN = {"standard_block": "tsm", "where": "last", "remainder": "error"}
 OPERATORS: dict[str, dict[str, Any]] = {  # with their options and defaults
@@ -46,7 +55,13 @@ OPERATORS: dict[str, dict[str, Any]] = {  # with their options and defaults
     "tsm": {"fold_div": 8, "placement": "residual"},
     "vsn_compact": _VSN,
     "vsn_headtail": _VSN,
-    "sth": {"variant": "hybrid", "p": 0.25, "integration": "attention"},
+    "sth": {
+        "variant": "hybrid",
+        "p": 0.25,
+        "integration": "attention",
+        "temporal_start": "auto",
+        "outer_taps": OUTER_TAPS,
+    },
 }
 CHOICES = {
     "placement": ("residual", "inplace"),
@@ -55,6 +70,7 @@ CHOICES = {
     "remainder": REMAINDERS,
     "variant": VARIANTS,
     "integration": INTEGRATIONS,
+    "temporal_start": TEMPORAL_STARTS,
 }
 ARCHS = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2")
 FLOW_STACK = 5  # consecutive flow fields that stand for one frame, x and y each: 10 channels
@@ -96,6 +112,7 @@ def build_backbone(
         operator(network, num_frames, **options)
     else:
         insert_operator(network, operator, num_frames, **options)
+    use_conv3x3(network)
     return network, features
 
 
@@ -112,6 +129,8 @@ def check_options(operator: str, options: dict[str, Any]) -> dict[str, Any]:
             raise InputError(f"{key} {value!r}: expected one of {', '.join(CHOICES[key])}")
     if options.get("fold_div", 2) < 2:
         raise InputError(f"fold_div {options['fold_div']}: expected at least 2, since two parts of the channels move")
+    if not 0 <= options.get("outer_taps", 0) < math.inf:
+        raise InputError(f"outer_taps {options['outer_taps']}: expected 0 or more standard deviations")
     return options
 
 
@@ -218,20 +237,30 @@ def _shuffle(network: nn.Module, name: str, operator: str, num_frames: int, rema
         setattr(block.get_submodule(parent), child, wrapped)
 
 
-def _hybridise(name: str, block: nn.Module, num_frames: int, variant: str, p: float, integration: str) -> None:
-    """Replace the block's 3x3 convolutions. Each starts from the one that it replaces."""
+def _hybridise(
+    name: str,
+    block: nn.Module,
+    num_frames: int,
+    variant: str,
+    p: float,
+    integration: str,
+    temporal_start: str,
+    outer_taps: float,
+) -> None:
+    """Replace the block's 3x3 convolutions. Each starts from the random weights of the one that it replaces."""
     for path, conv in list(block.named_modules()):
         if not isinstance(conv, nn.Conv2d) or conv.kernel_size != (3, 3):
             continue
-        stride = conv.stride[0]
+        inputs, outputs, stride = conv.in_channels, conv.out_channels, conv.stride[0]
+        start: dict[str, Any] = {"temporal_start": temporal_start, "outer_taps": outer_taps}
         try:
             if conv.groups > 1:
-                hybrid: nn.Module = DepthwiseHybridConv2d(conv.in_channels, num_frames, stride, p)
+                hybrid: Any = DepthwiseHybridConv2d(inputs, num_frames, stride, p, **start)
             else:
-                hybrid = HybridConv2d(conv.in_channels, conv.out_channels, num_frames, stride, p, variant, integration)
+                hybrid = HybridConv2d(inputs, outputs, num_frames, stride, p, variant, integration, **start)
         except InputError as error:
             raise InputError(f"{name}.{path}: {error}") from None
-        hybrid.init_from_conv2d(conv.weight)  # type: ignore[operator]
+        hybrid.init_from_conv2d(conv.weight, trained=False)
         parent, _, child = path.rpartition(".")
         setattr(block.get_submodule(parent), child, hybrid)
 

@@ -15,6 +15,8 @@ integration "attention":       O = a_T O_T + a_S O_S (equation 3), one weight pe
                                T, H, W, one FC from Co to Co without bias for both, zero at the start: a_T = a_S = 1/2
 
 A pair of channels has 9 (1-p) + 3 p weights on average in place of 9. Nothing is stored for the pairs that are cut.
+
+How W_T starts is not in the paper; `temporal_taps` has the forms, docs/operators.md what they were measured to give.
 """
 
 from __future__ import annotations
@@ -28,9 +30,12 @@ from torch import Tensor, nn
 
 from vsn_train.errors import InputError
 from vsn_train.models.saving import run_on_moved
+from vsn_train.models.single_pixel import conv3x3
 
 VARIANTS = ("hybrid", "merge")
 INTEGRATIONS = ("sum", "attention")
+TEMPORAL_STARTS = ("auto", "random", "rows", "mixed", "centre")
+OUTER_TAPS = 3.0  # default of outer_taps
 # Fewest channels per group at which grouped 3x3 kernels beat one dense kernel with zeros. Below it the libraries'
 # kernels do not fill their registers.
 MIN_GROUPED_CHANNELS = 32
@@ -88,7 +93,7 @@ def grouped_spatial_conv(x: Tensor, spatial: Tensor, groups: int, stride: int = 
     """
     parts = []
     for j, kernel in enumerate(spatial.chunk(groups)):
-        convolve = partial(F.conv2d, weight=kernel, stride=stride, padding=1)
+        convolve = partial(conv3x3, weight=kernel, stride=stride)
         parts.append(run_on_moved(convolve, x, partial(other_groups, groups=groups, own=j)))
     return torch.cat(parts, dim=1)
 
@@ -128,22 +133,59 @@ class _OtherGroups(torch.autograd.Function):
         return out, None, None
 
 
-def hybrid_weights(kernel: Tensor, groups: int, variant: str) -> tuple[Tensor, Tensor]:
-    """W_S and W_T that stand for a 2D kernel at the start of a training.
+def split_kernel(kernel: Tensor, groups: int, variant: str) -> tuple[Tensor, Tensor]:
+    """The 3x3 kernels of a 2D convolution that W_S keeps, and those in whose place W_T stands.
 
-    kernel: (Co, Ci, 3, 3). Spatial taps are those of the pairs that stay; a temporal centre tap is the sum of its
-    pair's 3x3 taps, the outer taps are 0. So the network starts as the 2D one in which these pairs see a 1x1 kernel of
-    the same response to a constant picture. (The paper starts from ImageNet and does not say how.)
+    kernel: (Co, Ci, 3, 3). Returns, of the hybrid variant, (Co, Ci - Ci/G, 3, 3) and (Co, Ci/G, 3, 3); of merge
+    (Co - Co/G, Ci, 3, 3) and (Co/G, Ci, 3, 3).
     """
     outputs, inputs = kernel.shape[:2]
     if variant == "merge":
-        spatial, pairs = kernel[outputs // groups :], kernel[: outputs // groups]
-    else:
-        own = inputs // groups
-        rows = kernel.chunk(groups)
-        spatial = torch.cat([torch.cat([w[:, : j * own], w[:, (j + 1) * own :]], 1) for j, w in enumerate(rows)])
-        pairs = torch.cat([w[:, j * own : (j + 1) * own] for j, w in enumerate(rows)])
-    return spatial, F.pad(pairs.sum((2, 3), keepdim=True), (0, 0, 1, 1))
+        return kernel[outputs // groups :], kernel[: outputs // groups]
+    own = inputs // groups
+    rows = kernel.chunk(groups)
+    spatial = torch.cat([torch.cat([w[:, : j * own], w[:, (j + 1) * own :]], 1) for j, w in enumerate(rows)])
+    return spatial, torch.cat([w[:, j * own : (j + 1) * own] for j, w in enumerate(rows)])
+
+
+def chosen_start(temporal_start: str, trained: bool) -> str:
+    """The form that "auto" stands for: from a trained 2D network "rows", from random weights "random"."""
+    if temporal_start != "auto":
+        return temporal_start
+    return "rows" if trained else "random"
+
+
+def temporal_taps(replaced: Tensor, deviation: Tensor, start: str, outer_taps: float) -> Tensor:
+    """W_T at the start of a training.
+
+    replaced: (N, C, 3, 3), the 3x3 kernels in whose place it stands; deviation: scalar, the standard deviation of
+    the layer's spatial taps. Returns (N, C, 3, 1):
+
+    random   normal taps of that deviation: they start like the spatial taps beside them
+    rows     the sums of the kernel's three rows: its vertical axis becomes time. The taps add up to what the nine
+             add up to, so that a still video gives what the 2D network gives where the image is constant
+    centre   the sum of the nine in the centre tap, zero outer taps: the same response to a still video, but no frame
+             sees another until training has found that it helps
+    mixed    that centre tap, and normal outer taps of outer_taps times the deviation
+    """
+    noise = replaced.new_empty((*replaced.shape[:2], 3, 1)).normal_() * deviation  # the same draws for every form
+    if start == "random":
+        return noise
+    if start == "rows":
+        return replaced.sum(3, keepdim=True)
+    taps = outer_taps * noise if start == "mixed" else torch.zeros_like(noise)
+    taps[:, :, 1:2] = replaced.sum((2, 3), keepdim=True)
+    return taps
+
+
+@torch.no_grad()
+def halve_statistics(norm: nn.BatchNorm2d) -> None:
+    """Let a batch norm in evaluation mode give for x / 2 what it gave for x, to the last digits of its precision."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.running_mean.mul_(0.5)
+    # The root is taken of variance + eps, which has to fall to a quarter as a whole.
+    norm.running_var.add_(norm.eps).mul_(0.25).sub_(norm.eps)
 
 
 class HybridConv2d(nn.Module):
@@ -154,6 +196,7 @@ class HybridConv2d(nn.Module):
     merge (Co - Co/G, Ci, 3, 3) and (Co/G, Ci, 3, 1).
     `last_attention` is the detached (B, 2, Co) of the last forward pass, a_T before a_S; None without attention,
     before the first pass, and in compiled and exported graphs, which do not write it.
+    temporal_start, outer_taps: how W_T starts, see `temporal_taps`; "auto": see `init_from_conv2d`.
     Raises InputError when 1/p is not whole or does not divide the channels, and for unknown choices.
     """
 
@@ -166,9 +209,15 @@ class HybridConv2d(nn.Module):
         p: float = 0.25,
         variant: str = "hybrid",
         integration: str = "sum",
+        temporal_start: str = "auto",
+        outer_taps: float = OUTER_TAPS,
     ) -> None:
         super().__init__()
-        for key, value, choices in (("variant", variant, VARIANTS), ("integration", integration, INTEGRATIONS)):
+        for key, value, choices in (
+            ("variant", variant, VARIANTS),
+            ("integration", integration, INTEGRATIONS),
+            ("temporal_start", temporal_start, TEMPORAL_STARTS),
+        ):
             if value not in choices:
                 raise InputError(f"{key} {value!r}: expected one of {', '.join(choices)}")
         groups = num_groups(p)
@@ -179,25 +228,33 @@ class HybridConv2d(nn.Module):
             in_channels, out_channels, num_frames, stride,
         )  # fmt: skip
         self.groups, self.variant, self.integration = groups, variant, integration
+        self.temporal_start, self.outer_taps = temporal_start, outer_taps
         kernel = torch.empty(out_channels, in_channels, 3, 3)
         nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu")  # as torchvision's networks start
-        spatial, temporal = hybrid_weights(kernel, groups, variant)
-        self.spatial, self.temporal = nn.Parameter(spatial), nn.Parameter(temporal)
-        self.attention = nn.Linear(out_channels, out_channels, bias=False) if integration == "attention" else None
+        spatial, replaced = split_kernel(kernel, groups, variant)
+        self.spatial = nn.Parameter(torch.empty_like(spatial))
+        self.temporal = nn.Parameter(replaced.new_empty((*replaced.shape[:2], 3, 1)))
+        self.attention: nn.Linear | None = None
         self._last_share_T: Tensor | None = None  # (B, Co)
-        self.init_from_conv2d(kernel)
+        self.init_from_conv2d(kernel, trained=False)
+        if integration == "attention":  # after the other draws: the same seed gives the same taps as the sum has
+            self.attention = nn.Linear(out_channels, out_channels, bias=False)
+            nn.init.zeros_(self.attention.weight)
 
     @torch.no_grad()
-    def init_from_conv2d(self, kernel: Tensor) -> None:
-        """Start from a 2D kernel (Co, Ci, 3, 3) by the rule of `hybrid_weights`.
+    def init_from_conv2d(self, kernel: Tensor, trained: bool = True) -> None:
+        """Start from a 2D kernel (Co, Ci, 3, 3): W_S takes its taps as they are, W_T starts as `temporal_start` says.
 
-        The function at the start is the same with and without attention: attention starts by halving both branches,
-        so they start from twice the weights. Batch norms taken over from the 2D network then fit, frozen ones too.
+        trained: whether the kernel has learned anything, for "auto" (`chosen_start`).
+        Attention starts by halving both branches. The weights are not doubled for that: a batch norm follows, whose
+        output does not depend on their scale, but whose gradient falls with its square, so that doubled weights learn
+        at a quarter of the rate. Statistics of a batch norm that were taken behind the 2D kernel have to be halved
+        instead (`halve_statistics`).
         """
-        spatial, temporal = hybrid_weights(kernel, self.groups, self.variant)
-        factor = 1 if self.attention is None else 2
-        self.spatial.copy_(factor * spatial)
-        self.temporal.copy_(factor * temporal)
+        spatial, replaced = split_kernel(kernel, self.groups, self.variant)
+        self.spatial.copy_(spatial)
+        start = chosen_start(self.temporal_start, trained)
+        self.temporal.copy_(temporal_taps(replaced, kernel.std(), start, self.outer_taps))
         if self.attention is not None:
             self.attention.weight.zero_()
 
@@ -214,12 +271,12 @@ class HybridConv2d(nn.Module):
         narrowest = min(self.in_channels, self.out_channels) // self.groups
         if x.device.type == "cpu" and narrowest >= MIN_GROUPED_CHANNELS:
             return grouped_spatial_conv(x, self.spatial, self.groups, self.stride)
-        convolve = partial(F.conv2d, x, stride=self.stride, padding=1)
+        convolve = partial(conv3x3, x, stride=self.stride)
         return run_on_moved(convolve, self.spatial, partial(dense_kernel, groups=self.groups))
 
     def _merge(self, x: Tensor) -> Tensor:
         o_T = temporal_conv(x, self.temporal, self.num_frames, 1, self.stride)
-        o_S = F.conv2d(x, self.spatial, stride=self.stride, padding=1)
+        o_S = conv3x3(x, self.spatial, self.stride)
         if self.attention is None:
             return torch.cat([o_T, o_S], dim=1)
         none_T, none_S = (each.new_zeros(()).expand(each.shape) for each in (o_T, o_S))
@@ -256,7 +313,15 @@ class DepthwiseHybridConv2d(nn.Module):
     hybrid and merge are the same. `spatial`: (C - C/G, 1, 3, 3), `temporal`: (C/G, 1, 3, 1).
     """
 
-    def __init__(self, channels: int, num_frames: int, stride: int = 1, p: float = 0.25) -> None:
+    def __init__(
+        self,
+        channels: int,
+        num_frames: int,
+        stride: int = 1,
+        p: float = 0.25,
+        temporal_start: str = "auto",
+        outer_taps: float = OUTER_TAPS,
+    ) -> None:
         super().__init__()
         self.groups = num_groups(p)
         if channels % self.groups:
@@ -266,14 +331,16 @@ class DepthwiseHybridConv2d(nn.Module):
         self.temporal = nn.Parameter(torch.empty(channels // self.groups, 1, 3, 1))
         kernel = torch.empty(channels, 1, 3, 3)
         nn.init.kaiming_normal_(kernel, mode="fan_out")
-        self.init_from_conv2d(kernel)
+        self.temporal_start, self.outer_taps = temporal_start, outer_taps
+        self.init_from_conv2d(kernel, trained=False)
 
     @torch.no_grad()
-    def init_from_conv2d(self, kernel: Tensor) -> None:
-        """Start from a depthwise kernel (C, 1, 3, 3): spatial ones as they are, temporal ones as `hybrid_weights`."""
-        kernel = kernel.unflatten(0, (-1, self.groups))
-        self.spatial.copy_(kernel[:, 1:].flatten(0, 1))
-        self.temporal.copy_(F.pad(kernel[:, 0].sum((2, 3), keepdim=True), (0, 0, 1, 1)))
+    def init_from_conv2d(self, kernel: Tensor, trained: bool = True) -> None:
+        """Start from a depthwise kernel (C, 1, 3, 3) by the rules of `HybridConv2d.init_from_conv2d`."""
+        runs = kernel.unflatten(0, (-1, self.groups))
+        self.spatial.copy_(runs[:, 1:].flatten(0, 1))
+        start = chosen_start(self.temporal_start, trained)
+        self.temporal.copy_(temporal_taps(runs[:, 0], kernel.std(), start, self.outer_taps))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B*T, C, H, W) -> (B*T, C, H', W')."""

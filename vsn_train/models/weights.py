@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vsn_train.errors import InputError
-from vsn_train.models.hybrid import DepthwiseHybridConv2d, HybridConv2d
+from vsn_train.models.hybrid import DepthwiseHybridConv2d, HybridConv2d, halve_statistics
 from vsn_train.models.layouts import (
     CLASSIFIER,
     INPLACE,
@@ -143,6 +143,9 @@ def load_weights(
     model.load_state_dict(loaded, strict=False)
     for plain, kernel in kernels.items():
         hybrids[plain].init_from_conv2d(kernel)
+        if getattr(hybrids[plain], "attention", None) is not None:
+            norm: Any = model.get_submodule(names[norm_behind(plain)].removesuffix(".weight"))
+            halve_statistics(norm)
     return WeightsReport(given, adapted, renamed, skipped, missing, file.layout, tuple(notes))
 
 
@@ -211,6 +214,11 @@ def hybrid_convolutions(model: nn.Module, plain_of: dict[str, str]) -> dict[str,
         for name, module in model.named_modules()
         if isinstance(module, (HybridConv2d, DepthwiseHybridConv2d))
     }
+
+
+def norm_behind(plain: str) -> str:
+    """The weight of the batch norm that follows a ResNet's convolution, by torchvision's names."""
+    return plain.replace("conv", "bn")
 
 
 def kernel_shape(module: HybridConv2d | DepthwiseHybridConv2d) -> tuple[int, ...]:

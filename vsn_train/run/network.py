@@ -60,7 +60,7 @@ def model_of(checkpoint: dict[str, Any], backbone: schema.Backbone, modality: st
             f"checkpoint that was trained on {modality}"
         )
     for key, asked in asdict(backbone).items():
-        trained = checkpoint["config"]["backbone"][key]
+        trained = checkpoint["config"]["backbone"].get(key, asked)  # older files lack the keys that came later
         if asked != trained:
             raise InputError(
                 f"backbone.{key}={asked}, but {path} was trained with {trained}; leave backbone.{key} out, or train "

@@ -26,6 +26,8 @@ FREE_ON_RESUME = (
 # These may differ too, as long as a step takes as many videos, or as long as the lists name the same videos.
 DIVISION = {"data.batch_size", "optimizer.accumulate"}
 PLACE = {"dataset.root", "dataset.annotations"}
+# Keys that older checkpoints lack: how a network started no longer matters to one that is trained.
+ADDED_LATER = {"backbone.temporal_start", "backbone.outer_taps"}
 # Of the free ones, those that change how sums are rounded.
 ROUNDING = ("device", "precision", "channels_last", "compile", "tf32", "fused_optimizer", "sync_bn", "threads")
 
@@ -46,9 +48,11 @@ def find_checkpoint(
         return None, []
     path, checkpoint, passed_over = newest_checkpoint(folder)
     before, now = flatten(checkpoint["config"]), flatten(stored)
-    allowed = DIVISION if checkpoint["step_videos"] == step_videos else set()
+    allowed = ADDED_LATER - before.keys()
+    if checkpoint["step_videos"] == step_videos:
+        allowed |= DIVISION
     if checkpoint.get("manifests") == manifests:
-        allowed = allowed | PLACE
+        allowed |= PLACE
     changed = [
         f"{key} (was {before.get(key)}, is {now.get(key)})"
         for key in sorted((before.keys() | now.keys()) - allowed)
