@@ -143,7 +143,7 @@ def commands_in(document: str, number: int, line: str) -> list[Command]:
         return []  # the output of a program, not a command
     for at, word in enumerate(words):
         name = word.rpartition("/")[2]
-        program = name if name in COMMANDS else word if re.fullmatch(r"scripts/\w+\.py", word) else ""
+        program = name if name in COMMANDS else word if re.fullmatch(r"scripts/[\w/]+\.py", word) else ""
         if program:
             rest = words[at + 1 :]
             end = next((i for i, each in enumerate(rest) if each in (";", "&&", "||", "|", ">", "&")), len(rest))

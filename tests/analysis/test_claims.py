@@ -19,6 +19,8 @@ SHIFT = next(claim for claim in CLAIMS if (claim.better, claim.worse) == (TSM, T
         ([80, 84, 88], [50, 52, 51], "holds"),
         ([50, 52, 51], [80, 84, 88], "contradicted"),
         ([50, 60, 70], [55, 50, 60], "undecided"),
+        ([90, 94, 90], [91, 92, 91], "close"),  # 0 ± 4.3
+        ([89, 94, 90], [91, 91, 91], "undecided"),  # 0 ± 6.6
         ([90], [50], "undecided"),  # a single seed decides nothing
         ([100, 100, 99.5], [99.2, 99.4, 100], "no room"),
         ([100, 100, 100], [50, 50, 50], "holds"),

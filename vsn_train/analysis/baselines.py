@@ -116,7 +116,7 @@ def to_textbook(model: Recognizer) -> Recognizer:
     """Exchange the operators of a model for their textbook forms, in place; parameters are kept. Returns the model."""
     for name, module in list(model.named_modules()):
         if isinstance(module, Conv3x3):
-            module.__class__ = nn.Conv2d
+            module.__class__ = nn.Conv2d  # type: ignore[assignment]
         if (textbook := _textbook_of(module)) is not None:
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, textbook)

@@ -2,8 +2,8 @@
 
 Two operators are compared seed by seed: both runs of a seed saw the same videos in the same order. Of the differences
 a 95 % interval (Student's t) is taken; a claim holds where the interval lies above 0, is contradicted where it lies
-below, and is left undecided otherwise. The interval covers what another seed would change, not what other validation
-videos would.
+below. Where the interval has 0 in it and lies within ±5 points, the two are close; where it is wider, the claim stays
+undecided. The interval covers what another seed would change, not what other validation videos would.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import numpy as np
 
 # 97.5 % quantiles of Student's t for 1, 2, … degrees of freedom; 1.96 in the limit.
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+CLOSE = 5.0  # percentage points
 NAMES = {
     "holds": "hold",
     "contradicted": "are contradicted",
+    "close": f"show no difference of {CLOSE:g} points",
     "undecided": "stay undecided",
     "no room": "cannot be told, because both operators solve the task",
 }
@@ -68,7 +70,7 @@ class Verdict:
     difference: float
     half: float
     seeds: int
-    word: str  # "holds", "contradicted", "undecided", "no room"
+    word: str  # "holds", "contradicted", "close", "undecided", "no room"
 
 
 def judge(claim: Claim, dataset: str, top1: Mapping[str, Mapping[int, float]]) -> Verdict | None:
@@ -82,7 +84,7 @@ def judge(claim: Claim, dataset: str, top1: Mapping[str, Mapping[int, float]]) -
     if min(*better.values(), *worse.values()) >= SOLVED:
         word = "no room"
     elif not abs(mean) > half:  # also for a single seed, whose interval is not known
-        word = "undecided"
+        word = "close" if abs(mean) + half < CLOSE else "undecided"
     else:
         word = "holds" if mean > 0 else "contradicted"
     return Verdict(claim, dataset, mean, half, len(seeds), word)

@@ -181,7 +181,7 @@ def draw_comparison(results: Sequence[Result], costs: Mapping[tuple[str, str], C
     """
     found = accuracies(results)
     operators = list(dict.fromkeys(each.operator for each in results))
-    rows = {operator: len(operators) - 1 - number for number, operator in enumerate(operators)}
+    rows = rows_of(operators)
     figure, axes = plt.subplots(
         1, len(found) + 1, sharey=True, figsize=(3.4 + 3.1 * (len(found) + 1), 1.6 + 0.42 * len(operators)),
         layout="constrained",
@@ -198,8 +198,30 @@ def draw_comparison(results: Sequence[Result], costs: Mapping[tuple[str, str], C
             1.02, rows[operator], f"{speed:.0f}", transform=axes[-1].get_yaxis_transform(), va="center", size=9
         )
     axes[-1].set(title="Speed", xlabel="clips/s, forward")
+    finish_drawing(figure, axes, rows, output, note)
+
+
+def rows_of(operators: Sequence[str]) -> dict[str, int]:
+    """operator -> its place on the vertical axis, the first on top."""
+    return {operator: len(operators) - 1 - number for number, operator in enumerate(operators)}
+
+
+def draw_spread(axis: plt.Axes, operator: str, values: Sequence[float], row: float, hollow: bool = False) -> None:
+    """values: percent, a tick each; their mean is the operator's marker, and a number at the right."""
+    colour, marker = STYLES[operator.partition(":")[0]]
+    mean = float(np.mean(values))
+    axis.plot([min(values), max(values)], [row, row], color=colour, linewidth=2, alpha=0.5, solid_capstyle="butt")
+    axis.plot(values, [row] * len(values), "|", color=colour, markersize=9)
+    axis.plot(mean, row, marker, color=colour, markersize=8, markerfacecolor="white" if hollow else colour)
+    axis.text(1.02, row, f"{mean:.1f}", transform=axis.get_yaxis_transform(), va="center", size=9)
+
+
+def finish_drawing(
+    figure: plt.Figure, axes: Sequence[plt.Axes], rows: Mapping[str, int], output: Path, note: str
+) -> None:
+    """Name the rows, and write the PNG. note: a line below the picture."""
     axes[0].set_yticks(list(rows.values()), [title_of(operator) for operator in rows])
-    axes[0].set_ylim(-0.6, len(operators) - 0.4)
+    axes[0].set_ylim(-0.6, len(rows) - 0.4)
     for axis in axes:
         axis.grid(axis="x", alpha=0.3)
         axis.set_axisbelow(True)
@@ -216,13 +238,7 @@ def _draw_accuracies(
     axis: plt.Axes, dataset: str, values: Mapping[str, Mapping[int, float]], rows: Mapping[str, int], classes: int
 ) -> None:
     for operator, found in values.items():
-        colour, marker = STYLES[operator.partition(":")[0]]
-        top1, row = list(found.values()), rows[operator]
-        mean = float(np.mean(top1))
-        axis.plot([min(top1), max(top1)], [row, row], color=colour, linewidth=2, alpha=0.5, solid_capstyle="butt")
-        axis.plot(top1, [row] * len(top1), "|", color=colour, markersize=9)
-        axis.plot(mean, row, marker, color=colour, markersize=8)
-        axis.text(1.02, row, f"{mean:.1f}", transform=axis.get_yaxis_transform(), va="center", size=9)
+        draw_spread(axis, operator, list(found.values()), rows[operator])
     axis.axvline(100 / classes, color="black", linewidth=1, linestyle=":", label="chance")
     if dataset in WITHOUT_ORDER:
         axis.axvline(
