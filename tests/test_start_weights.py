@@ -1,12 +1,17 @@
 """Keys of the command line that no end-to-end test turns."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 
-from vsn_train.config import Train
+from vsn_train.config import Sth, Train
+from vsn_train.engine.checkpoint import KEYS, save_checkpoint
 from vsn_train.errors import InputError
 from vsn_train.models import create_model
-from vsn_train.run.network import start_weights
+from vsn_train.models.hybrid import HybridConv2d
+from vsn_train.run.network import model_of, start_weights
+from vsn_train.run.resume import find_checkpoint
 
 CLASSES = ["wave", "bow", "jump"]  # in a data set's official order
 
@@ -54,3 +59,41 @@ def test_other_operator_is_taken_only_when_asked_for(tmp_path):
 
 def tsm_name(name):
     return name.removeprefix("backbone.").replace("conv1.conv.", "conv1.net.")
+
+
+def test_an_sth_checkpoint_from_before_the_choice_of_its_start_gives_what_it_gave():
+    """Its config lacks the keys, and its attention layers start from doubled weights."""
+    torch.manual_seed(0)
+    trained = create_model("sth", "resnet18", 4, 3).eval()
+    with torch.no_grad():
+        for module in trained.modules():
+            if isinstance(module, HybridConv2d):
+                module.spatial.mul_(2)
+                module.temporal.mul_(2)
+    backbone = Sth(operator="sth", arch="resnet18", num_frames=4)
+    before = asdict(backbone)
+    del before["temporal_start"], before["outer_taps"]
+    checkpoint = {
+        "config": {"data": {}, "backbone": before}, "class_names": CLASSES, "model": trained.state_dict(),
+        "average": None,
+    }  # fmt: skip
+    video = torch.randn(1, 4, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(model_of(checkpoint, backbone, "rgb", "old.pt").eval()(video), trained(video))
+
+
+def test_a_run_from_before_the_choice_of_the_start_can_be_resumed(tmp_path):
+    now = {"seed": 0, "backbone": asdict(Sth(operator="sth"))}
+    before = {"seed": 0, "backbone": {**now["backbone"]}}
+    del before["backbone"]["temporal_start"], before["backbone"]["outer_taps"]
+    file = dict.fromkeys(KEYS) | {"config": before, "step_videos": 8, "manifests": []}
+    save_checkpoint(tmp_path / "last.pt", file)
+    found, _ = find_checkpoint(True, tmp_path, now, 8, [])
+    assert found["config"] == before
+    now["backbone"]["p"] = 0.5
+    with pytest.raises(InputError, match=r"backbone.p \(was 0.25, is 0.5\)"):
+        find_checkpoint(True, tmp_path, now, 8, [])
+    save_checkpoint(tmp_path / "last.pt", file | {"config": {"seed": 0, "backbone": asdict(Sth(operator="sth"))}})
+    now = {"seed": 0, "backbone": asdict(Sth(operator="sth", temporal_start="random"))}
+    with pytest.raises(InputError, match=r"backbone.temporal_start \(was auto, is random\)"):
+        find_checkpoint(True, tmp_path, now, 8, [])
