@@ -34,11 +34,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.lines import Line2D
 
-from vsn_train.analysis.claims import TSM, TSN, half_interval
-from vsn_train.analysis.comparison import Result, canonical, draw_spread, finish_drawing, recipe, rows_of, title_of
-from vsn_train.analysis.scores import Scores, right_among
-from vsn_train.analysis.speed import hardware, markdown_table, write_results
-from vsn_train.analysis.trainings import (
+from scripts.studies.comparison import Result, canonical, draw_spread, finish_drawing, recipe, rows_of, title_of
+from scripts.studies.trainings import (
     VSN_EVAL,
     VSN_TRAIN,
     Job,
@@ -55,6 +52,10 @@ from vsn_train.analysis.trainings import (
     side_by_side,
     values_for,
 )
+from scripts.studies.verdicts import TSM, TSN, half_interval
+from vsn_train.analysis.scores import Scores, right_among
+from vsn_train.analysis.tables import markdown_table, write_results
+from vsn_train.bench.timing import hardware
 from vsn_train.errors import InputError
 
 OPERATORS = ["tsn", "tsm", "vsn_compact", "vsn_headtail", "sth:integration=sum"]

@@ -14,8 +14,6 @@ import pytest
 import torch
 from torch import nn
 
-from scripts import attention as script
-from scripts.scan_videos import compose
 from vsn_train.analysis.attention import (
     Measured,
     WithShares,
@@ -38,6 +36,8 @@ from vsn_train.engine.checkpoint import KEYS, file_hash, save_checkpoint
 from vsn_train.errors import InputError
 from vsn_train.models import create_model
 from vsn_train.models.hybrid import HybridConv2d
+from vsn_train.tools import attention as script
+from vsn_train.tools.scan import compose
 
 ROOT = Path(__file__).parents[2]
 # Four frames of a 24-frame clip, the middle ones of four equal segments.

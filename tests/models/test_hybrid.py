@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vsn_train.analysis.baselines import TextbookDepthwiseHybridConv3d, TextbookHybridConv3d
+from vsn_train.bench.reference_operators import TextbookDepthwiseHybridConv3d, TextbookHybridConv3d
 from vsn_train.errors import InputError
 from vsn_train.models import create_model
 from vsn_train.models import hybrid as hybrid_module

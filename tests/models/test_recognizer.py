@@ -3,7 +3,7 @@ import torch
 import torchvision
 from torch import nn
 
-from vsn_train.analysis.baselines import textbook_model
+from vsn_train.bench.reference_operators import textbook_model
 from vsn_train.engine.optim import parameter_groups
 from vsn_train.errors import InputError
 from vsn_train.models import create_model

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vsn_train.analysis.scaling import ReadingRates, VideoSet, clips_per_gpu, need
+from scripts.studies.needs import ReadingRates, VideoSet, clips_per_gpu, need
 
 TOP = Path(__file__).resolve().parents[2]
 SCRIPT = TOP / "scripts" / "scaling.py"

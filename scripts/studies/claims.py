@@ -21,8 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vsn_train.analysis.claims import TIMELESS, spread, summary, verdict_rows
-from vsn_train.analysis.comparison import (
+from scripts.studies.comparison import (
     Costs,
     Result,
     accuracies,
@@ -31,17 +30,7 @@ from vsn_train.analysis.comparison import (
     draw_comparison,
     options_of,
 )
-from vsn_train.analysis.complexity import complexity, total
-from vsn_train.analysis.speed import (
-    Setting,
-    Workload,
-    hardware,
-    interleave,
-    markdown_table,
-    model_action,
-    write_results,
-)
-from vsn_train.analysis.trainings import (
+from scripts.studies.trainings import (
     RECIPE,
     RESULT,
     VSN_TRAIN,
@@ -60,6 +49,12 @@ from vsn_train.analysis.trainings import (
     side_by_side,
     values_for,
 )
+from scripts.studies.verdicts import TIMELESS, spread, summary, verdict_rows
+from vsn_train.analysis.complexity import complexity, total
+from vsn_train.analysis.tables import markdown_table, write_results
+from vsn_train.bench.network import Setting, Workload, model_action
+from vsn_train.bench.timing import hardware
+from vsn_train.engine.interleave import interleave
 from vsn_train.errors import InputError
 
 DATASETS = ["motion_order", "motion", "motion_static"]

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from vsn_train.analysis.comparison import Result
+from scripts.studies.comparison import Result
 from vsn_train.data.isolated import usable_cores
 from vsn_train.errors import InputError
 from vsn_train.models.backbone import OPERATORS

@@ -17,7 +17,7 @@ matplotlib.use("Agg")  # no window system needed
 import matplotlib.pyplot as plt
 import numpy as np
 
-from vsn_train.analysis.speed import markdown_table
+from vsn_train.analysis.tables import markdown_table
 from vsn_train.errors import InputError
 from vsn_train.models.backbone import OPERATORS, parse_option
 

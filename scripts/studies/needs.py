@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
-from vsn_train.analysis.speed import markdown_table
+from vsn_train.analysis.tables import markdown_table
 from vsn_train.errors import InputError
 
 DAY = 86_400  # seconds

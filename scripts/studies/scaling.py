@@ -22,8 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from vsn_train.analysis.complexity import complexity, total
-from vsn_train.analysis.scaling import (
+from scripts.studies.needs import (
     ReadingRates,
     VideoSet,
     check_positive,
@@ -31,6 +30,7 @@ from vsn_train.analysis.scaling import (
     need,
     need_table,
 )
+from vsn_train.analysis.complexity import complexity, total
 from vsn_train.errors import InputError
 from vsn_train.models.backbone import ARCHS, OPERATORS
 

@@ -30,8 +30,18 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from vsn_train.analysis import loader_speed
-from vsn_train.analysis.loader_speed import (
+from vsn_train.analysis.tables import markdown_table, write_results
+from vsn_train.bench import reading as loader_speed
+from vsn_train.bench.evaluation import (
+    Run,
+    Test,
+    list_videos,
+    measured,
+    score_decoding_once,
+    score_view_by_view,
+)
+from vsn_train.bench.network import MODES, Setting, Workload, as_data, compare_models, from_data, time_models
+from vsn_train.bench.reading import (
     Reading,
     clips_per_second,
     compare_reading,
@@ -43,35 +53,15 @@ from vsn_train.analysis.loader_speed import (
     total_table,
     worker_memory,
 )
-from vsn_train.analysis.speed import (
-    MODES,
-    Setting,
-    Workload,
-    as_data,
-    compare_models,
-    from_data,
-    hardware,
-    interleave,
-    markdown_table,
-    ratio,
-    time_models,
-    write_results,
-)
-from vsn_train.analysis.speed_table import NetworkTimes, measured_table, paper_table, time_networks
+from vsn_train.bench.step import default_choices, step_table, time_saving, time_steps, time_workers
+from vsn_train.bench.table import NetworkTimes, measured_table, paper_table, time_networks
+from vsn_train.bench.timing import hardware, ratio
 from vsn_train.config import Data, config_folder
 from vsn_train.data.inputs import find_videos
 from vsn_train.data.isolated import usable_cores
 from vsn_train.data.protocol import Protocol
 from vsn_train.engine.distributed import Process
-from vsn_train.engine.evaluate_speed import (
-    Run,
-    Test,
-    list_videos,
-    measured,
-    score_decoding_once,
-    score_view_by_view,
-)
-from vsn_train.engine.step_speed import default_choices, step_table, time_saving, time_steps, time_workers
+from vsn_train.engine.interleave import interleave
 from vsn_train.errors import InputError
 from vsn_train.models import create_model
 from vsn_train.models.backbone import ARCHS, OPERATORS

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from scripts import recipes as script
-from scripts.recipes import Recipe
+from scripts.studies import recipes as script
+from scripts.studies.recipes import Recipe
 from tests.conftest import run_command
 from tests.media import write_counting_folder
 from tests.test_datasets import hmdb51, jester, kinetics400, something_v1, something_v2

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from vsn_train.analysis.claims import CLAIMS, TSM, TSN, half_interval, judge, spread, summary, verdict_rows
-from vsn_train.analysis.comparison import canonical, title_of
+from scripts.studies.comparison import canonical, title_of
+from scripts.studies.verdicts import CLAIMS, TSM, TSN, half_interval, judge, spread, summary, verdict_rows
 from vsn_train.errors import InputError
 
 SHIFT = next(claim for claim in CLAIMS if (claim.better, claim.worse) == (TSM, TSN))

@@ -46,7 +46,8 @@ from vsn_train.analysis.attention import (
 )
 from vsn_train.analysis.attention_figures import draw_figures
 from vsn_train.analysis.scores import Scores
-from vsn_train.analysis.speed import hardware, write_results
+from vsn_train.analysis.tables import write_results
+from vsn_train.bench.timing import hardware
 from vsn_train.data.loader import TestVideos, test_loader
 from vsn_train.data.manifest import Manifest
 from vsn_train.data.prepare import written_aside

@@ -1,138 +1,25 @@
-"""Times and memory of things that are compared.
-
-Machines are noisy: whatever is compared runs in turns, so that a disturbance meets all of them, and what is reported
-are medians and the ratios within a round, with the quartiles of these ratios.
-"""
+"""Times and memory of networks: forward passes and training steps, under every setting, all in turns."""
 
 from __future__ import annotations
 
-import datetime
-import json
-import os
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
-from vsn_train.analysis.baselines import to_textbook
+from vsn_train.analysis.tables import markdown_table
+from vsn_train.bench.reference_operators import to_textbook
+from vsn_train.bench.timing import peak_memory, ratio
+from vsn_train.engine.interleave import interleave
 from vsn_train.errors import InputError
 from vsn_train.models import create_model
 from vsn_train.models.backbone import parse_option
 
 MODES = ("forward", "train")
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """Of the times of two things in the same rounds: median and quartiles."""
-
-    median: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.median:.3f} ({self.low:.3f}-{self.high:.3f})"
-
-
-def ratio(times: np.ndarray, reference: np.ndarray) -> Ratio:
-    """times, reference: (rounds,) seconds, measured in turns."""
-    low, median, high = np.quantile(times / reference, (0.25, 0.5, 0.75))
-    return Ratio(float(median), float(low), float(high))
-
-
-def interleave(
-    actions: Mapping[Any, Callable[[], object]], rounds: int, warmup: int = 1, device: str = "cpu"
-) -> dict[Any, np.ndarray]:
-    """Run every action once a round, each round starting with another one. Returns (rounds,) seconds for each."""
-    keys = list(actions)
-    times: dict[Any, list[float]] = {key: [] for key in keys}
-    for number in range(warmup + rounds):
-        start = number % len(keys)
-        for key in keys[start:] + keys[:start]:
-            _synchronize(device)
-            before = perf_counter()
-            actions[key]()
-            _synchronize(device)
-            if number >= warmup:
-                times[key].append(perf_counter() - before)
-    return {key: np.array(values) for key, values in times.items()}
-
-
-def peak_memory(action: Callable[[], object], device: str) -> int:
-    """Bytes that one call of `action` holds in tensors at its peak, above what was held before.
-
-    On a CPU these are the allocations that torch's profiler sees; scratch memory inside oneDNN is not among them.
-    """
-    _synchronize(device)
-    if device == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        action()
-        _synchronize(device)
-        return torch.cuda.max_memory_allocated() - before
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it tells the terminal of every start and stop
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        action()
-    held = peak = 0
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
-
-
-def hardware(device: str = "cpu") -> dict[str, str]:
-    """What the figures depend on, for the head of a table."""
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
-    facts = {
-        "date": datetime.date.today().isoformat(),
-        "cpu": f"{cpu}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores",
-        "threads": str(torch.get_num_threads()),
-        "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "av", "numpy")),
-    }
-    if hasattr(os, "getloadavg"):
-        # Above 1 per core before anything of ours has run, somebody else is at work and the times are too long.
-        facts["load before"] = f"{os.getloadavg()[0]:.1f}"
-    if device == "cuda":
-        facts["gpu"] = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
-    return facts
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, padded so that it reads as plain text too; columns after the first to the right."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    lines = [[cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
-             for row in (header, *rows)]  # fmt: skip
-    rule = ["-" * w if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (lines[0], rule, *lines[1:]))
-
-
-def write_results(output: Path, title: str, facts: Mapping[str, str], text: str, data: Any) -> None:
-    """<output>.md: title, facts, `text`. <output>.json: facts and `data`."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    described = "\n".join(f"- {key}: {value}" for key, value in facts.items())
-    output.with_suffix(".md").write_text(f"# {title}\n\n{described}\n\n{text}\n", encoding="utf-8")
-    output.with_suffix(".json").write_text(json.dumps({"facts": dict(facts), "results": data}, indent=1) + "\n")
-
-
-def _synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-# ---- Models ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

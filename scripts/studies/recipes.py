@@ -28,10 +28,13 @@ from omegaconf import OmegaConf
 
 from vsn_train import config as schema
 from vsn_train.analysis.complexity import LayerCost, complexity, total
-from vsn_train.analysis.speed import Setting, Workload, hardware, interleave, markdown_table, model_action
+from vsn_train.analysis.tables import markdown_table
+from vsn_train.bench.network import Setting, Workload, model_action
+from vsn_train.bench.timing import hardware
+from vsn_train.engine.interleave import interleave
 from vsn_train.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "docs" / "recipes.md"
 RATES = ROOT / "docs" / "results" / "recipes" / "rates.json"
 

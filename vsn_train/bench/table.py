@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vsn_train.analysis.speed import ModelTimes, Ratio, Setting, Workload, markdown_table, ratio, time_models
+from vsn_train.analysis.tables import markdown_table
+from vsn_train.bench.network import ModelTimes, Setting, Workload, time_models
+from vsn_train.bench.timing import Ratio, ratio
 
 # As `make_model` takes them, and their names in the tables. STH is the headline model of its paper.
 NETWORKS = {

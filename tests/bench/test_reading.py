@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from tests.media import read_counter, write_counting_video
-from vsn_train.analysis import baseline_loader, loader_speed
-from vsn_train.analysis.loader_speed import Laps, Reading, gather_videos, worker_memory
+from vsn_train.bench import reading as loader_speed
+from vsn_train.bench import reference_reading as baseline_loader
+from vsn_train.bench.reading import Laps, Reading, gather_videos, worker_memory
 from vsn_train.data.loader import read_test_video
 from vsn_train.data.sampling import sample_indices
 from vsn_train.data.transforms import crop_views, normalize

@@ -15,9 +15,9 @@ import torch
 
 from tests.conftest import CLIPS
 from tests.media import write_counting_folder, write_counting_video, write_packed_video
+from vsn_train.bench.evaluation import Test, list_videos, score_decoding_once, score_view_by_view
 from vsn_train.data.protocol import Protocol
 from vsn_train.engine.distributed import Process
-from vsn_train.engine.evaluate_speed import Test, list_videos, score_decoding_once, score_view_by_view
 from vsn_train.models import create_model
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"

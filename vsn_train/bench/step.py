@@ -19,10 +19,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vsn_train.analysis.speed import Workload, interleave, markdown_table, peak_memory, ratio
+from vsn_train.analysis.tables import markdown_table
+from vsn_train.bench.network import Workload
+from vsn_train.bench.timing import peak_memory, ratio
 from vsn_train.data.isolated import usable_cores
 from vsn_train.data.workers import Loader
 from vsn_train.engine.checkpoint import Checkpoints, Position, save_checkpoint
+from vsn_train.engine.interleave import interleave
 from vsn_train.engine.optim import build_adamw, build_average, build_sgd
 from vsn_train.engine.speed import allow_tf32, autocast_for, recompute_blocks, scaler_for
 from vsn_train.engine.train import gradients_shared

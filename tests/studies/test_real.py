@@ -14,10 +14,10 @@ import torchvision
 from PIL import Image
 
 from scripts.studies import real
+from scripts.studies.comparison import Result
+from scripts.studies.trainings import run_folder
 from tests.conftest import SMALL
-from vsn_train.analysis.comparison import Result
 from vsn_train.analysis.scores import Scores
-from vsn_train.analysis.trainings import run_folder
 from vsn_train.errors import InputError
 
 CLASSES = ["bend_down", "bend_up", "jack_down", "jack_up"]

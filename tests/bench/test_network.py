@@ -10,20 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from vsn_train.analysis.baselines import to_textbook
-from vsn_train.analysis.speed import (
-    ModelTimes,
-    Setting,
-    Workload,
-    compiled,
-    interleave,
-    model_action,
-    peak_memory,
-    ratio,
-    time_models,
-)
-from vsn_train.analysis.speed_table import NETWORKS, NetworkTimes, measured_table, paper_table
-from vsn_train.engine.step_speed import check_choice, time_steps
+from vsn_train.bench.network import ModelTimes, Setting, Workload, compiled, model_action, time_models
+from vsn_train.bench.reference_operators import to_textbook
+from vsn_train.bench.step import check_choice, time_steps
+from vsn_train.bench.table import NETWORKS, NetworkTimes, measured_table, paper_table
+from vsn_train.bench.timing import peak_memory, ratio
+from vsn_train.engine.interleave import interleave
 from vsn_train.errors import InputError
 from vsn_train.models import create_model
 
