@@ -17,13 +17,13 @@ test-slow: .venv/installed-test
 
 # Trains fifteen small STH networks (can be stopped and goes on), rewrites docs/results/attention* and docs/attention.md.
 attention-study: .venv/installed-test
-	$(BIN)/python scripts/attention_study.py --document docs/attention.md
+	$(BIN)/python scripts/studies/attention.py --document docs/attention.md
 
 # Trains the operators, three seeds each, on one embedded data set after the other, and rewrites docs/results/claims.*.
 # After 27 minutes nothing new is started: what is left, and what was stopped, is trained by the next call. Finished runs
 # lie in runs/claims.
 claims: .venv/installed
-	$(BIN)/python scripts/compare.py --minutes 27.5 --rounds 5 \
+	$(BIN)/python scripts/studies/claims.py --minutes 27.5 --rounds 5 \
 		--runs runs/claims --output docs/results/claims experiment=claims
 
 lint: .venv/installed-test

@@ -1,8 +1,8 @@
 """Train the STH networks of the attention study and draw it: docs/attention.md says what it shows.
 
-    python scripts/attention_study.py                                      what `make attention-study` runs
-    python scripts/attention_study.py --seeds 0 1 2 --flow-method tvl1     more seeds; flow as in the papers
-    python scripts/attention_study.py --folder /tmp/try --output /tmp/try/attention schedule.epochs=1
+    python scripts/studies/attention.py                                      what `make attention-study` runs
+    python scripts/studies/attention.py --seeds 0 1 2 --flow-method tvl1     more seeds; flow as in the papers
+    python scripts/studies/attention.py --folder /tmp/try --output /tmp/try/attention schedule.epochs=1
 
 ResNet-18, STH hybrid with attention, recipe of experiment/motion: p = 1/8, 1/4, 1/2 on motion; p = 1/4 on
 motion_static, and on the optical flow of motion. Values at the end go to every training. Trainings that are complete
@@ -21,8 +21,7 @@ from vsn_train.data.datasets.motion import load_motion
 from vsn_train.data.optical_flow import METHODS
 from vsn_train.errors import InputError
 
-BIN = Path(sys.executable).parent
-HERE = Path(__file__).resolve().parent
+VSN_TRAIN, VSN_TOOLS = (str(Path(sys.executable).with_name(name)) for name in ("vsn-train", "vsn-tools"))
 # A clip of motion has 64 pixels and 24 frames: its shapes move by at most some 4 pixels from frame to frame. TSM's
 # bound of 20, for videos of 256 pixels and more, would leave a tenth of the grey levels to them.
 FLOW_BOUND = "5"
@@ -43,9 +42,9 @@ def main() -> None:
         "--folder", type=Path, default=Path("runs/attention_study"), help="of the trainings and the flow"
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("docs/results/attention"), help="as output= of attention.py"
+        "--output", type=Path, default=Path("docs/results/attention"), help="as output= of vsn-tools attention"
     )
-    parser.add_argument("--document", type=Path, help="as document= of attention.py")
+    parser.add_argument("--document", type=Path, help="as document= of vsn-tools attention")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--flow-method", choices=METHODS, default="dis", help="tvl1 takes some 40 times as long")
     parser.add_argument("--data", type=Path, default=Path("~/.cache/vsn-train"), help="where the clips are generated")
@@ -66,8 +65,8 @@ def run_study(arguments: argparse.Namespace) -> None:
     flow = arguments.folder / f"flow_{arguments.flow_method}"
     data = arguments.data.expanduser()
     clips = load_motion(data, "train", train_videos=arguments.train_videos, val_videos=arguments.val_videos).root
-    extract = [str(HERE / "extract_flow.py"), str(clips), str(flow), "--method", arguments.flow_method]
-    run_command(sys.executable, *extract, "--bound", FLOW_BOUND)
+    extract = ["flow", str(clips), str(flow), "--method", arguments.flow_method]
+    run_command(VSN_TOOLS, *extract, "--bound", FLOW_BOUND)
     on_flow = [
         # Flow is a data set of one's own, with the recipe and the mirrors of motion.
         "dataset=custom", f"dataset.root={flow}", "data.modality=flow", "experiment=motion",
@@ -84,7 +83,7 @@ def run_study(arguments: argparse.Namespace) -> None:
             labels.append(label)
     study = [f"checkpoint=[{','.join(map(str, checkpoints))}]", f"label=[{','.join(labels)}]"]
     study += [f"document={arguments.document}"] if arguments.document else []
-    run_command(sys.executable, str(HERE / "attention.py"), *study, f"output={arguments.output}")
+    run_command(VSN_TOOLS, "attention", *study, f"output={arguments.output}")
 
 
 def train(run: Path, values: list[str]) -> None:
@@ -93,7 +92,7 @@ def train(run: Path, values: list[str]) -> None:
     One that is complete ends at once. vsn-train refuses a run that was begun with other values.
     """
     resume = (run / "checkpoints" / "last.pt").exists()
-    run_command(str(BIN / "vsn-train"), *values, f"hydra.run.dir={run}", f"resume={str(resume).lower()}")
+    run_command(VSN_TRAIN, *values, f"hydra.run.dir={run}", f"resume={str(resume).lower()}")
 
 
 def run_command(*command: str) -> None:

@@ -1,8 +1,8 @@
 """Train operators with one recipe on several data sets and seeds, and put what comes out side by side.
 
-    python scripts/compare.py                                    the papers' operators on the three embedded data sets
-    python scripts/compare.py --datasets motion_order --operators tsn tsm sth:p=0.5,integration=sum --seeds 0 1 2 3 4
-    python scripts/compare.py --datasets something_v1 --runs runs/ssv1 dataset.root=/data/20bn weights=resnet50.pth
+    python scripts/studies/claims.py                        the papers' operators on the three embedded data sets
+    python scripts/studies/claims.py --datasets motion_order --operators tsn sth:p=0.5,integration=sum --seeds 0 1 2 3 4
+    python scripts/studies/claims.py --datasets something_v1 --runs runs/ssv1 dataset.root=/data/20bn weights=r50.pth
 
 What is none of the options goes to vsn-train: key=value for all runs, DATASET:key=value for those of one data set, the
 same for all operators. Each operator and data set is a `vsn-train --multirun` over the seeds; --parallel of them run

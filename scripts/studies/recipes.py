@@ -1,9 +1,9 @@
 """What it takes to repeat the published numbers: the files of configs/experiment/*/, and docs/recipes.md.
 
-    python scripts/recipes.py              the table, on the terminal
-    python scripts/recipes.py write        write costs and hours into the headers, and the tables of docs/recipes.md
-    python scripts/recipes.py check        exit code 1 where one of them is not
-    python scripts/recipes.py measure      time training steps on this CPU with nothing else to do, for the hours
+    python scripts/studies/recipes.py            the table, on the terminal
+    python scripts/studies/recipes.py write      write costs and hours into the headers, and the tables of docs/recipes.md
+    python scripts/studies/recipes.py check      exit code 1 where one of them is not
+    python scripts/studies/recipes.py measure      time training steps on this CPU with nothing else to do, for the hours
 
 What a header says of commands and accuracies is written by hand and read here; costs and hours are computed. Costs come
 from the network that the file's config builds. Hours are training clips / clips a second: on 2 CPU cores from
@@ -115,7 +115,7 @@ def main() -> None:
                 path.write_text(text, encoding="utf-8")
             print(f"{'written' if arguments.work == 'write' else 'not up to date'}: {path.relative_to(ROOT)}")
         if stale and arguments.work == "check":
-            print("bring them up to date: python scripts/recipes.py write", file=sys.stderr)
+            print("bring them up to date: python scripts/studies/recipes.py write", file=sys.stderr)
             sys.exit(1)
     except InputError as error:
         print(f"recipes: {error}", file=sys.stderr)
@@ -177,7 +177,7 @@ def contents(recipes: list[Recipe]) -> dict[Path, str]:
     folder = schema.config_folder() / "experiment"
     wanted = {folder / f"{recipe.name}.yaml": with_costs(recipe) for recipe in recipes}
     document = DOCUMENT.read_text(encoding="utf-8")
-    begin, end = "<!-- written by scripts/recipes.py: begin -->\n", "<!-- end -->"
+    begin, end = "<!-- written by scripts/studies/recipes.py: begin -->\n", "<!-- end -->"
     head, _, rest = document.partition(begin)
     wanted[DOCUMENT] = f"{head}{begin}\n{tables(recipes)}\n\n{end}{rest.partition(end)[2]}"
     return wanted

@@ -26,7 +26,7 @@ NAMES = {
 TIMELESS = ("motion_static",)  # data sets on which the claims, which are about time, say nothing
 SOLVED = 99.0  # percent: where both operators reach it, there is no room for a difference
 
-# As `canonical` in analysis/comparison.py writes them: options that differ from the default alone.
+# As `canonical` in scripts/studies/comparison.py writes them: options that differ from the default alone.
 TSN, TSM = "tsn", "tsm"
 VSN, VSN_PLAIN, HEADTAIL = "vsn_compact", "vsn_compact:standard_block=plain", "vsn_headtail"
 STH, STH_MERGE, STH_SUM = "sth", "sth:variant=merge", "sth:integration=sum"

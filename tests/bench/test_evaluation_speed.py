@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import subprocess
-import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,12 +13,12 @@ import torch
 
 from tests.conftest import CLIPS
 from tests.media import write_counting_folder, write_counting_video, write_packed_video
+from tests.runs import TOOLS
 from vsn_train.bench.evaluation import Test, list_videos, score_decoding_once, score_view_by_view
 from vsn_train.data.protocol import Protocol
 from vsn_train.engine.distributed import Process
 from vsn_train.models import create_model
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
 REAL = ["ucf101/eye_makeup_test.avi", "hmdb51/wave/TrumanShow_wave_f_nm_np1_fr_med_26.avi"]
 
 
@@ -66,7 +64,7 @@ def test_mirrored_flow_points_the_other_way_in_both(tmp_path):
 
 def test_the_script_writes_speed_memory_and_the_difference_of_the_scores(videos, tmp_path):
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "eval", *map(str, videos), "--protocols", "center_2clip", "fullres_3crop_2clip",
+        [*TOOLS, "bench", "eval", *map(str, videos), "--protocols", "center_2clip", "fullres_3crop_2clip",
          "--num-frames", "2", "--size", "35", "--workers", "0", "--rounds", "2", "--threads", "1",
          "--output", str(tmp_path / "eval")],
         capture_output=True, text=True, check=False,

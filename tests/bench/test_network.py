@@ -1,25 +1,23 @@
 """What the benchmarks count and compare; how fast anything is, no test says."""
 
 import json
-import runpy
 import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from vsn_train.bench.network import ModelTimes, Setting, Workload, compiled, model_action, time_models
-from vsn_train.bench.reference_operators import to_textbook
+from vsn_train.bench.reference_operators import to_reference
 from vsn_train.bench.step import check_choice, time_steps
 from vsn_train.bench.table import NETWORKS, NetworkTimes, measured_table, paper_table
 from vsn_train.bench.timing import peak_memory, ratio
 from vsn_train.engine.interleave import interleave
 from vsn_train.errors import InputError
 from vsn_train.models import create_model
+from vsn_train.tools.main import main
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
 SMALL = Workload("resnet18", 4, 32, 1, 5)
 
 
@@ -66,7 +64,7 @@ def peak_of_step(name):
 
 def test_models_are_timed_in_both_modes_and_memory_is_that_of_training():
     settings = [Setting(), Setting(channels_last=True)]
-    forward = time_models(["tsn", "sth:textbook,integration=sum"], settings, SMALL, "forward", 2)
+    forward = time_models(["tsn", "sth:reference,integration=sum"], settings, SMALL, "forward", 2)
     assert {times.shape for times in forward.times.values()} == {(2,)}
     assert len(forward.times) == 4
     assert not forward.memory
@@ -84,11 +82,11 @@ def test_every_compiled_model_is_compiled(monkeypatch):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 10
 
 
-def test_a_fast_form_without_a_textbook_form_is_not_compared_with_itself():
+def test_a_fast_form_without_a_reference_form_is_not_compared_with_itself():
     model = create_model("tsn", "resnet18", 4, 5)
     model.backbone.layer1[0].conv1 = ShuffledShift()
     with pytest.raises(AssertionError, match="ShuffledShift"):
-        to_textbook(model)
+        to_reference(model)
 
 
 class ShuffledShift(torch.nn.Conv2d):
@@ -106,11 +104,13 @@ def test_an_unknown_model_is_a_message(name):
 
 @pytest.fixture
 def benchmark(monkeypatch, tmp_path):
-    """Runs the script in this process; returns its Markdown and the results of its JSON."""
+    """Runs vsn-tools bench in this process; returns its Markdown and the results of its JSON."""
 
     def run(arguments):
-        monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments.split(), "--output", str(tmp_path / "out")])
-        runpy.run_path(str(SCRIPT), run_name="__main__")
+        monkeypatch.setattr(sys, "argv", ["vsn-tools", "bench", *arguments.split(), "--output", str(tmp_path / "out")])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 0
         text = (tmp_path / "out.md").read_text()
         assert "cores" in text
         return text, json.loads((tmp_path / "out.json").read_text())["results"]

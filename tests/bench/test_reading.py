@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +11,14 @@ import pytest
 import torch
 
 from tests.media import read_counter, write_counting_video
-from vsn_train.bench import reading as loader_speed
-from vsn_train.bench import reference_reading as baseline_loader
+from tests.runs import TOOLS
+from vsn_train.bench import reading as module
+from vsn_train.bench import reference_reading
 from vsn_train.bench.reading import Laps, Reading, gather_videos, worker_memory
 from vsn_train.data.loader import read_test_video
 from vsn_train.data.sampling import sample_indices
 from vsn_train.data.transforms import crop_views, normalize
 from vsn_train.errors import InputError
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +33,11 @@ def test_stages_add_up_to_what_the_loader_gives(folder):
     path, lap = str(folder / "1.mp4"), Laps()
     lap.start()
     reading = Reading("train", T=4, crop_size=48)
-    clip = loader_speed.training_clip(path, reading, np.random.default_rng((0, 2, 0)), lap)
-    assert torch.equal(clip, loader_speed.training_clips([path], reading)[2, 0][0])
+    clip = module.training_clip(path, reading, np.random.default_rng((0, 2, 0)), lap)
+    assert torch.equal(clip, module.training_clips([path], reading)[2, 0][0])
     assert all(lap.seconds[stage] > 0 for stage in ("open", "decode", "crop and resize"))
     test = Reading("two", T=4, clips=2, short_side=40, crop_size=32)
-    frames, clips = loader_speed.test_frames(path, test, lap)
+    frames, clips = module.test_frames(path, test, lap)
     expected = read_test_video(Path(path), 4, 2, "uniform", 40, "auto")
     assert torch.equal(frames, expected.frames)
     assert np.array_equal(clips, expected.clips)
@@ -48,12 +46,12 @@ def test_stages_add_up_to_what_the_loader_gives(folder):
 def test_the_baseline_reads_the_same_frames_at_the_same_place(folder):
     pytest.importorskip("decord")
     path = str(folder / "2.mp4")
-    clip = baseline_loader.training_clip(path, 4, "uniform", 48, np.random.default_rng(5), lambda stage: None)
-    ours = loader_speed.training_clip(path, Reading("train", 4, crop_size=48), np.random.default_rng(5), Laps())
+    clip = reference_reading.training_clip(path, 4, "uniform", 48, np.random.default_rng(5), lambda stage: None)
+    ours = module.training_clip(path, Reading("train", 4, crop_size=48), np.random.default_rng(5), Laps())
     assert clip.dtype == torch.float32
     assert clip.shape == ours.shape == (4, 3, 48, 48)
     assert (clip - normalize(ours)).abs().mean() < 0.05  # two ways to resize
-    views = baseline_loader.test_views(path, 4, 2, "uniform", 10, 48, 48, lambda stage: None)
+    views = reference_reading.test_views(path, 4, 2, "uniform", 10, 48, 48, lambda stage: None)
     assert views.shape == (20, 4, 3, 48, 48)
     video = read_test_video(Path(path), 4, 2, "uniform", 48, "auto")
     wanted = sample_indices(22, 4, 2)
@@ -67,13 +65,13 @@ def test_memory_of_a_worker_is_read_at_the_marks(folder):
     assert list(found) == [1, 4, 10, 20, 30, 40]
     assert all(megabytes > 20 for megabytes in found.values())
     with pytest.raises(InputError, match="expected videos in it, found none"):
-        gather_videos(SCRIPT.parent, 5, None)
+        gather_videos(Path(__file__).parent, 5, None)
 
 
 def test_the_script_writes_tables_and_figures(folder, tmp_path):
     pytest.importorskip("decord")
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "loader", str(folder), "--mode", "train", "center_1clip", "--rounds", "2",
+        [*TOOLS, "bench", "loader", str(folder), "--mode", "train", "center_1clip", "--rounds", "2",
          "--num-frames", "2", "--workers", "0", "--output", str(tmp_path / "loader")],
         capture_output=True, text=True, check=False,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""scripts/compare.py: trains with the installed command, goes on, refuses to mix recipes."""
+"""scripts/studies/claims.py: trains with the installed command, goes on, refuses to mix recipes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from scripts.torture import descendants
 from tests.conftest import SMALL
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "compare.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "studies" / "claims.py"
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def compare(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["compare.py", "--runs", "runs", "--rounds", "1", *arguments])
+        monkeypatch.setattr(sys, "argv", ["claims.py", "--runs", "runs", "--rounds", "1", *arguments])
         try:
             main()
         except SystemExit as error:

@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 import subprocess
-import sys
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +18,7 @@ from scripts.studies import recipes as script
 from scripts.studies.recipes import Recipe
 from tests.conftest import run_command
 from tests.media import write_counting_folder
+from tests.runs import TOOLS
 from tests.test_datasets import hmdb51, jester, kinetics400, something_v1, something_v2
 from vsn_train.analysis.scores import Scores
 from vsn_train.engine.distributed import Process
@@ -99,7 +99,7 @@ def test_partners_of_sums_exist_and_are_tested_alike(recipes):
 
 
 def test_headers_and_document_hold_what_is_computed(recipes):
-    """Costs build every network. After a change: python scripts/recipes.py write."""
+    """Costs build every network. After a change: python scripts/studies/recipes.py write."""
     for path, text in script.contents(list(recipes.values())).items():
         assert path.read_text(encoding="utf-8") == text, path
 
@@ -197,8 +197,6 @@ def test_two_streams_are_fused_as_the_document_says(recipes, miniatures, tmp_pat
         assert evaluated.code == 0, evaluated.err
         files.append(run / "eval" / "center_1clip" / "scores.npz")
     output = tmp_path / "fused.npz"
-    subprocess.run(
-        [sys.executable, script.ROOT / "scripts" / "scores.py", "fuse", *files, "--output", output], check=True
-    )
+    subprocess.run([*TOOLS, "scores", "fuse", *files, "--output", output], check=True)
     rgb, flow, fused = (Scores.load(path) for path in (*files, output))
     assert np.allclose(fused.scores, (rgb.scores + flow.scores) / 2, atol=1e-6)

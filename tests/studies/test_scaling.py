@@ -13,7 +13,7 @@ import pytest
 from scripts.studies.needs import ReadingRates, VideoSet, clips_per_gpu, need
 
 TOP = Path(__file__).resolve().parents[2]
-SCRIPT = TOP / "scripts" / "scaling.py"
+SCRIPT = TOP / "scripts" / "studies" / "scaling.py"
 TINY = VideoSet("tiny", 1000, 200, megabytes=2.0, frames=100, epochs=10, views=4)
 RATES = ReadingRates(clips=5, copied_clips=50, test_videos=2, copies_made=0.5, growth=2)
 
@@ -67,7 +67,7 @@ def test_the_guide_holds_what_the_command_prints(monkeypatch, capsys):
 def test_rates_from_the_benchmarks_files(monkeypatch, capsys, tmp_path):
     work = {"arch": "resnet18", "num_frames": 4, "batch": 2}
     steps = [("tsm", work, [9, 0.5, 0.5]), ("tsm", work | {"num_frames": 8}, [0.1] * 3), ("tsn", work, [0.1] * 3),
-             ("tsm:textbook", work, [0.1] * 3)]  # fmt: skip
+             ("tsm:reference", work, [0.1] * 3)]  # fmt: skip
     rows = [{"mode": "train", "model": model, "work": each, "seconds": seconds} for model, each, seconds in steps]
     (tmp_path / "model.json").write_text(json.dumps({"results": rows}))
     reads = [("train", "baseline", [9.0]), ("train", "ours", [0.4]), ("train", "ours, copies", [0.05]),

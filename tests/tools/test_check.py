@@ -1,11 +1,10 @@
-"""scripts/check_videos.py and scripts/compare_readers.py."""
+"""vsn-tools check and scripts/compare_readers.py."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -20,19 +19,20 @@ from tests.media import write_counting_folder, write_counting_video
 from vsn_train.data import check, video
 from vsn_train.data.isolated import Failure, work_isolated
 from vsn_train.data.manifest import make_manifest
+from vsn_train.tools.main import main
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
 @pytest.fixture
 def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """Runs a script in this process, which saves the seconds that a new one takes to import torch."""
+    """Runs the command in this process, which saves the seconds that a new one takes to import torch."""
 
-    def run(script: str, *arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["vsn-tools", "check", *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+            main()
         return Result(int(str(ended.value.code)), *capsys.readouterr())
 
     return run
@@ -54,7 +54,7 @@ def videos(tmp_path: Path) -> Path:
 
 
 def test_a_folder(videos: Path, tmp_path: Path, run_here: Callable[..., Result]) -> None:
-    result = run_here("check_videos.py", videos, "--report", tmp_path / "check.csv", "--workers", 2)
+    result = run_here(videos, "--report", tmp_path / "check.csv", "--workers", 2)
     assert result.code == 1
     assert result.out == "5 files: 3 unreadable; 0 headers announce another number of frames\n"
     with (tmp_path / "check.csv").open() as file:
@@ -85,14 +85,14 @@ def test_listed_numbers_of_frames(videos: Path, tmp_path: Path, run_here: Callab
     listing = tmp_path / "list.csv"
     listing.write_text("path,label,num_frames\na b/good.mp4,x,30\npictures,x,6\n")
     for source in ([tmp_path / "m.npz"], [listing, "--root", videos]):
-        result = run_here("check_videos.py", *source, "--report", tmp_path / "check.json")
+        result = run_here(*source, "--report", tmp_path / "check.json")
         assert result.code == 1
         assert "2 files: 1 wrongly counted" in result.out
         row = json.loads((tmp_path / "check.json").read_text())[1]
         assert (row["path"], row["frames"], row["listed"]) == ("pictures", 5, 6)
         assert row["cause"] == "5 frames decode, the list says 6"
     listing.write_text("pictures,x,5\n")
-    assert run_here("check_videos.py", listing, "--root", videos).code == 0
+    assert run_here(listing, "--root", videos).code == 0
 
 
 def test_a_file_that_hangs_and_one_that_kills_its_process(
@@ -107,7 +107,7 @@ def test_a_file_that_hangs_and_one_that_kills_its_process(
 
     monkeypatch.setattr(check, "open_video", decoder_from_hell)
     started = time.monotonic()
-    result = run_here("check_videos.py", videos, "--report", tmp_path / "check.json", "--timeout", 3, "--workers", 2)
+    result = run_here(videos, "--report", tmp_path / "check.json", "--timeout", 3, "--workers", 2)
     assert time.monotonic() - started < 60
     assert result.code == 1
     rows = {row["path"]: row for row in json.loads((tmp_path / "check.json").read_text())}
@@ -139,7 +139,7 @@ def test_a_reader_that_gives_other_frames_is_found(
     monkeypatch.setattr(
         video.Video, "_images", lambda self, wanted: ((i, x) for i, (_, x) in _late(right, self, wanted))
     )
-    result = run_here("check_videos.py", tmp_path)
+    result = run_here(tmp_path)
     assert result.code == 1
     assert "readers differ" in result.err
     assert "auto: 7 of 8 frames" in result.err
@@ -167,7 +167,7 @@ def test_wrong_input(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "list.csv").write_text("a.mp4,x,3\nb.mp4,x,many\n")
     (tmp_path / "empty.csv").write_text("\n")
-    result = run_here("check_videos.py", *arguments)
+    result = run_here(*arguments)
     assert result.code == 2
     assert message in result.err
     assert result.err.count("\n") == 1

@@ -1,9 +1,8 @@
-"""scripts/extract_flow.py, and what the installed commands make of its folders."""
+"""vsn-tools flow, and what the installed commands make of its folders."""
 
 from __future__ import annotations
 
 import json
-import runpy
 import shutil
 import subprocess
 import sys
@@ -15,27 +14,28 @@ import pytest
 
 from tests.conftest import SMALL, Result, run_command
 from tests.media import write_counting_folder, write_counting_video
+from tests.runs import TOOLS
 from vsn_train.analysis.scores import Scores
 from vsn_train.data import optical_flow
 from vsn_train.data.manifest import make_manifest
 from vsn_train.data.optical_flow import extract_flow, flow_estimator, quantize
 from vsn_train.data.video import VideoError, open_video
 from vsn_train.errors import InputError
+from vsn_train.tools.main import main
 
 cv2 = pytest.importorskip("cv2")
 HAS_TVL1 = hasattr(cv2, "optflow")
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "extract_flow.py"
 
 
 @pytest.fixture
 def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """Runs the script in this process, which saves the seconds that a new one takes to import torch."""
+    """Runs the command in this process, which saves the seconds that a new one takes to import torch."""
 
     def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments), "--workers", "2"])
+        monkeypatch.setattr(sys, "argv", ["vsn-tools", "flow", *map(str, arguments), "--workers", "2"])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
+            main()
         return Result(int(str(ended.value.code)), *capsys.readouterr())
 
     return run
@@ -138,7 +138,7 @@ def test_the_script_goes_on_where_it_was_and_lists_what_failed(tmp_path: Path, r
 
 def test_training_evaluation_and_prediction_on_flow(ucf101: Path, tmp_path: Path) -> None:
     flow, run = tmp_path / "flow", tmp_path / "run"
-    command = [sys.executable, str(SCRIPT), str(ucf101), str(flow), "--method", "dis", "--short-side", "40"]
+    command = [*TOOLS, "flow", str(ucf101), str(flow), "--method", "dis", "--short-side", "40"]
     made = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert made.returncode == 0, made.stderr
     shutil.copytree(ucf101.parent / "ucfTrainTestlist", tmp_path / "ucfTrainTestlist")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import av
@@ -15,16 +14,15 @@ import torch
 
 from tests.conftest import CLIPS, SMALL, run_command
 from tests.media import read_counter, write_counting_folder, write_counting_video
+from tests.runs import TOOLS
 from vsn_train.data.fastseek import FastSeekCopy
 from vsn_train.data.prepare import copy_size, find_sources, prepare, psnr, take_shard
 from vsn_train.data.video import Video, open_video
 from vsn_train.errors import InputError, VideoError
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_videos.py"
-
 
 def run_script(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    command = [*TOOLS, "prepare", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
 

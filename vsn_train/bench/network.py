@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vsn_train.analysis.tables import markdown_table
-from vsn_train.bench.reference_operators import to_textbook
+from vsn_train.bench.reference_operators import to_reference
 from vsn_train.bench.timing import peak_memory, ratio
 from vsn_train.engine.interleave import interleave
 from vsn_train.errors import InputError
@@ -48,17 +48,17 @@ class Workload:
 
 
 def make_model(text: str, work: Workload) -> nn.Module:
-    """ "sth:p=0.5,integration=sum" -> that network; ":textbook" among the options: with its operators in textbook form.
+    """ "sth:p=0.5,integration=sum" -> that network; ":reference" among the options: its operators in reference form.
 
     Raises InputError for what `create_model` does not know.
     """
     operator, _, rest = text.partition(":")
     options = [option for option in rest.split(",") if option]
-    textbook = "textbook" in options
-    known: dict[str, Any] = dict(parse_option(option) for option in options if option != "textbook")
+    reference = "reference" in options
+    known: dict[str, Any] = dict(parse_option(option) for option in options if option != "reference")
     torch.manual_seed(0)
     model = create_model(operator, work.arch, work.num_frames, work.num_classes, **known)
-    return to_textbook(model) if textbook else model
+    return to_reference(model) if reference else model
 
 
 def model_action(text: str, work: Workload, setting: Setting, mode: str) -> Callable[[], object]:

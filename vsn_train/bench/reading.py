@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vsn_train.analysis.tables import markdown_table
-from vsn_train.bench import reference_reading as baseline_loader
+from vsn_train.bench import reference_reading
 from vsn_train.bench.timing import ratio
 from vsn_train.data.augment import Augmentation, augment
 from vsn_train.data.loader import EpochBatches, TrainingClips, training_loader
@@ -137,12 +137,12 @@ def read_all(pipeline: str, videos: Videos, reading: Reading, seed: int, lap: La
         generator = np.random.default_rng((seed, index))
         if reading.mode == "train" and pipeline == "baseline":
             batch.append(
-                baseline_loader.training_clip(path, reading.T, reading.sampling, reading.crop_size, generator, lap)
+                reference_reading.training_clip(path, reading.T, reading.sampling, reading.crop_size, generator, lap)
             )
         elif reading.mode == "train":
             batch.append(training_clip(path, reading, generator, lap))
         elif pipeline == "baseline":
-            views = baseline_loader.test_views(
+            views = reference_reading.test_views(
                 path, reading.T, reading.clips, reading.sampling, reading.crops, reading.short_side, reading.crop_size,
                 lap,
             )  # fmt: skip
@@ -292,7 +292,7 @@ class BaselineClips(Dataset[Tensor]):
         torch.set_num_threads(1)
         generator, reading = np.random.default_rng(key), self.reading
         path = self.files[key[1] % len(self.files)]
-        return baseline_loader.training_clip(
+        return reference_reading.training_clip(
             path, reading.T, reading.sampling, reading.crop_size, generator, lambda stage: None
         )
 
@@ -361,7 +361,7 @@ def worker_memory(files: Sequence[str], reading: Reading, clips: int) -> dict[in
             number, megabytes = ours.recv()
             found[number] = megabytes
     except EOFError:
-        raise InputError("the worker whose memory was measured has died; scripts/check_videos.py finds why") from None
+        raise InputError("the worker whose memory was measured has died; `vsn-tools check` finds why") from None
     finally:
         process.kill()
         process.join()

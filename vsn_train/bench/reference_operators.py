@@ -1,6 +1,6 @@
-"""The operators in textbook form: what a paper's formula becomes when written down directly, to measure ours against.
+"""The operators in reference form: what a paper's formula becomes when written down directly, to measure ours against.
 
-`textbook_model` gives the same network, weights and function with these in place of the fast forms.
+`reference_model` gives the same network, weights and function with these in place of the fast forms.
 Legend: B videos, T frames, C channels, H W pixels; frames lie along the batch axis, (B*T, C, H, W).
 """
 
@@ -19,7 +19,7 @@ from vsn_train.models.shuffle import RestoredNorm2d, ShuffledConv2d
 from vsn_train.models.single_pixel import Conv3x3
 
 
-def textbook_shift(x: Tensor, num_frames: int, fold_div: int = 8) -> Tensor:
+def reference_shift(x: Tensor, num_frames: int, fold_div: int = 8) -> Tensor:
     """Zeros and three slice copies, as in the TSM code. Shapes as `temporal_shift`."""
     frames, channels, height, width = x.shape
     x = x.view(frames // num_frames, num_frames, channels, height, width)
@@ -31,14 +31,14 @@ def textbook_shift(x: Tensor, num_frames: int, fold_div: int = 8) -> Tensor:
     return out.view(frames, channels, height, width)
 
 
-def textbook_shuffle(x: Tensor, num_frames: int) -> Tensor:
+def reference_shuffle(x: Tensor, num_frames: int) -> Tensor:
     """View, transpose, contiguous. Shapes as `video_shuffle`; the channels must split into T groups."""
     frames, channels, height, width = x.shape
     x = x.reshape(frames // num_frames, num_frames, num_frames, channels // num_frames, height, width)
     return x.transpose(1, 2).contiguous().view(frames, channels, height, width)
 
 
-class TextbookHybridConv3d(nn.Module):
+class ReferenceHybridConv3d(nn.Module):
     """STH as a grouped 3x1x1 Conv3d, plus a 1x3x3 Conv3d over the complementary channels for each group.
 
     Holds the parameters of the `HybridConv2d` that it is made from. forward: (B*T, Ci, H, W) -> (B*T, Co, H', W').
@@ -74,7 +74,7 @@ class TextbookHybridConv3d(nn.Module):
         return out.transpose(1, 2).flatten(0, 1)
 
 
-class TextbookDepthwiseHybridConv3d(nn.Module):
+class ReferenceDepthwiseHybridConv3d(nn.Module):
     """The depthwise counterpart as two depthwise Conv3d on the channels of either kind, interleaved afterwards."""
 
     def __init__(self, source: DepthwiseHybridConv2d) -> None:
@@ -95,7 +95,7 @@ class TextbookDepthwiseHybridConv3d(nn.Module):
 
 
 class _Around(nn.Module):
-    """A textbook function before, or after, a module."""
+    """A reference form as a function before, or after, a module."""
 
     def __init__(self, inner: nn.Module, function: Any, arguments: tuple[int, ...], after: bool = False) -> None:
         super().__init__()
@@ -107,36 +107,36 @@ class _Around(nn.Module):
         return self.inner(self.function(x, *self.arguments))
 
 
-def textbook_model(operator: str, arch: str, num_frames: int, num_classes: int, **options: Any) -> Recognizer:
-    """`create_model` with every operator in textbook form; arguments as there."""
-    return to_textbook(create_model(operator, arch, num_frames, num_classes, **options))
+def reference_model(operator: str, arch: str, num_frames: int, num_classes: int, **options: Any) -> Recognizer:
+    """`create_model` with every operator in reference form; arguments as there."""
+    return to_reference(create_model(operator, arch, num_frames, num_classes, **options))
 
 
-def to_textbook(model: Recognizer) -> Recognizer:
-    """Exchange the operators of a model for their textbook forms, in place; parameters are kept. Returns the model."""
+def to_reference(model: Recognizer) -> Recognizer:
+    """Exchange the operators of a model for their reference forms, in place; parameters are kept. Returns the model."""
     for name, module in list(model.named_modules()):
         if isinstance(module, Conv3x3):
             module.__class__ = nn.Conv2d  # type: ignore[assignment]
-        if (textbook := _textbook_of(module)) is not None:
+        if (reference := _reference_of(module)) is not None:
             parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, textbook)
+            setattr(model.get_submodule(parent), child, reference)
     # A fast form that this file does not know would be compared with itself.
     ours = {type(module) for module in model.modules() if type(module).__module__.startswith("vsn_train.models.")}
-    assert ours <= {Recognizer}, f"no textbook form of {ours - {Recognizer}}"
+    assert ours <= {Recognizer}, f"no reference form of {ours - {Recognizer}}"
     return model
 
 
-def _textbook_of(module: nn.Module) -> nn.Module | None:
+def _reference_of(module: nn.Module) -> nn.Module | None:
     if isinstance(module, ShiftedConv2d):
-        return _Around(module.conv, textbook_shift, (module.num_frames, module.fold_div))
+        return _Around(module.conv, reference_shift, (module.num_frames, module.fold_div))
     if isinstance(module, ShiftedBlock):
-        return _Around(module.block, textbook_shift, (module.num_frames, module.fold_div))
+        return _Around(module.block, reference_shift, (module.num_frames, module.fold_div))
     if isinstance(module, ShuffledConv2d):
-        return _Around(module.conv, textbook_shuffle, (module.num_frames,))
+        return _Around(module.conv, reference_shuffle, (module.num_frames,))
     if isinstance(module, RestoredNorm2d):
-        return _Around(module.norm, textbook_shuffle, (module.num_frames,), after=True)
+        return _Around(module.norm, reference_shuffle, (module.num_frames,), after=True)
     if isinstance(module, HybridConv2d):
-        return TextbookHybridConv3d(module)
+        return ReferenceHybridConv3d(module)
     if isinstance(module, DepthwiseHybridConv2d):
-        return TextbookDepthwiseHybridConv3d(module)
+        return ReferenceDepthwiseHybridConv3d(module)
     return None

@@ -1,8 +1,8 @@
 """How much of an STH network's attention is temporal, layer by layer, over the validation clips of a data set.
 
-    python scripts/attention.py checkpoint=runs/sth/…/checkpoints/last.pt
-    python scripts/attention.py checkpoint=last.pt dataset=something_v1 dataset.root=/data/sthv1 protocol=center_1clip
-    python scripts/attention.py checkpoint=[rgb.pt,flow.pt] label=[motion,motion] output=study/attention
+    vsn-tools attention checkpoint=runs/sth/…/checkpoints/last.pt
+    vsn-tools attention checkpoint=last.pt dataset=something_v1 dataset.root=/data/sthv1 protocol=center_1clip
+    vsn-tools attention checkpoint=[rgb.pt,flow.pt] label=[motion,motion] output=study/attention
 
 checkpoint: one or several, trained with backbone=sth backbone.integration=attention. Those that differ in the seed
 alone are averaged. label: what to call the data of each checkpoint, by default the data set's name; flow that was
@@ -18,21 +18,18 @@ What is not given is taken from each checkpoint. Exit code 0: done, 2: wrong inp
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
-import sys
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from vsn_train import config as schema
 from vsn_train.analysis.attention import (
@@ -59,25 +56,23 @@ from vsn_train.errors import InputError
 from vsn_train.models import Recognizer
 from vsn_train.run.data import check_mirrors, load_manifest
 from vsn_train.run.network import build_model, model_of, use_channels_last
+from vsn_train.tools.compose import eval_config
 
 OWN_KEYS = ("checkpoint", "label", "output", "document")
 BEGIN, END = "<!-- findings -->", "<!-- end of findings -->"
 
 
-def main() -> None:
-    arguments = [schema.with_home(argument) for argument in sys.argv[1:]]
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        sys.exit(0 if arguments else 2)
-    try:
-        study(*split_arguments(arguments))
-    except (InputError, HydraException, OmegaConfBaseException) as error:
-        print(f"attention: {str(error).splitlines()[0]}", file=sys.stderr)
-        sys.exit(2)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="+", metavar="key=value", help="as above")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    study(*split_arguments([schema.with_home(argument) for argument in arguments.overrides]))
+    return 0
 
 
 def split_arguments(arguments: list[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """This script's own keys with their values, and what is meant for vsn-eval."""
+    """The keys of this command alone with their values, and what is meant for vsn-eval."""
     own: dict[str, list[str]] = {}
     rest = []
     for argument in arguments:
@@ -107,7 +102,8 @@ def study(own: dict[str, list[str]], overrides: list[str]) -> None:
     runs: list[Measured] = []
     facts: dict[str, str] = {}
     for path, label in zip(paths, labels, strict=True):
-        config, checkpoint = eval_config(path, overrides)
+        checkpoint = load_checkpoint(path)
+        config = eval_config(path, checkpoint["config"], overrides)
         with join_processes(config.runtime.device, config.runtime.threads) as process:
             facts = facts or hardware(process.device.type)  # before any work: it tells the load
             run = measure(config, checkpoint, label, process)
@@ -130,20 +126,6 @@ def study(own: dict[str, list[str]], overrides: list[str]) -> None:
     print(f"written: {', '.join(map(str, files))}")
     if document:
         print(f"rewritten: {document}")
-
-
-def eval_config(path: Path, overrides: list[str]) -> tuple[schema.Eval, dict[str, Any]]:
-    """The config of vsn-eval for this checkpoint and these values, and what the checkpoint holds."""
-    checkpoint = load_checkpoint(path)
-    schema.register_schemas()
-    schema.register_checkpoint(checkpoint["config"])
-    with hydra.initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
-        composed = hydra.compose("eval", overrides)
-    composed.checkpoint = str(path)
-    config = OmegaConf.to_object(composed)
-    assert isinstance(config, schema.Eval)
-    schema.check_eval(config)
-    return config, checkpoint
 
 
 def measure(config: schema.Eval, checkpoint: dict[str, Any], label: str | None, process: Process) -> Measured:
@@ -245,7 +227,7 @@ def data_name(config: schema.Eval, manifest: Manifest) -> str:
 
 
 def flow_settings(manifest: Manifest) -> dict[str, Any] | None:
-    """How extract_flow.py made the flow; None where it did not."""
+    """How `vsn-tools flow` made the flow; None where it did not."""
     path = manifest.root / "flow.json"
     return json.loads(path.read_text()) if path.is_file() else None
 
@@ -261,7 +243,3 @@ def replace_findings(document: Path, text: str) -> str:
             f"document={document}: expected the lines {BEGIN} and {END} in it, where the findings are to go"
         )
     return before + text + after
-
-
-if __name__ == "__main__":
-    main()

@@ -1,14 +1,14 @@
 """Measure speed and memory on this machine, against baselines, and write JSON and a Markdown table.
 
-    python scripts/benchmark.py model                        the pairs behind the speed claims, R50, 8 x 224 x 224
-    python scripts/benchmark.py model sth/tsm tsm/tsn --mode forward train --batch 1 4 --compile off on
-    python scripts/benchmark.py loader /data/kinetics400/val /data/UCF-101   reading videos: training and tests
-    python scripts/benchmark.py model sth:p=0.5,integration=sum/sth:textbook --device cuda --precision bf16
-    python scripts/benchmark.py eval ../clips/*.mp4 --protocols tencrop_10clip      a test, against view by view
-    python scripts/benchmark.py step                          what each speed switch changes in a training step
-    python scripts/benchmark.py step --only fp32 bf16,channels_last --size 224 --batch 8 --device cuda
-    python scripts/benchmark.py step --processes 2            the switches for several processes
-    python scripts/benchmark.py table --arch resnet50 --frames 8     latency and throughput, beside the papers' tables
+    vsn-tools bench model                        the pairs behind the speed claims, R50, 8 x 224 x 224
+    vsn-tools bench model sth/tsm tsm/tsn --mode forward train --batch 1 4 --compile off on
+    vsn-tools bench loader /data/kinetics400/val /data/UCF-101   reading videos: training and tests
+    vsn-tools bench model sth:p=0.5,integration=sum/sth:reference --device cuda --precision bf16
+    vsn-tools bench eval ../clips/*.mp4 --protocols tencrop_10clip      a test, against view by view
+    vsn-tools bench step                          what each speed switch changes in a training step
+    vsn-tools bench step --only fp32 bf16,channels_last --size 224 --batch 8 --device cuda
+    vsn-tools bench step --processes 2            the switches for several processes
+    vsn-tools bench table --arch resnet50 --frames 8     latency and throughput, beside the papers' tables
 
 Everything that is compared runs in turns; reported are medians and the ratios within each round with their quartiles.
 Run it on a machine with nothing else to do.
@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -31,7 +30,6 @@ import torch
 from omegaconf import OmegaConf
 
 from vsn_train.analysis.tables import markdown_table, write_results
-from vsn_train.bench import reading as loader_speed
 from vsn_train.bench.evaluation import (
     Run,
     Test,
@@ -53,6 +51,9 @@ from vsn_train.bench.reading import (
     total_table,
     worker_memory,
 )
+from vsn_train.bench.reading import (
+    as_data as reading_data,
+)
 from vsn_train.bench.step import default_choices, step_table, time_saving, time_steps, time_workers
 from vsn_train.bench.table import NetworkTimes, measured_table, paper_table, time_networks
 from vsn_train.bench.timing import hardware, ratio
@@ -66,31 +67,29 @@ from vsn_train.errors import InputError
 from vsn_train.models import create_model
 from vsn_train.models.backbone import ARCHS, OPERATORS
 
-# Operators against the network without one, STH against TSM, and each against its textbook form.
+# Operators against the network without one, STH against TSM, and each against its reference form.
 PAIRS = ["tsm/tsn", "vsn_compact/tsn", "vsn_headtail/tsn", "sth/tsm"]
-PAIRS += [f"{operator}/{operator}:textbook" for operator in ("tsm", "vsn_compact", "vsn_headtail", "sth")]
+PAIRS += [f"{operator}/{operator}:reference" for operator in ("tsm", "vsn_compact", "vsn_headtail", "sth")]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     model_arguments(commands.add_parser("model", help="forward pass and training step of networks, pair by pair"))
     eval_arguments(commands.add_parser("eval", help="videos/s and memory of each protocol, against view by view"))
     loader_arguments(commands.add_parser("loader", help="reading videos for training and for each protocol"))
     step_arguments(commands.add_parser("step", help="what each speed switch changes in a training step"))
     table_arguments(commands.add_parser("table", help="latency and throughput, beside the papers' speed tables"))
-    arguments = parser.parse_args()
-    try:
-        arguments.run(arguments)
-    except InputError as error:
-        print(f"benchmark: {error}", file=sys.stderr)
-        sys.exit(2)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    arguments.work(arguments)
+    return 0
 
 
 def model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "pairs", nargs="*", metavar="MODEL/REFERENCE", default=PAIRS,
-        help="operator[:key=value,…,textbook], twice; default: " + " ".join(PAIRS),
+        help="operator[:key=value,…,reference], twice; default: " + " ".join(PAIRS),
     )  # fmt: skip
     parser.add_argument("--mode", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--arch", choices=ARCHS, default="resnet50")
@@ -100,7 +99,7 @@ def model_arguments(parser: argparse.ArgumentParser) -> None:
     setting_arguments(parser, channels_last=["off", "on"])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--output", type=Path, default=Path("runs/benchmark/model"), help="without .md and .json")
-    parser.set_defaults(run=model)
+    parser.set_defaults(work=model)
 
 
 def setting_arguments(parser: argparse.ArgumentParser, channels_last: list[str]) -> None:
@@ -167,7 +166,7 @@ def loader_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=usable_cores(), help="for the total; 0: leave it out")
     parser.add_argument("--memory", type=int, default=0, metavar="CLIPS", help="memory of a worker over so many clips")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmark/loader"), help="without .md and .json")
-    parser.set_defaults(run=loader)
+    parser.set_defaults(work=loader)
 
 
 def loader(arguments: argparse.Namespace) -> None:
@@ -187,7 +186,7 @@ def loader(arguments: argparse.Namespace) -> None:
             results = [
                 compare_reading(group, reading_of(mode, arguments.num_frames), arguments.rounds) for group in groups
             ]
-            data += [row for result in results for row in loader_speed.as_data(result)]
+            data += [row for result in results for row in reading_data(result)]
             report(f"{mode}, one core", reading_table(results + ([together(results)] if len(results) > 1 else [])))
         training = Reading("train", arguments.num_frames)
         if arguments.workers:
@@ -235,7 +234,7 @@ def eval_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmark/eval"), help="without .md and .json")
-    parser.set_defaults(run=evaluation)
+    parser.set_defaults(work=evaluation)
 
 
 def evaluation(arguments: argparse.Namespace) -> None:
@@ -327,7 +326,7 @@ def step_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses; several processes share the cores")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path("runs/benchmark/step"), help="without .md and .json")
-    parser.set_defaults(run=step)
+    parser.set_defaults(work=step)
 
 
 def step(arguments: argparse.Namespace) -> None:
@@ -373,7 +372,7 @@ def table_arguments(parser: argparse.ArgumentParser) -> None:
     setting_arguments(parser, channels_last=["on"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path("runs/benchmark/table"), help="without .md and .json")
-    parser.set_defaults(run=table)
+    parser.set_defaults(work=table)
 
 
 def table(arguments: argparse.Namespace) -> None:
@@ -410,14 +409,10 @@ def earlier(output: Path, facts: dict[str, str]) -> list[NetworkTimes]:
         times = {(each.work.arch, each.work.num_frames, each.work.batch): each for each in from_data(found["results"])}
         theirs = found["facts"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: --add needs what an earlier `benchmark.py table` wrote there ({error!r})") from None
+        raise InputError(f"{path}: --add needs what an earlier `bench table` wrote there ({error!r})") from None
     for key in set(facts) - {"date", "load before"}:
         if theirs.get(key) != facts[key]:
             raise InputError(f"{path}: --add: {key} was {theirs.get(key)!r} and is {facts[key]!r}; measure all anew")
     sizes = dict.fromkeys((arch, frames) for arch, frames, _ in times)
     batch = max(batch for *_, batch in times)
     return [NetworkTimes(times[arch, frames, 1], times[arch, frames, batch]) for arch, frames in sizes]
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,9 @@
 """Find the videos of a data set that cannot be read, hang or kill their decoder, or hold another number of frames.
 
-    python scripts/check_videos.py /data/kinetics400
-    python scripts/check_videos.py /data/kinetics400 --report check.csv --readers decord torchcodec
-    python scripts/check_videos.py manifest.npz --report check.json --timeout 60
-    python scripts/check_videos.py list.csv --root /data/mine
+    vsn-tools check /data/kinetics400
+    vsn-tools check /data/kinetics400 --report check.csv --readers decord torchcodec
+    vsn-tools check manifest.npz --report check.json --timeout 60
+    vsn-tools check list.csv --root /data/mine
 
 Checks every video and folder of pictures below a folder, the videos of a manifest (Manifest.save), or those of a list
 (`path`, `path,label` or `path,label,num_frames` a line; a list of dataset=custom). Each is decoded from the first
@@ -35,8 +35,7 @@ from vsn_train.errors import InputError
 COLUMNS = ("path", "problem", "cause", "frames", "header", "listed", "width", "height", "fps", "compared", "readers")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="folder, manifest (.npz) or list (.csv, .txt)")
     parser.add_argument(
         "--root", type=Path, help="folder that the paths of a list are relative to; default: the list's"
@@ -50,12 +49,6 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=120, help="seconds for one file; default 120")
     parser.add_argument("--workers", type=int, default=usable_cores(), help="processes; default: one a core")
     parser.add_argument("--shard", default="1/1", metavar="i/n", help="the i-th of n parts of the work, i from 1")
-    arguments = parser.parse_args()
-    try:
-        sys.exit(run(arguments))
-    except InputError as error:
-        print(f"check_videos: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -176,7 +169,3 @@ def read_list(path: Path) -> dict[str, int | None]:
     if not listed:
         raise InputError(f"{path}: the list is empty; expected one video a line")
     return listed
-
-
-if __name__ == "__main__":
-    main()

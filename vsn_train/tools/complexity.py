@@ -1,8 +1,8 @@
 """Parameters and multiply-accumulate operations (MACs) of the operators, beside what the papers print.
 
-    python scripts/complexity.py                                              the table of the papers' models
-    python scripts/complexity.py --operator sth --arch resnet50 --classes 174 one model, layer by layer
-    python scripts/complexity.py --operator sth --arch resnet50 --option p=0.125 --option integration=sum
+    vsn-tools complexity                                              the table of the papers' models
+    vsn-tools complexity --operator sth --arch resnet50 --classes 174 one model, layer by layer
+    vsn-tools complexity --operator sth --arch resnet50 --option p=0.125 --option integration=sum
 
 The papers count MACs and call them FLOPs. Sources: VSN, arXiv 1911.11319, tables 2 and 5; STH, arXiv 2003.08042,
 tables 2, 6 and 9; the TSM rows are those of the VSN paper.
@@ -11,11 +11,9 @@ tables 2, 6 and 9; the TSM rows are those of the VSN paper.
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
 from vsn_train.analysis.complexity import complexity, layer_table, total
-from vsn_train.errors import InputError
 from vsn_train.import_function import find_operator
 from vsn_train.models.backbone import parse_option
 
@@ -38,8 +36,7 @@ PAPERS: list[tuple[str, str, dict[str, Any], str, str, str, str]] = [
 ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--operator", help="tsn, tsm, …, or module.function; without it: the table")
     parser.add_argument("--arch", default="resnet50")
     parser.add_argument("--num-frames", type=int, default=8)
@@ -47,27 +44,19 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="height and width in pixels")
     parser.add_argument("--modality", default="rgb", choices=("rgb", "flow"))
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="of the operator")
-    arguments = parser.parse_args()
-    try:
-        if arguments.operator is None:
-            print(paper_table(arguments.size))
-        else:
-            print(
-                layer_table(
-                    complexity(
-                        find_operator(arguments.operator),
-                        arguments.arch,
-                        arguments.num_frames,
-                        arguments.classes,
-                        arguments.size,
-                        arguments.modality,
-                        **dict(parse_option(text) for text in arguments.option),
-                    )
-                )
-            )
-    except InputError as error:
-        print(f"complexity: {error}", file=sys.stderr)
-        sys.exit(2)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.operator is None:
+        print(paper_table(arguments.size))
+        return 0
+    options = dict(parse_option(text) for text in arguments.option)
+    layers = complexity(
+        find_operator(arguments.operator), arguments.arch, arguments.num_frames, arguments.classes, arguments.size,
+        arguments.modality, **options,
+    )  # fmt: skip
+    print(layer_table(layers))
+    return 0
 
 
 def paper_table(size: int = 224) -> str:
@@ -87,7 +76,3 @@ def paper_table(size: int = 224) -> str:
             f"{macs / 1e9:6.2f} {macs8:>6} {macs_16 / 1e9:6.2f} {macs16:>6}"
         )
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    main()

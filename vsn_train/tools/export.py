@@ -1,9 +1,9 @@
 """Write a network as a file that other runtimes read, and check the file against the network.
 
-    python scripts/export.py --checkpoint runs/…/checkpoints/best.pt --output model.onnx
-    python scripts/export.py --operator sth --arch resnet50 --num-frames 8 --classes 174 --output model.pt2
+    vsn-tools export --checkpoint runs/…/checkpoints/best.pt --output model.onnx
+    vsn-tools export --operator sth --arch resnet50 --num-frames 8 --classes 174 --output model.pt2
 
-The ending chooses the format: .onnx (needs pip install "vsn-train[onnx]") or .pt2 (torch.export). The network takes
+The ending chooses the format: .onnx (needs pip install 'vsn-train[onnx]') or .pt2 (torch.export). The network takes
 normalised video, float (clips, frames, channels, height, width), and gives logits, (clips, classes). Frames and size
 are fixed in the file; the number of clips stays free unless --batch gives it.
 """
@@ -11,7 +11,6 @@ are fixed in the file; the number of clips stays free unless --batch gives it.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,7 @@ from vsn_train.models import Recognizer, create_model
 from vsn_train.models.backbone import parse_option
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=Path, help="of vsn-train; brings operator, network, frames and classes")
     parser.add_argument(
         "--operator",
@@ -39,29 +37,28 @@ def main() -> None:
     parser.add_argument("--size", type=int, help="height and width in pixels; default: the checkpoint's, or 224")
     parser.add_argument("--batch", type=int, help="clips in one call; default: any number")
     parser.add_argument("--output", type=Path, required=True, help="file to write, .onnx or .pt2")
-    arguments = parser.parse_args()
+
+
+def run(arguments: argparse.Namespace) -> int:
     if not (arguments.checkpoint or arguments.operator):
-        parser.error("one of --checkpoint and --operator is needed")
-    try:
-        if arguments.checkpoint:
-            checkpoint = load_checkpoint(arguments.checkpoint)
-            model = checkpoint_model(checkpoint, arguments.operator)
-            size = checkpoint["config"]["data"]["crop_size"]
-        else:
-            options: dict[str, Any] = dict(parse_option(text) for text in arguments.option)
-            model = create_model(
-                find_operator(arguments.operator), arguments.arch, arguments.num_frames, arguments.classes,
-                modality=arguments.modality, **options,
-            )  # fmt: skip
-            size = 224
-        difference = export_model(model, arguments.output, arguments.size or size, arguments.batch)
-    except InputError as error:
-        print(f"export: {error}", file=sys.stderr)
-        sys.exit(2)
+        raise InputError("one of --checkpoint and --operator is needed")
+    if arguments.checkpoint:
+        checkpoint = load_checkpoint(arguments.checkpoint)
+        model = checkpoint_model(checkpoint, arguments.operator)
+        size = checkpoint["config"]["data"]["crop_size"]
+    else:
+        options: dict[str, Any] = dict(parse_option(text) for text in arguments.option)
+        model = create_model(
+            find_operator(arguments.operator), arguments.arch, arguments.num_frames, arguments.classes,
+            modality=arguments.modality, **options,
+        )  # fmt: skip
+        size = 224
+    difference = export_model(model, arguments.output, arguments.size or size, arguments.batch)
     print(
         f"written: {arguments.output} ({arguments.output.stat().st_size / 1e6:.1f} MB); its logits differ from the "
         f"network's by at most {difference:.1e} of the largest"
     )
+    return 0
 
 
 def checkpoint_model(checkpoint: dict[str, Any], operator: str | None) -> Recognizer:
@@ -80,7 +77,3 @@ def checkpoint_model(checkpoint: dict[str, Any], operator: str | None) -> Recogn
     )
     model.load_state_dict(checkpoint["average"] or checkpoint["model"])
     return model
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,8 @@
 """Compute the optical flow of a data set, as folders of pictures that data.modality=flow reads.
 
-    python scripts/extract_flow.py /data/UCF-101 /data/UCF-101-flow                    TV-L1, as in the papers
-    python scripts/extract_flow.py /data/UCF-101 /data/UCF-101-flow --method dis       some seventy times faster
-    python scripts/extract_flow.py manifest.npz /data/flow --shard 2/4                 on the second of four machines
+    vsn-tools flow /data/UCF-101 /data/UCF-101-flow                    TV-L1, as in the papers
+    vsn-tools flow /data/UCF-101 /data/UCF-101-flow --method dis       some seventy times faster
+    vsn-tools flow manifest.npz /data/flow --shard 2/4                 on the second of four machines
 
     vsn-train dataset=ucf101 dataset.root=/data/UCF-101-flow data.modality=flow
 
@@ -30,8 +30,7 @@ from vsn_train.data.prepare import find_sources, keep_settings, list_failed, tak
 from vsn_train.errors import InputError
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="folder of videos or of folders of pictures, or a manifest (.npz)")
     parser.add_argument("target", type=Path, help="folder to write to")
     parser.add_argument("--method", default="tvl1", choices=METHODS)
@@ -41,12 +40,6 @@ def main() -> None:
     parser.add_argument("--shard", default="1/1", metavar="i/n", help="the i-th of n parts of the work, i from 1")
     parser.add_argument("--workers", type=int, default=usable_cores(), help="processes; default: one a core")
     parser.add_argument("--timeout", type=float, default=3600, help="seconds for one video; default 3600")
-    arguments = parser.parse_args()
-    try:
-        sys.exit(run(arguments))
-    except InputError as error:
-        print(f"extract_flow: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -109,7 +102,3 @@ def sources_of(source: Path) -> tuple[Path, list[str]]:
     if not names or names == ["."]:
         raise InputError(f"{source}: expected videos, or folders of pictures, in it; found neither")
     return source, names
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,9 @@
 """Make copies of a data set that train several times faster: every frame of a video a picture of its own, in one file.
 
-    python scripts/prepare_videos.py /data/kinetics400 /fast/kinetics400
-    python scripts/prepare_videos.py /data/kinetics400 /fast/kinetics400 --shard 2/4    on the second of four machines
-    python scripts/prepare_videos.py /data/20bn-something-something-v1 /fast/something_v1
-    python scripts/prepare_videos.py /data/flow /fast/flow --modality flow
+    vsn-tools prepare /data/kinetics400 /fast/kinetics400
+    vsn-tools prepare /data/kinetics400 /fast/kinetics400 --shard 2/4    on the second of four machines
+    vsn-tools prepare /data/20bn-something-something-v1 /fast/something_v1
+    vsn-tools prepare /data/flow /fast/flow --modality flow
 
 Videos are brought to a short side of 256 pixels and re-encoded as H.264 in which no frame needs another one. Folders of
 JPEG or PNG pictures are put into one file each, byte for byte. Every copy has the relative path of its source (a
@@ -40,8 +40,7 @@ from vsn_train.data.prepare import (
 from vsn_train.errors import InputError
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="folder of videos, or of folders of pictures")
     parser.add_argument("target", type=Path, help="folder to write to")
     parser.add_argument("--list", type=Path, help="file with one path below SOURCE a line; without it: all there are")
@@ -51,15 +50,9 @@ def main() -> None:
     parser.add_argument("--crf", type=int, default=CRF, help=f"H.264 quality, 0 (lossless) to 51; default {CRF}")
     parser.add_argument("--modality", default="rgb", choices=("rgb", "flow"), help="which pictures of a folder to take")
     parser.add_argument("--timeout", type=float, default=1800, help="seconds for one video; default 1800")
-    arguments = parser.parse_args()
-    try:
-        run(arguments)
-    except InputError as error:
-        print(f"prepare_videos: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> int:
     source, target = arguments.source.expanduser().resolve(), arguments.target.expanduser().resolve()
     check_arguments(arguments, source, target)
     found, others = listed(arguments.list, source) if arguments.list else find_sources(source)
@@ -102,6 +95,7 @@ def run(arguments: argparse.Namespace) -> None:
     if len(made) > len(encoded):
         print(f"pictures put together byte for byte: {len(made) - len(encoded)} folders")
     list_failed(target, arguments.shard, failed)
+    return 0
 
 
 def prepare_one(name: str, source: Path, targets: Mapping[str, Path], short_side: int, crf: int, modality: str) -> Copy:
@@ -132,7 +126,3 @@ def listed(path: Path, source: Path) -> tuple[list[str], int]:
         if line and not (source / line).exists():
             raise InputError(f"{path}, line {number}: {source / line} does not exist")
     return sorted({line for line in lines if line}), 0
-
-
-if __name__ == "__main__":
-    main()

@@ -1,47 +1,27 @@
 """Is my copy of a data set complete? Counts a data set's videos, classes and frames before anything is trained on it.
 
-    python scripts/scan_videos.py dataset=jester dataset.root=/data/20bn-jester-v1 --workers 16
-    python scripts/scan_videos.py dataset=kinetics400 dataset.root=/data/kinetics400 --no-frames
+    vsn-tools scan dataset=jester dataset.root=/data/20bn-jester-v1 --workers 16
+    vsn-tools scan dataset=kinetics400 dataset.root=/data/kinetics400 --no-frames
 
 Prints a line for each split, and every video that cannot be read. Frame counts are kept beside the data, so that a
 training with dataset.count_frames=true starts at once; a killed scan goes on where it stopped. --save writes each
 split's manifest, paths, labels and frame counts, as FOLDER/<dataset>_<split>.npz (Manifest.load reads it).
-Exit code 1 where videos are missing or unreadable.
+Exit code 0: complete, 1: videos are missing or unreadable, 2: wrong input.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-import hydra
 import numpy as np
 import torch
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from vsn_train import config as schema
 from vsn_train.data.frame_counts import count_frames
 from vsn_train.data.manifest import Manifest
 from vsn_train.engine.distributed import Process
-from vsn_train.errors import InputError
 from vsn_train.run.data import load_manifest
-
-
-def compose(overrides: list[str], config_dir: Path | None = None) -> schema.Train:
-    """The config of vsn-train with these values. config_dir: a folder with configs of your own."""
-    schema.register_schemas()
-    for name in ("run_folder", "checkpoint_folder", "choices"):
-        OmegaConf.register_new_resolver(name, lambda *_: "", replace=True)
-    if config_dir:
-        overrides = [*overrides, f"hydra.searchpath=['file://{config_dir.absolute()}']"]
-    with hydra.initialize_config_dir(str(schema.config_folder()), version_base="1.3"):
-        config = OmegaConf.to_object(hydra.compose("train", overrides))
-    assert isinstance(config, schema.Train)
-    schema.check_train(config)
-    return config
+from vsn_train.tools.compose import train_config
 
 
 def describe(manifest: Manifest, unreadable: int) -> str:
@@ -61,35 +41,28 @@ def describe(manifest: Manifest, unreadable: int) -> str:
     return ", ".join([*parts, f"manifest {manifest.content_hash()}"])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="+", metavar="key=value", help="as for vsn-train: dataset=…, dataset.root=…")
     parser.add_argument("--splits", nargs="+", default=["train", "val"], choices=["train", "val", "test"])
     parser.add_argument("--workers", type=int, default=4, help="processes that count frames")
     parser.add_argument("--no-frames", action="store_true", help="do not open the videos")
     parser.add_argument("--config-dir", type=Path, metavar="FOLDER", help="with configs of your own, as for vsn-train")
     parser.add_argument("--save", type=Path, metavar="FOLDER", help="write the manifests there")
-    arguments = parser.parse_intermixed_args()
+
+
+def run(arguments: argparse.Namespace) -> int:
     complete = True
-    try:
-        config = compose([schema.with_home(each) for each in arguments.overrides], arguments.config_dir)
-        for split in arguments.splits:
-            manifest = load_manifest(config.dataset, split, Process(0, 1, torch.device("cpu")))
-            reasons: list[str] = []
-            if not arguments.no_frames:
-                manifest, reasons = count_frames(manifest, config.data.modality, arguments.workers)
-            print(describe(manifest, len(reasons)))
-            for line in [*reasons, *(f"{each}: missing" for each in manifest.missing)]:
-                print(f"  {line}")
-            complete = complete and not reasons and not manifest.missing
-            if arguments.save:
-                arguments.save.mkdir(parents=True, exist_ok=True)
-                manifest.save(arguments.save / f"{manifest.name}_{split}.npz")
-    except (InputError, HydraException, OmegaConfBaseException) as error:
-        print(f"scan_videos: {error}", file=sys.stderr)
-        sys.exit(2)
-    sys.exit(0 if complete else 1)
-
-
-if __name__ == "__main__":
-    main()
+    config = train_config(arguments.overrides, arguments.config_dir)
+    for split in arguments.splits:
+        manifest = load_manifest(config.dataset, split, Process(0, 1, torch.device("cpu")))
+        reasons: list[str] = []
+        if not arguments.no_frames:
+            manifest, reasons = count_frames(manifest, config.data.modality, arguments.workers)
+        print(describe(manifest, len(reasons)))
+        for line in [*reasons, *(f"{each}: missing" for each in manifest.missing)]:
+            print(f"  {line}")
+        complete = complete and not reasons and not manifest.missing
+        if arguments.save:
+            arguments.save.mkdir(parents=True, exist_ok=True)
+            manifest.save(arguments.save / f"{manifest.name}_{split}.npz")
+    return 0 if complete else 1

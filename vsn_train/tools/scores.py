@@ -1,12 +1,13 @@
 """Numbers from score files (scores.npz of vsn-eval): no model, no GPU, no videos.
 
-    python scripts/scores.py show runs/…/scores.npz            accuracies with confidence intervals, calibration
-    python scripts/scores.py per-class scores.npz              every class with its number of videos
-    python scripts/scores.py confused scores.npz               which classes are taken for which
-    python scripts/scores.py views scores.npz                  accuracy over the number of views
-    python scripts/scores.py compare tsm.npz tsn.npz           difference with its interval, and a paired test
-    python scripts/scores.py fuse rgb.npz flow.npz --weights 1 1.5 --output fused.npz
-    python scripts/scores.py submit scores.npz --output test.csv
+    vsn-tools scores show runs/…/scores.npz            accuracies with confidence intervals, calibration
+    vsn-tools scores per-class scores.npz              every class with its number of videos
+    vsn-tools scores confused scores.npz               which classes are taken for which
+    vsn-tools scores views scores.npz                  accuracy over the number of views
+    vsn-tools scores compare tsm.npz tsn.npz           difference with its interval, and a paired test
+    vsn-tools scores fuse rgb.npz flow.npz --weights 1 1.5 --output fused.npz
+    vsn-tools scores submit scores.npz --output test.csv
+    vsn-tools scores mean runs/hmdb51/*/eval/tencrop_10clip/scores.npz     over the three official splits
 
 Each takes --json FILE too. Accuracies are in percent, intervals are the middle 95 % of 1,000 bootstrap samples of the
 videos. Files are compared or fused only where they are of the same videos, labels and class order.
@@ -16,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,19 +25,18 @@ import numpy as np
 
 from vsn_train.analysis.results import measure, table
 from vsn_train.analysis.scores import Scores, compare, fuse
+from vsn_train.analysis.splits import mean_of_splits
 from vsn_train.analysis.submission import write_submission
-from vsn_train.errors import InputError
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, run: Callable[[argparse.Namespace], Any], about: str, files: int | str = 1) -> Any:
+    def add(name: str, work: Callable[[argparse.Namespace], Any], about: str, files: int | str = 1) -> Any:
         command = commands.add_parser(name, help=about, description=about)
         command.add_argument("files", nargs=files, type=Path, metavar="SCORES", help="scores.npz of vsn-eval")
         command.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
-        command.set_defaults(run=run)
+        command.set_defaults(work=work)
         return command
 
     add("show", show, "accuracies with confidence intervals, calibration", files="+")
@@ -52,14 +51,14 @@ def main() -> None:
     fuse_command.add_argument("--output", type=Path, help="write the fused scores as an .npz")
     submit_command = add("submit", submit, "the file that the data set's evaluation server takes")
     submit_command.add_argument("--output", type=Path, default=Path("submission.csv"))
-    arguments = parser.parse_args()
-    try:
-        numbers = arguments.run(arguments)
-        if arguments.json:
-            arguments.json.write_text(json.dumps(numbers, indent=2) + "\n")
-    except InputError as error:
-        print(f"scores: {error}", file=sys.stderr)
-        sys.exit(2)
+    add("mean", mean, "mean over the three official splits of UCF101 or HMDB51, one file for each", files="+")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    numbers = arguments.work(arguments)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(numbers, indent=2) + "\n")
+    return 0
 
 
 def show(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -157,6 +156,19 @@ def submit(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"n": len(scores)}
 
 
+def mean(arguments: argparse.Namespace) -> dict[str, Any]:
+    result = mean_of_splits(arguments.files)
+    print(f"{result['dataset']}, {result['protocol']['name']}")
+    print("split  top-1 %  top-5 %  videos  manifest          checkpoint")
+    for row in result["splits"]:
+        print(
+            f"{row['split']:<5}  {row['top1']:7.2f}  {row['top5']:7.2f}  {row['n']:6d}  {row['manifest']}  "
+            f"{row['checkpoint']}"
+        )
+    print(f"mean   {result['top1']:7.2f}  {result['top5']:7.2f}")
+    return result
+
+
 def print_rows(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Columns of text to the left, of numbers to the right; fractions with two digits."""
     cells = [[f"{cell:.2f}" if isinstance(cell, float) else "-" if cell is None else str(cell) for cell in row]
@@ -169,7 +181,3 @@ def print_rows(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
             for cell, width, number in zip(line, widths, is_number, strict=True)
         ]
         print("  ".join(text).rstrip())
-
-
-if __name__ == "__main__":
-    main()
