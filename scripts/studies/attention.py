@@ -1,5 +1,7 @@
 """Train the STH networks of the attention study and draw it: docs/attention.md says what it shows.
 
+Writes trainings into --folder, OUTPUT.md, OUTPUT.json and OUTPUT_*.png, and the findings of --document.
+
     python scripts/studies/attention.py                                      what `make attention-study` runs
     python scripts/studies/attention.py --seeds 0 1 2 --flow-method tvl1     more seeds; flow as in the papers
     python scripts/studies/attention.py --folder /tmp/try --output /tmp/try/attention schedule.epochs=1

@@ -1,5 +1,7 @@
 """Train operators with one recipe on several data sets and seeds, and put what comes out side by side.
 
+Writes run folders into --runs, and OUTPUT.md, OUTPUT.json and OUTPUT.png, by default RUNS/compare.*.
+
     python scripts/studies/claims.py                        the papers' operators on the three embedded data sets
     python scripts/studies/claims.py --datasets motion_order --operators tsn sth:p=0.5,integration=sum --seeds 0 1 2 3 4
     python scripts/studies/claims.py --datasets something_v1 --runs runs/ssv1 dataset.root=/data/20bn weights=r50.pth

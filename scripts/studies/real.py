@@ -1,5 +1,7 @@
 """Fine-tune operators on real videos from ImageNet weights, and measure how well they tell the order of the frames.
 
+Writes lists, weights and run folders into --runs, and OUTPUT.md, OUTPUT.json and OUTPUT.png.
+
     python scripts/studies/real.py --data /data/weizmann_order --weights-folder /data/weights
     python scripts/studies/real.py --networks resnet18 --operators tsn tsm --seeds 0 --minutes 30
     python scripts/studies/real.py --runs runs/longer schedule.epochs=40 mobilenet_v2:optimizer.lr=0.005

@@ -1,9 +1,11 @@
 """What it takes to repeat the published numbers: the files of configs/experiment/*/, and docs/recipes.md.
 
-    python scripts/studies/recipes.py            the table, on the terminal
-    python scripts/studies/recipes.py write      write costs and hours into the headers, and the tables of docs/recipes.md
-    python scripts/studies/recipes.py check      exit code 1 where one of them is not
-    python scripts/studies/recipes.py measure      time training steps on this CPU with nothing else to do, for the hours
+Writes headers into configs/experiment/*/*.yaml, tables into docs/recipes.md, and docs/results/recipes/rates.json.
+
+    python scripts/studies/recipes.py          the table, on the terminal
+    python scripts/studies/recipes.py write    write costs and hours into the headers, and the tables of docs/recipes.md
+    python scripts/studies/recipes.py check    exit code 1 where one of them is not
+    python scripts/studies/recipes.py measure  time training steps on this CPU with nothing else to do, for the hours
 
 What a header says of commands and accuracies is written by hand and read here; costs and hours are computed. Costs come
 from the network that the file's config builds. Hours are training clips / clips a second: on 2 CPU cores from

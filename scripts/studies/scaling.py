@@ -1,5 +1,7 @@
 """What a training takes in GPUs, loader cores, disk and days, computed from measured rates: docs/scaling.md.
 
+Writes nothing: it prints the table.
+
     python scripts/studies/scaling.py                                          the table of docs/scaling.md
     python scripts/studies/scaling.py kinetics400x1000 --gpus 64 512 --operator sth --arch resnet101
     python scripts/studies/scaling.py --videos 2000000 --megabytes 1.5 --frames 250 --epochs 30 --gpus 8
