@@ -17,12 +17,12 @@ test-slow: .venv/installed-test
 
 # Trains fifteen small STH networks (can be stopped and goes on), rewrites docs/results/attention* and docs/attention.md.
 attention-study: .venv/installed-test
-	$(BIN)/python scripts/attention_study.py --document docs/attention.md
+	$(BIN)/python scripts/studies/attention.py --document docs/attention.md
 
 # Trains the operators, six seeds each, on motion_order, and rewrites docs/results/claims.*. After 27 minutes nothing new
 # is started: what is left, and what was stopped, is trained by the next call. Finished runs lie in runs/claims.
 claims: .venv/installed
-	$(BIN)/python scripts/compare.py --minutes 27.5 --rounds 3 --datasets motion_order --seeds 0 1 2 3 4 5 \
+	$(BIN)/python scripts/studies/claims.py --minutes 27.5 --rounds 3 --datasets motion_order --seeds 0 1 2 3 4 5 \
 		--operators tsn tsm vsn_compact:standard_block=plain vsn_compact vsn_headtail sth sth:integration=sum \
 		--runs runs/claims --output docs/results/claims experiment=claims
 

@@ -1,5 +1,7 @@
 """How many frames does each reader get wrong? A table in Markdown, over the clips of a folder.
 
+Writes OUTPUT.md and OUTPUT.json with --output, else nothing: the table is printed.
+
     python scripts/compare_readers.py /data/clips
     python scripts/compare_readers.py /data/clips --signatures /data/clips/signatures --output exact-frames
 

@@ -1,5 +1,7 @@
 """Draw what the operators do to frames and channels: docs/drawings/*.png, explained in docs/operators.md.
 
+Writes shift.png, shuffle.png, blocks.png, placement.png, reach.png, hybrid.png and attention.png into --output.
+
     python scripts/draw_operators.py
     python scripts/draw_operators.py --output /tmp/drawings --only shuffle
 

@@ -1,5 +1,7 @@
 """Draw which frames and pixels a test looks at: docs/drawings/{clips,crops}.png, explained in docs/evaluation.md.
 
+Writes OUTPUT/clips.png and OUTPUT/crops.png, by default into docs/drawings.
+
     python scripts/draw_protocols.py
 
 The frames are those of `sample_indices`, the windows those of `crop_windows`: what a test itself takes.

@@ -1,5 +1,7 @@
 """Draw runs side by side: validation accuracy over the epochs, and each run's confusion matrix.
 
+Writes the picture --output, by default runs.png.
+
     python scripts/plot_runs.py runs/motion/tsm runs/motion/tsn --output result.png
 
 A run's confusion matrix comes from its newest eval/*/scores.npz; run vsn-eval first.

@@ -1,5 +1,7 @@
 """Kill a training at random moments and compare what is left with one that was never stopped; train on broken videos.
 
+Writes run folders and damaged videos into --folder, by default a new temporary one; prints what it found.
+
     python scripts/torture.py kill --processes 2 --kills 20
     python scripts/torture.py mutate --source DIR_OF_VIDEOS --clips 1000
 
@@ -27,7 +29,12 @@ from pathlib import Path
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from vsn_train.data.prepare import find_sources
+from vsn_train.data.video import open_video
+from vsn_train.errors import InputError
+
 VSN_TRAIN = str(Path(sys.executable).with_name("vsn-train"))
+SMALL_BYTES = 400_000  # of a video that is damaged
 TIMELESS = ("epoch", "step", "loss", "top1", "top5", "lr", "grad_norm", "n")
 SMALL = [
     "backbone.arch=resnet18", "backbone.num_frames=4", "data.short_side=40", "data.crop_size=32", "data.workers=2",
@@ -228,11 +235,34 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
+def videos_of(source: Path) -> list[Path]:
+    """The small videos below a folder, or its ten smallest: each is copied many times. Raises InputError for none."""
+    if not source.is_dir():
+        raise InputError(f"--source {source}: no such folder")
+    videos = sorted(source / name for name in find_sources(source)[0] if (source / name).is_file())
+    if not videos:
+        raise InputError(f"--source {source}: expected videos in it, found none")
+    small = [path for path in videos if path.stat().st_size < SMALL_BYTES]
+    return small or sorted(videos, key=lambda path: path.stat().st_size)[:10]
+
+
+def first_whole(videos: list[Path]) -> Path:
+    """The first that the training's reader reads to its end. Raises InputError where there is none."""
+    for path in videos:
+        try:
+            with open_video(path, "decord") as video:
+                video.read([0, video.num_frames - 1])
+        except InputError:  # VideoError is one
+            continue
+        return path
+    raise InputError("--source: none of its videos can be read to the end with decord; expected one to validate on")
+
+
 def write_mutated(source: Path, folder: Path, clips: int, seed: int) -> Path:
     """UCF101's layout: `clips` damaged copies of the videos below `source` to train on, whole ones to validate on."""
     rng = random.Random(seed)
-    videos = sorted(path for path in source.rglob("*") if path.suffix in (".avi", ".mp4", ".webm", ".mov", ".mkv"))
-    videos = [path for path in videos if path.stat().st_size < 400_000]
+    videos = videos_of(source)
+    whole = first_whole(videos).read_bytes()
     root, lists = folder / "UCF-101", folder / "ucfTrainTestlist"
     classes = ["One", "Two"]
     for name in classes:
@@ -246,7 +276,7 @@ def write_mutated(source: Path, folder: Path, clips: int, seed: int) -> Path:
         train.append(f"{video} {1 + number % 2}\n")
     for name in classes:
         video = f"{name}/v_{name}_g9999_c01.avi"
-        (root / video).write_bytes((source / "ucf101" / "eye_makeup_test.avi").read_bytes())
+        (root / video).write_bytes(whole)
         test.append(f"{video}\n")
     (lists / "classInd.txt").write_text("".join(f"{label + 1} {name}\n" for label, name in enumerate(classes)))
     (lists / "trainlist01.txt").write_text("".join(train))
@@ -317,16 +347,21 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--source", type=Path, help="mutate: videos to damage")
+    parser.add_argument("--source", type=Path, help="mutate: a folder of videos, of which copies are damaged")
     parser.add_argument("--clips", type=int, default=1000)
     parser.add_argument("overrides", nargs="*", help="more key=value for vsn-train")
     arguments = parser.parse_intermixed_args()
+    if arguments.what == "mutate" and arguments.source is None:
+        parser.error("mutate needs --source FOLDER, with videos in it")
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="torture"))
     folder.mkdir(parents=True, exist_ok=True)
     if arguments.what == "kill":
         found = torture(folder, arguments.processes, arguments.kills, arguments.seed, arguments.overrides)
     else:
-        found = train_on_mutated(folder, arguments.source, arguments.clips, arguments.seed, arguments.overrides)
+        try:
+            found = train_on_mutated(folder, arguments.source, arguments.clips, arguments.seed, arguments.overrides)
+        except InputError as error:
+            parser.error(str(error))
     print("\n".join(found) or f"all is well ({folder})")
     return 1 if found else 0
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
 from tests.warm import Command
+
+TOOLS = (sys.executable, "-m", "vsn_train.tools.main")  # vsn-tools, as a command of its own
 
 
 def start(values: list[str], run: Path, **environment: str) -> Command:

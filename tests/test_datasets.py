@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +14,12 @@ from tests.conftest import CLIPS, SMALL, run_command
 from tests.media import write_counting_folder, write_counting_video
 from vsn_train import config as schema
 from vsn_train.analysis.scores import Scores
+from vsn_train.analysis.splits import mean_of_splits
 from vsn_train.data.manifest import Manifest
 from vsn_train.engine.distributed import Process
 from vsn_train.errors import InputError
 from vsn_train.run.data import check_classes, load_manifest
-
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+from vsn_train.tools.main import main
 
 
 def write_lines(path: Path, *lines: str) -> None:
@@ -179,7 +178,6 @@ def test_class_order_of_a_checkpoint(tmp_path):
 
 
 def check_mean_of_splits(path: Path, folder: Path) -> None:
-    mean_of_splits = runpy.run_path(str(SCRIPTS / "mean_of_splits.py"))["mean_of_splits"]
     scores = Scores.load(path)
     assert scores.facts["official_split"] == 2
     paths = [path]
@@ -200,11 +198,10 @@ def check_mean_of_splits(path: Path, folder: Path) -> None:
 
 def test_scan_counts_a_copy_and_saves_its_manifests(tmp_path, monkeypatch, capsys):
     root = something_v1(tmp_path / "data")
-    scan = runpy.run_path(str(SCRIPTS / "scan_videos.py"))["main"]
-    arguments = ["scan_videos.py", "dataset=something_v1", root, "--workers", "1", "--save", str(tmp_path / "out")]
+    arguments = ["vsn-tools", "scan", "dataset=something_v1", root, "--workers", "1", "--save", str(tmp_path / "out")]
     monkeypatch.setattr("sys.argv", arguments)
     with pytest.raises(SystemExit, match="0"):
-        scan()
+        main()
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(
         "train: 5 videos of 5 listed, 3 classes, 1 to 2 videos a class, 11 to 15 frames, median 13, 65 in all, "
@@ -215,7 +212,7 @@ def test_scan_counts_a_copy_and_saves_its_manifests(tmp_path, monkeypatch, capsy
     (tmp_path / "data" / "20bn-something-something-v1" / "3" / "00005.jpg").unlink()
     monkeypatch.setattr("sys.argv", [*arguments, "dataset.max_missing_share=0.5"])
     with pytest.raises(SystemExit, match="1"):
-        scan()
+        main()
     out = capsys.readouterr().out
     assert "train: 4 videos of 5 listed" in out
     assert "1 unreadable" in out

@@ -36,11 +36,13 @@ from vsn_train.models import create_model
 from vsn_train.models.backbone import placement
 from vsn_train.models.layouts import mixing_of
 from vsn_train.models.weights import load_weights
+from vsn_train.tools import main as tools
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
 DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
 COMMANDS = ("vsn-train", "vsn-eval", "vsn-predict")
+TOOLS = "vsn-tools"
 SHELL = ("", "bash", "sh", "console")
 # Groups whose choice brings other keys. Of the others only the file's existence is asked: test_configs.py composes all.
 SCHEMA_GROUPS = ("dataset", "backbone", "optimizer", "schedule")
@@ -62,7 +64,7 @@ class Command:
 
     document: str
     line: int
-    program: str  # "vsn-train", …, or "scripts/NAME.py"
+    program: str  # "vsn-train", …, "vsn-tools", or "scripts/NAME.py"
     arguments: tuple[str, ...]
     needs: bool  # what the reader brings
 
@@ -117,7 +119,7 @@ def commands_of(document: str) -> list[Command]:
             for number, line in enumerate(joined.splitlines()):
                 found += commands_in(document, block.line + number, filled_in(line, joined))
     for span in code_spans(document):
-        if span.startswith(tuple(f"{name} " for name in COMMANDS)):
+        if span.startswith(tuple(f"{name} " for name in (*COMMANDS, TOOLS))):
             found += commands_in(document, 0, span)
     return found
 
@@ -135,7 +137,9 @@ def commands_in(document: str, number: int, line: str) -> list[Command]:
     """The command that a line runs, itself or through a launcher."""
     line = line.replace("$(which vsn-train)", "vsn-train")
     first = line.split()[:1]
-    if not first or not re.fullmatch(r"(\S+/)?(vsn-train|vsn-eval|vsn-predict|\w+\.py|python|srun|torchrun)", first[0]):
+    if not first or not re.fullmatch(
+        r"(\S+/)?(vsn-train|vsn-eval|vsn-predict|vsn-tools|\w+\.py|python|srun|torchrun)", first[0]
+    ):
         return []
     try:
         words = shlex.split(line, comments=True)
@@ -143,7 +147,7 @@ def commands_in(document: str, number: int, line: str) -> list[Command]:
         return []  # the output of a program, not a command
     for at, word in enumerate(words):
         name = word.rpartition("/")[2]
-        program = name if name in COMMANDS else word if re.fullmatch(r"scripts/[\w/]+\.py", word) else ""
+        program = name if name in (*COMMANDS, TOOLS) else word if re.fullmatch(r"scripts/[\w/]+\.py", word) else ""
         if program:
             rest = words[at + 1 :]
             end = next((i for i, each in enumerate(rest) if each in (";", "&&", "||", "|", ">", "&")), len(rest))
@@ -259,13 +263,52 @@ def test_every_command_is_one_that_the_program_takes(document, composed, tmp_pat
         try:
             if command.program in COMMANDS:
                 check_command(command, tmp_path, composed)
+            elif command.program == TOOLS:
+                check_tool(command, tmp_path, composed)
             else:
                 parsed = vars(parsed_by_script(command, monkeypatch))
                 if overrides := parsed.get("overrides"):  # of scripts that take vsn-train's values
-                    own = ["--config-dir", str(parsed["config_dir"])] if parsed.get("config_dir") else []
-                    check_values("train", (*overrides, *own), tmp_path, composed)
+                    check_values("train", tuple(overrides), tmp_path, composed)
         except (Exception, SystemExit) as error:
             pytest.fail(f"{command.place}\n{type(error).__name__}: {error}")
+
+
+def check_tool(command: Command, folder: Path, composed) -> None:
+    """Raise what vsn-tools would raise for these arguments, before its work begins.
+
+    A sentence names a verb, its command or an option without what the verb needs besides.
+    """
+    verb, *words = command.arguments
+    if verb == "--help":
+        return
+    assert verb in tools.VERBS, f"vsn-tools has no verb {verb}"
+    module = importlib.import_module(f"vsn_train.tools.{verb}")
+    try:
+        parsed = tools.parse(verb, module, words)
+    except InputError:
+        if command.line:
+            raise
+        example = EXAMPLE_INPUT.get(" ".join([verb, *words[:1]]), EXAMPLE_INPUT.get(verb, []))
+        parsed = tools.parse(verb, module, [*words, *example])
+    if verb == "scan":
+        own = ["--config-dir", str(parsed.config_dir)] if parsed.config_dir else []
+        check_values("train", (*parsed.overrides, *own), folder, composed)
+    elif verb == "attention":
+        own_keys, values = module.split_arguments(parsed.overrides)
+        assert "checkpoint" in own_keys
+        check_values(
+            "eval", ("checkpoint=last.pt", *values), folder, composed, ("dataset=something_v1", "backbone=sth")
+        )
+
+
+# What a verb needs beside what a sentence says of it.
+EXAMPLE_INPUT = {
+    "scan": ["dataset=jester"], "check": ["/data"], "prepare": ["/data", "/fast"], "flow": ["/data", "/flow"],
+    "scores": ["show", "scores.npz"], "scores compare": ["a.npz", "b.npz"], "scores fuse": ["a.npz"],
+    "scores submit": ["a.npz"], "scores mean": ["a.npz"], "export": ["--output", "model.onnx"],
+    "attention": ["checkpoint=last.pt"], "bench": ["model"], "bench model": [], "bench step": [], "bench table": [],
+    "bench loader": ["/data"], "bench eval": ["/data"],
+}  # fmt: skip
 
 
 class ParsedError(Exception):
@@ -273,25 +316,16 @@ class ParsedError(Exception):
 
 
 def parsed_by_script(command: Command, monkeypatch) -> argparse.Namespace:
-    """Run the script up to its parser, and return what that made of the arguments.
-
-    What the parser leaves to vsn-train, and what a script without a parser takes, are key=value.
-    """
+    """Run the script up to its parser, and return what that made of the arguments; the rest is key=value."""
     path = ROOT / command.program
     assert path.is_file(), f"there is no {command.program}"
-    source = path.read_text(encoding="utf-8")
-    if "ArgumentParser" not in source:
-        known = {*schema.Eval.__dataclass_fields__, *re.findall(r"\w+", source)}
-        unknown = [each for each in command.arguments if each.partition("=")[0].split(".")[0] not in known]
-        assert not unknown, f"{command.program} knows no {unknown}"
-        return argparse.Namespace()
     with monkeypatch.context() as patched:
         inside: list[str] = []
         for name in ("parse_args", "parse_intermixed_args", "parse_known_args"):
             patched.setattr(argparse.ArgumentParser, name, stop_after(getattr(argparse.ArgumentParser, name), inside))
         patched.setattr(sys, "argv", [command.program, *command.arguments])
         with pytest.raises(ParsedError) as parsed:
-            importlib.import_module(f"scripts.{path.stem}").main()
+            importlib.import_module(command.program.removesuffix(".py").replace("/", ".")).main()
     found = parsed.value.args[0]
     if isinstance(found, tuple):  # of parse_known_args
         found, found.overrides = found
@@ -381,7 +415,7 @@ def anchors_of(text: str) -> set[str]:
 def test_the_documents_were_found():
     """So that the tests above cannot pass on nothing."""
     programs = {command.program for command in ALL_COMMANDS}
-    assert {*COMMANDS, "scripts/scan_videos.py", "scripts/compare_readers.py"} <= programs
+    assert {*COMMANDS, TOOLS, "scripts/studies/claims.py", "scripts/compare_readers.py"} <= programs
     assert len(ALL_COMMANDS) > 30
     assert {"README.md", "CONTRIBUTING.md", "docs/add-an-operator.md", "docs/faq.md"} <= set(DOCUMENTS)
 
@@ -405,9 +439,26 @@ def test_a_wrong_command_would_be_found(line, message, composed, tmp_path):
 
 
 def test_a_wrong_script_argument_would_be_found(monkeypatch):
-    (command,) = commands_in("README.md", 1, "python scripts/scan_videos.py dataset=jester --wrokers 3")
+    (command,) = commands_in("README.md", 1, "python scripts/plot_runs.py runs/mine --outptu a.png")
     with pytest.raises(SystemExit):
         parsed_by_script(command, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("vsn-tools scna dataset=jester", "no verb scna"),
+        ("vsn-tools scan dataset=jester --wrokers 3", "unrecognized arguments: --wrokers"),
+        ("vsn-tools scan dataset=jester dataset.rot=x", "rot"),
+        ("vsn-tools bench modle", "invalid choice: 'modle'"),
+        ("vsn-tools attention dataset=jester", "checkpoint"),
+        ("vsn-tools prepare /data/kinetics400", "required: target"),
+    ],
+)
+def test_a_wrong_tool_would_be_found(line, message, composed, tmp_path):
+    (command,) = commands_in("README.md", 1, line)
+    with pytest.raises(Exception, match=message):
+        check_tool(command, tmp_path, composed)
 
 
 def run_line(line: str, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
@@ -434,14 +485,11 @@ def reader(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "path", [*sys.path])
     for name in ("time_conv", "diving48"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    commands = {"vsn-train": cli.train, "vsn-eval": cli.evaluate}
+    commands = {"vsn-train": cli.train, "vsn-eval": cli.evaluate, TOOLS: tools.main}
 
     def run(line: str, *more: str) -> tuple[int, str]:
         (command,) = commands_in("README.md", 0, line)
-        if command.program in commands:
-            main = commands[command.program]
-        else:
-            main = importlib.import_module(f"scripts.{Path(command.program).stem}").main
+        main = commands[command.program]
         monkeypatch.setattr(sys, "argv", [command.program, *command.arguments, *more])
         try:
             main()
@@ -617,11 +665,13 @@ def test_mistakes_with_an_operator_of_ones_own(arguments, message, tmp_path, mon
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("script", sorted({c.program for c in ALL_COMMANDS if c.program not in COMMANDS}))
+@pytest.mark.parametrize("script", sorted({c.program for c in ALL_COMMANDS if c.program not in (*COMMANDS, TOOLS)}))
 def test_every_script_in_the_documents_is_run_by_a_test(script):
-    stem = Path(script).stem
+    name = script.removesuffix(".py").replace("/", r"[./]")
+    folder, _, stem = script.removesuffix(".py").rpartition("/")
+    package = folder.replace("/", r"\.")
     tests = [path.read_text(encoding="utf-8") for path in ROOT.glob("tests/**/test_*.py") if path != Path(__file__)]
-    assert any(re.search(rf"scripts[./]{stem}\b|scripts import {stem}\b|{stem}\.py", text) for text in tests)
+    assert any(re.search(rf"{name}\b|{package} import {stem}\b|{stem}\.py", text) for text in tests)
 
 
 @pytest.mark.slow

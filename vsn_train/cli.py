@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -279,19 +279,25 @@ def _remove_if_empty(folder: Path) -> None:
 
 def _explain(command: str, error: Exception) -> int:
     """Print one message (found, expected, what to do); return the exit code."""
+    print(f"vsn-{command}: {described(error, command, sys.argv[1:])}", file=sys.stderr)
+    return WRONG_INPUT
+
+
+def described(error: Exception, name: str, words: Sequence[str]) -> str:
+    """The message for what composing configs/<name>.yaml or checking it has raised. words: of the command line."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key = cause.full_key if isinstance(cause, OmegaConfBaseException) and cause.full_key else ""
     text = str(cause).splitlines()[0] if key else str(error)
-    given = [argument.partition("=") for argument in sys.argv[1:]]
+    given = [argument.partition("=") for argument in words]
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in", text):
         # OmegaConf names the part of a key that failed; the user knows the whole.
-        unknown = match[1] or next((name for name, _, _ in given if match[2] in name.split(".")), match[2])
-        text = f"unknown key {unknown!r}{_near(command, unknown)}; vsn-{command} --help lists all keys"
+        unknown = match[1] or next((key for key, _, _ in given if match[2] in key.split(".")), match[2])
+        text = f"unknown key {unknown!r}{_near(name, unknown, words)}; vsn-{name} --help lists all keys"
     elif match := re.search(
         r"Value '(.*)' (?:of type '\w+' could not be converted to|is not a valid) (\w+)", str(cause)
     ):
         expected = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}.get(match[2], match[2])
-        key = next((name for name, _, value in given if value == match[1]), key)
+        key = next((each for each, _, value in given if value == match[1]), key)
         text = f"{key}={match[1]}: expected {expected}"
     elif match := re.search(r"[Mm]issing mandatory value: (\S+)", text):
         text = f"{match[1]} is not given; add {match[1]}=… to the command line"
@@ -306,12 +312,10 @@ def _explain(command: str, error: Exception) -> int:
     elif isinstance(error, OverrideParseException):
         text = f"{error.override}: not of the form key=value ({text.splitlines()[0]})"
     # Hydra's resolvers wrap our own messages.
-    text = re.sub(r"^InputError raised while resolving interpolation: ", "", text)
-    print(f"vsn-{command}: {text}", file=sys.stderr)
-    return WRONG_INPUT
+    return re.sub(r"^InputError raised while resolving interpolation: ", "", text)
 
 
-def _near(command: str, key: str) -> str:
+def _near(name: str, key: str, words: Sequence[str]) -> str:
     """', did you mean …' with the known keys that look like `key`."""
     known: list[str] = []
 
@@ -322,9 +326,9 @@ def _near(command: str, key: str) -> str:
             else:
                 known.append(prefix + str(name))
 
-    groups = [each for each in sys.argv[1:] if re.fullmatch(r"\w+=\w+", each) and f"{key}=" not in each]
+    groups = [each for each in words if re.fullmatch(r"\w+=\w+", each) and f"{key}=" not in each]
     try:
-        walk(OmegaConf.to_container(_compose(command, groups)), "")
+        walk(OmegaConf.to_container(_compose(name, groups)), "")
     except (HydraException, OmegaConfBaseException):
         return ""
     # A key is misspelt in its last part far more often than in its group, so the same last part elsewhere counts too.

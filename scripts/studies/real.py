@@ -1,5 +1,7 @@
 """Fine-tune operators on real videos from ImageNet weights, and measure how well they tell the order of the frames.
 
+Writes lists, weights and run folders into --runs, and OUTPUT.md, OUTPUT.json and OUTPUT.png.
+
     python scripts/studies/real.py --data /data/weizmann_order --weights-folder /data/weights
     python scripts/studies/real.py --networks resnet18 --operators tsn tsm --seeds 0 --minutes 30
     python scripts/studies/real.py --runs runs/longer schedule.epochs=40 mobilenet_v2:optimizer.lr=0.005
@@ -34,11 +36,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.lines import Line2D
 
-from vsn_train.analysis.claims import TSM, TSN, half_interval
-from vsn_train.analysis.comparison import Result, canonical, draw_spread, finish_drawing, recipe, rows_of, title_of
-from vsn_train.analysis.scores import Scores, right_among
-from vsn_train.analysis.speed import hardware, markdown_table, write_results
-from vsn_train.analysis.trainings import (
+from scripts.studies.comparison import Result, canonical, draw_spread, finish_drawing, recipe, rows_of, title_of
+from scripts.studies.trainings import (
     VSN_EVAL,
     VSN_TRAIN,
     Job,
@@ -55,6 +54,10 @@ from vsn_train.analysis.trainings import (
     side_by_side,
     values_for,
 )
+from scripts.studies.verdicts import TSM, TSN, half_interval
+from vsn_train.analysis.scores import Scores, right_among
+from vsn_train.analysis.tables import markdown_table, write_results
+from vsn_train.bench.timing import hardware
 from vsn_train.errors import InputError
 
 OPERATORS = ["tsn", "tsm", "vsn_compact", "vsn_headtail", "sth:integration=sum"]

@@ -14,8 +14,6 @@ import pytest
 import torch
 from torch import nn
 
-from scripts import attention as script
-from scripts.scan_videos import compose
 from vsn_train.analysis.attention import (
     Measured,
     WithShares,
@@ -38,6 +36,9 @@ from vsn_train.engine.checkpoint import KEYS, file_hash, save_checkpoint
 from vsn_train.errors import InputError
 from vsn_train.models import create_model
 from vsn_train.models.hybrid import HybridConv2d
+from vsn_train.tools import attention as script
+from vsn_train.tools.compose import train_config
+from vsn_train.tools.main import main
 
 ROOT = Path(__file__).parents[2]
 # Four frames of a 24-frame clip, the middle ones of four equal segments.
@@ -230,7 +231,7 @@ def values(tmp_path_factory):
 
 def make_checkpoint(path: Path, *values: str) -> Path:
     """A network as it starts, but for attention that a training has moved."""
-    config = asdict(compose(list(values)))
+    config = asdict(train_config(list(values)))
     torch.manual_seed(1)
     classes = load_motion(Path(config["dataset"]["root"]), "val", config["dataset"]["variant"], 0, 12, 12).class_names
     model = create_model(num_classes=len(classes), **config["backbone"])
@@ -249,9 +250,9 @@ def checkpoint(values, tmp_path_factory):
 
 
 def run_script(monkeypatch, *arguments) -> int:
-    monkeypatch.setattr("sys.argv", ["attention.py", *map(str, arguments)])
+    monkeypatch.setattr("sys.argv", ["vsn-tools", "attention", *map(str, arguments)])
     try:
-        script.main()
+        main()
     except SystemExit as end:
         return int(end.code or 0)
     return 0
@@ -329,13 +330,13 @@ def test_wrong_input_ends_with_one_message_and_writes_nothing(checkpoint, values
         (good, "dataset.rot=here"): "rot",
         (good, "protocol=some"): "some",
         (good, "backbone.p=0.5"): "backbone.p=0.5, but .* was trained with 0.25",
-        (good, "--quick"): "--quick: expected key=value",
+        (good, "--quick"): "unrecognized arguments: --quick",
         (good, f"document={tmp_path}/empty.md"): "expected the lines <!-- findings --> and",
         (good, f"document={tmp_path}/none.md"): "no such file",
     }.items():
         assert run_script(monkeypatch, *arguments, output) == 2, arguments
         err = capsys.readouterr().err
-        assert err.startswith("attention: ")
+        assert err.startswith("vsn-tools attention: ")
         assert err.count("\n") == 1
         assert re.search(message, err), err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.md", "sum.pt"]
@@ -345,7 +346,7 @@ def test_wrong_input_ends_with_one_message_and_writes_nothing(checkpoint, values
 def test_the_whole_study_on_few_clips_and_again(tmp_path):
     """The second call trains nothing, since all is there."""
     pytest.importorskip("cv2")
-    command = [sys.executable, ROOT / "scripts" / "attention_study.py", "--folder", tmp_path / "runs"]
+    command = [sys.executable, ROOT / "scripts" / "studies" / "attention.py", "--folder", tmp_path / "runs"]
     command += ["--output", tmp_path / "attention", "--data", tmp_path / "clips", "--seeds", "0"]
     command += ["--train-videos", "12", "--val-videos", "12", "schedule.epochs=1", "runtime.threads=1"]
     for _ in range(2):

@@ -1,11 +1,9 @@
-import runpy
-from pathlib import Path
-
 import pytest
 import torch
 
 from vsn_train.analysis.complexity import complexity, count_layers, layer_table, total
 from vsn_train.models import create_model
+from vsn_train.tools import complexity as command
 
 ATTENTION = sum(blocks * width**2 for blocks, width in ((3, 64), (4, 128), (6, 256), (3, 512)))
 
@@ -69,10 +67,9 @@ def test_counting_leaves_the_model_as_it_was():
     assert layer_table(costs).splitlines()[-1].startswith("total")
 
 
-def test_table_of_the_script(monkeypatch):
-    script = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts" / "complexity.py"))
-    assert script["parse_option"]("p=0.25") == ("p", 0.25)
-    script["PAPERS"][:] = script["PAPERS"][9:10]
-    assert script["paper_table"]().splitlines()[-1].split() == [
+def test_table_of_the_command(monkeypatch):
+    assert command.parse_option("p=0.25") == ("p", 0.25)
+    monkeypatch.setattr(command, "PAPERS", command.PAPERS[9:10])
+    assert command.paper_table().splitlines()[-1].split() == [
         "STH", "p=1/4", "attention", "resnet50", "23.24", "23.70", "23.2", "30.23", "30.6", "60.47", "61.3",
     ]  # fmt: skip

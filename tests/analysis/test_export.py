@@ -1,17 +1,15 @@
 import importlib.util
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from tests.runs import TOOLS
 from vsn_train.analysis import export
 from vsn_train.analysis.export import export_model
 from vsn_train.errors import InputError
 from vsn_train.models import create_model
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "export.py"
 OPERATORS = ["tsn", "tsm", "vsn_compact", "vsn_headtail", "sth"]
 HAS_ONNX = all(importlib.util.find_spec(name) for name in export.ONNX_PACKAGES)
 
@@ -97,7 +95,7 @@ def test_script_exports_a_checkpoint(tmp_path):
     config = {"backbone": {"operator": "tsm", "arch": "resnet18", "num_frames": 2}, "data": {"crop_size": 32}}
     content = dict.fromkeys(KEYS) | {"model": model.state_dict(), "config": config, "class_names": ["a", "b", "c"]}
     save_checkpoint(tmp_path / "best.pt", content)
-    command = [sys.executable, SCRIPT, "--checkpoint", tmp_path / "best.pt", "--batch", "1", "--output"]
+    command = [*TOOLS, "export", "--checkpoint", tmp_path / "best.pt", "--batch", "1", "--output"]
     done = subprocess.run([*command, tmp_path / "model.pt2"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "written:" in done.stdout

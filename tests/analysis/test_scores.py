@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.runs import TOOLS
 from vsn_train.analysis.scores import Scores, compare, fuse, mcnemar, softmax
 from vsn_train.analysis.submission import write_submission
 from vsn_train.errors import InputError
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "scores.py"
 
 
 def example(**change) -> Scores:
@@ -247,7 +244,7 @@ def test_what_is_not_a_score_file(tmp_path):
 
 
 def script(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    command = [*TOOLS, "scores", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -275,6 +272,6 @@ def test_the_command(tmp_path):
     refused = script("fuse", tmp_path / "a.npz", tmp_path / "c.npz")
     assert refused.returncode == 2
     assert refused.stderr.startswith(
-        "scores: score files 1 and 2 do not belong together: ids differ first at index 300"
+        "vsn-tools scores: score files 1 and 2 do not belong together: ids differ first at index 300"
     )
     assert "Traceback" not in refused.stderr

@@ -153,7 +153,7 @@ def test_what_is_not_the_frames_of_one_video(names: list[str], message: str, tmp
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["00001.jpg"], r"expected one kind of pairs .*found none; scripts/extract_flow\.py makes them"),
+        (["00001.jpg"], r"expected one kind of pairs .*found none; `vsn-tools flow` makes them"),
         (["flow_x_00001.jpg"], r"flow_x_ pictures without flow_y_ ones"),
         (["x_00001.jpg", "y_00001.jpg", "flow_x_00001.jpg", "flow_y_00001.jpg"], r"found pairs of 2 kinds"),
         (["x_00001.jpg", "y_00001.jpg", "x_00002.jpg"], r"x_00002\.jpg and y_00002\.jpg only one is there"),
@@ -201,7 +201,7 @@ def test_a_folder_that_may_not_be_listed(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_flow_of_a_file_is_refused(tmp_path: Path) -> None:
     write_counting_video(tmp_path / "clip.mp4", 3)
-    with pytest.raises(VideoError, match=r"folder of pictures, which scripts/extract_flow\.py makes"):
+    with pytest.raises(VideoError, match=r"folder of pictures, which `vsn-tools flow` makes"):
         open_video(tmp_path / "clip.mp4", modality="flow")
     with pytest.raises(VideoError, match="no such file or folder"):
         open_video(tmp_path / "missing", modality="flow")

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vsn_train.analysis.baselines import TextbookDepthwiseHybridConv3d, TextbookHybridConv3d
+from vsn_train.bench.reference_operators import ReferenceDepthwiseHybridConv3d, ReferenceHybridConv3d
 from vsn_train.errors import InputError
 from vsn_train.models import create_model
 from vsn_train.models import hybrid as hybrid_module
@@ -70,11 +70,11 @@ def test_equals_masked_conv3d_in_value_and_gradient(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hybrid_module, "MIN_GROUPED_CHANNELS", fewest)
         fast = conv(x)
-    slow, textbook = slow_hybrid(conv, x), TextbookHybridConv3d(conv)(x)
+    slow, reference = slow_hybrid(conv, x), ReferenceHybridConv3d(conv)(x)
     weight = torch.randn_like(slow)
     variables = [x, *conv.parameters()]
     expected = torch.autograd.grad((slow * weight).sum(), variables)
-    for out in (fast, textbook):
+    for out in (fast, reference):
         torch.testing.assert_close(out, slow, rtol=1e-10, atol=1e-10)
         for got, want in zip(torch.autograd.grad((out * weight).sum(), variables), expected, strict=True):
             torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
@@ -251,7 +251,7 @@ def test_depthwise_equals_its_definition(num_frames, groups, runs, size, stride,
     weight = torch.randn_like(slow)
     variables = [x, conv.spatial, conv.temporal]
     expected = torch.autograd.grad((slow * weight).sum(), variables)
-    for out in (conv(x), TextbookDepthwiseHybridConv3d(conv)(x)):
+    for out in (conv(x), ReferenceDepthwiseHybridConv3d(conv)(x)):
         torch.testing.assert_close(out, slow, rtol=1e-10, atol=1e-10)
         for got, want in zip(torch.autograd.grad((out * weight).sum(), variables), expected, strict=True):
             torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)

@@ -3,7 +3,7 @@ import torch
 import torchvision
 from torch import nn
 
-from vsn_train.analysis.baselines import textbook_model
+from vsn_train.bench.reference_operators import reference_model
 from vsn_train.engine.optim import parameter_groups
 from vsn_train.errors import InputError
 from vsn_train.models import create_model
@@ -91,9 +91,9 @@ def test_parameters_with_174_classes(operator, arch, millions):
     ],
 )
 @pytest.mark.parametrize(("operator", "options"), FORMS[1:], ids=NAMES[1:])
-def test_equals_the_textbook_form(operator, options, arch, layout):
+def test_equals_the_reference_form(operator, options, arch, layout):
     fast = create_model(operator, arch, 4, 5, **options).double().eval()
-    slow = textbook_model(operator, arch, 4, 5, **options).double().eval()
+    slow = reference_model(operator, arch, 4, 5, **options).double().eval()
     set_random(fast)
     slow.load_state_dict(dict(zip(slow.state_dict(), fast.state_dict().values(), strict=True)))
     fast.to(memory_format=layout)

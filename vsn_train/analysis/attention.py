@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vsn_train.analysis.speed import markdown_table
+from vsn_train.analysis.tables import markdown_table
 from vsn_train.errors import InputError
 from vsn_train.models.hybrid import HybridConv2d
 

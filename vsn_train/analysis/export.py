@@ -114,5 +114,5 @@ def require_onnx() -> None:
     if missing:
         raise InputError(
             f"writing and checking ONNX files needs {', '.join(missing)}, not installed here; "
-            'install with: pip install "vsn-train[onnx]"'
+            "install with: pip install 'vsn-train[onnx]'"
         )

@@ -1,4 +1,4 @@
-"""The frames of a fast-seek copy, as scripts/prepare_videos.py writes them: one packet is one whole picture.
+"""The frames of a fast-seek copy, as `vsn-tools prepare` writes them: one packet is one whole picture.
 
 An MP4 file of H.264 without prediction between pictures, or of JPEG or PNG pictures taken over as they were. At its
 end, in a box that other programs pass over, lies an index: how to decode, and where each packet is. Opening a copy

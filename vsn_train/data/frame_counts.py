@@ -113,7 +113,7 @@ def _count_all(
         except BrokenProcessPool as error:
             raise InputError(
                 f"a process died while counting the frames of {manifest.root}; what is counted is kept. "
-                "scripts/check_videos.py finds the video that does this"
+                "`vsn-tools check` finds the video that does this"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)

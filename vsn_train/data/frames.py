@@ -217,7 +217,7 @@ def _flow_names(path: str, groups: dict[str, list[str]], heads: list[str]) -> tu
         raise VideoError(
             path,
             f"expected one kind of pairs flow_x_00001.jpg, flow_y_00001.jpg in this folder, found {found}; "
-            "scripts/extract_flow.py makes them",
+            "`vsn-tools flow` makes them",
         )
     x, y = f"{heads[0]}x_", f"{heads[0]}y_"
     for axis, partner in ((x, y), (y, x)):

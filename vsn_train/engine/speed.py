@@ -15,8 +15,8 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from vsn_train.analysis.speed import interleave
 from vsn_train.data.loader import Batch
+from vsn_train.engine.interleave import interleave
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -148,7 +148,7 @@ def check_own_options(operator: Callable[..., None], options: dict[str, Any]) ->
 
 
 def parse_option(text: str) -> tuple[str, int | float | str]:
-    """An operator's option as scripts take it: "p=0.25" -> ("p", 0.25). Raises InputError without a "="."""
+    """An operator's option as commands take it: "p=0.25" -> ("p", 0.25). Raises InputError without a "="."""
     key, separator, value = text.partition("=")
     if not separator:
         raise InputError(f"option {text!r}: expected KEY=VALUE")

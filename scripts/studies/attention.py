@@ -1,0 +1,106 @@
+"""Train the STH networks of the attention study and draw it: docs/attention.md says what it shows.
+
+Writes trainings into --folder, OUTPUT.md, OUTPUT.json and OUTPUT_*.png, and the findings of --document.
+
+    python scripts/studies/attention.py                                      what `make attention-study` runs
+    python scripts/studies/attention.py --seeds 0 1 2 --flow-method tvl1     more seeds; flow as in the papers
+    python scripts/studies/attention.py --folder /tmp/try --output /tmp/try/attention schedule.epochs=1
+
+ResNet-18, STH hybrid with attention, recipe of experiment/motion: p = 1/8, 1/4, 1/2 on motion; p = 1/4 on
+motion_static, and on the optical flow of motion. Values at the end go to every training. Trainings that are complete
+in the folder are kept, interrupted ones go on; so the same command again finishes what was stopped, and more seeds
+cost only their own trainings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from vsn_train.data.datasets.motion import load_motion
+from vsn_train.data.optical_flow import METHODS
+from vsn_train.errors import InputError
+
+VSN_TRAIN, VSN_TOOLS = (str(Path(sys.executable).with_name(name)) for name in ("vsn-train", "vsn-tools"))
+# A clip of motion has 64 pixels and 24 frames: its shapes move by at most some 4 pixels from frame to frame. TSM's
+# bound of 20, for videos of 256 pixels and more, would leave a tenth of the grey levels to them.
+FLOW_BOUND = "5"
+# Name of a run, its p, what it is trained on, and what its data are called in the figures.
+RUNS = [
+    ("motion_p4", "0.25", "motion", "motion"),
+    ("motion_static_p4", "0.25", "motion_static", "motion_static"),
+    ("motion_flow_p4", "0.25", "flow", "motion"),
+    ("motion_p8", "0.125", "motion", "motion"),
+    ("motion_p2", "0.5", "motion", "motion"),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("values", nargs="*", metavar="key=value", help="of vsn-train, for every training")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/attention_study"), help="of the trainings and the flow"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("docs/results/attention"), help="as output= of vsn-tools attention"
+    )
+    parser.add_argument("--document", type=Path, help="as document= of vsn-tools attention")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--flow-method", choices=METHODS, default="dis", help="tvl1 takes some 40 times as long")
+    parser.add_argument("--data", type=Path, default=Path("~/.cache/vsn-train"), help="where the clips are generated")
+    parser.add_argument("--train-videos", type=int, default=960)
+    parser.add_argument("--val-videos", type=int, default=360)
+    arguments = parser.parse_intermixed_args()
+    try:
+        run_study(arguments)
+    except InputError as error:
+        print(f"attention_study: {error}", file=sys.stderr)
+        sys.exit(2)
+    except subprocess.CalledProcessError as error:  # it has said why
+        sys.exit(error.returncode)
+
+
+def run_study(arguments: argparse.Namespace) -> None:
+    counts = [f"dataset.train_videos={arguments.train_videos}", f"dataset.val_videos={arguments.val_videos}"]
+    flow = arguments.folder / f"flow_{arguments.flow_method}"
+    data = arguments.data.expanduser()
+    clips = load_motion(data, "train", train_videos=arguments.train_videos, val_videos=arguments.val_videos).root
+    extract = ["flow", str(clips), str(flow), "--method", arguments.flow_method]
+    run_command(VSN_TOOLS, *extract, "--bound", FLOW_BOUND)
+    on_flow = [
+        # Flow is a data set of one's own, with the recipe and the mirrors of motion.
+        "dataset=custom", f"dataset.root={flow}", "data.modality=flow", "experiment=motion",
+        "dataset.flip_pairs=[[left,right],[clockwise,counterclockwise]]",
+    ]  # fmt: skip
+    checkpoints, labels = [], []
+    for seed in arguments.seeds:
+        for name, p, source, label in RUNS:
+            dataset = on_flow if source == "flow" else [f"dataset={source}", f"dataset.root={data}", *counts]
+            sth = ["backbone=sth", "backbone.integration=attention", f"backbone.p={p}", f"seed={seed}"]
+            run = arguments.folder / f"{name}_seed{seed}"
+            train(run, [*dataset, *sth, *arguments.values])
+            checkpoints.append(run / "checkpoints" / "last.pt")
+            labels.append(label)
+    study = [f"checkpoint=[{','.join(map(str, checkpoints))}]", f"label=[{','.join(labels)}]"]
+    study += [f"document={arguments.document}"] if arguments.document else []
+    run_command(VSN_TOOLS, "attention", *study, f"output={arguments.output}")
+
+
+def train(run: Path, values: list[str]) -> None:
+    """The training with these values in the folder `run`, begun or gone on with.
+
+    One that is complete ends at once. vsn-train refuses a run that was begun with other values.
+    """
+    resume = (run / "checkpoints" / "last.pt").exists()
+    run_command(VSN_TRAIN, *values, f"hydra.run.dir={run}", f"resume={str(resume).lower()}")
+
+
+def run_command(*command: str) -> None:
+    print(" ".join(command), flush=True)
+    subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    main()

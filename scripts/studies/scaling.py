@@ -1,0 +1,195 @@
+"""What a training takes in GPUs, loader cores, disk and days, computed from measured rates: docs/scaling.md.
+
+Writes nothing: it prints the table.
+
+    python scripts/studies/scaling.py                                          the table of docs/scaling.md
+    python scripts/studies/scaling.py kinetics400x1000 --gpus 64 512 --operator sth --arch resnet101
+    python scripts/studies/scaling.py --videos 2000000 --megabytes 1.5 --frames 250 --epochs 30 --gpus 8
+    python scripts/studies/scaling.py kinetics400 --loader-json runs/loader.json --model-json runs/model.json
+
+A number behind a data set's name, as in kinetics400x1000, multiplies its videos. Nothing was measured on a GPU: its
+speed is what --gpu-clips-per-s says, or what `vsn-tools bench model tsm/tsn --mode train --device cuda` measured
+(--model-json), or else what follows from the network's multiplications at --tflops, a rate that you assume.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scripts.studies.needs import (
+    ReadingRates,
+    VideoSet,
+    check_positive,
+    clips_per_gpu,
+    need,
+    need_table,
+)
+from vsn_train.analysis.complexity import complexity, total
+from vsn_train.errors import InputError
+from vsn_train.models.backbone import ARCHS, OPERATORS
+
+# Training and validation videos of the official lists; megabytes and frames of a video: Something-Something V2, the
+# official size over its 220,847 videos, and frames of one original; Kinetics-400, means of four files of 340 x 256.
+SETS = {
+    each.name: each
+    for each in (
+        VideoSet("something_v2", 168_913, 24_777, megabytes=0.0878, frames=49, views=2),
+        VideoSet("kinetics400", 246_534, 19_906, megabytes=0.853, frames=304, views=100),
+    )
+}
+# By `vsn-tools bench loader` on one core of an AMD EPYC, 2026-11-23, at 8 frames; see docs/scaling.md.
+RATES = {
+    "something_v2": ReadingRates(clips=22.2, copied_clips=75.1, test_videos=12.3, copies_made=3.39, growth=4.64),
+    "kinetics400": ReadingRates(clips=6.9, copied_clips=92.7, test_videos=6.9, copies_made=0.85, growth=2.31),
+}
+DEFAULT = [("something_v2", 8), ("kinetics400", 8), ("kinetics400x1000", 512)]
+# Of an operator that was timed in reference form, and of files written before that was its name.
+OTHER_FORM = re.compile(r"\b(reference|textbook)\b")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sets", nargs="*", metavar="SET[xN]", help=f"{', '.join(SETS)}, N times as large")
+    parser.add_argument("--videos", type=int, help="training videos of your own set; read like Kinetics-400's")
+    parser.add_argument("--megabytes", type=float, help="of one video of yours, mean")
+    parser.add_argument("--frames", type=float, help="of one video of yours, mean")
+    parser.add_argument("--epochs", type=int, help="default: 50, as the published recipes")
+    parser.add_argument("--gpus", type=int, nargs="+", help="a column for each; default 8")
+    parser.add_argument(
+        "--share", type=float, default=0.9, help="of their summed speed that several GPUs reach; assumed"
+    )
+    parser.add_argument("--operator", choices=tuple(OPERATORS), default="tsm")
+    parser.add_argument("--arch", choices=ARCHS, default="resnet50")
+    parser.add_argument("--num-frames", type=int, default=8)
+    parser.add_argument("--tflops", type=float, default=40.0, help="that a GPU sustains in training; assumed")
+    parser.add_argument("--gpu-clips-per-s", type=float, help="training clips a second of one GPU")
+    parser.add_argument(
+        "--model-json", type=Path, help="of benchmark.py model --mode train on your GPU, for this network"
+    )
+    parser.add_argument("--loader-json", type=Path, help="of vsn-tools bench loader on your files, for all sets")
+    arguments = parser.parse_args()
+    try:
+        run(arguments)
+    except InputError as error:
+        print(f"scaling: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    numbers = ("videos", "megabytes", "frames", "epochs", "share", "tflops", "gpu_clips_per_s", "num_frames")
+    check_positive(**{key: getattr(arguments, key) for key in numbers})
+    for gpus in arguments.gpus or ():
+        check_positive(gpus=gpus)
+    if arguments.share > 1:
+        raise InputError(f"--share {arguments.share}: several GPUs reach at most all of their speed, 1")
+    chosen = [(name, gpus) for name in arguments.sets for gpus in arguments.gpus or [8]]
+    if not arguments.sets and arguments.videos is None:
+        chosen = [(name, gpus) for name, usual in DEFAULT for gpus in arguments.gpus or [usual]]
+    columns = [(*set_and_rates(name), gpus) for name, gpus in chosen]
+    if arguments.videos is not None:
+        columns += [(own_set(arguments), RATES["kinetics400"], gpus) for gpus in arguments.gpus or [8]]
+
+    _, macs = total(complexity(arguments.operator, arguments.arch, arguments.num_frames, 400))
+    if arguments.gpu_clips_per_s:
+        rate, source = arguments.gpu_clips_per_s, "as given by --gpu-clips-per-s"
+    elif arguments.model_json:
+        rate = clips_of_model_json(arguments.model_json, arguments.operator, arguments.arch, arguments.num_frames)
+        source = f"as measured in {arguments.model_json}"
+    else:
+        rate = clips_per_gpu(macs, arguments.tflops)
+        source = f"assumed: {macs / 1e9:.1f} GMACs a clip, forward and backward three times that, at a sustained "
+        source += f"{arguments.tflops:g} TFLOP/s (no GPU was measured)"
+    read = "as measured on one core of an AMD EPYC, 2026-11-23"
+    if arguments.loader_json:
+        measured = rates_of_loader_json(arguments.loader_json)
+        columns = [(videos, measured, gpus) for videos, _, gpus in columns]
+        read = f"as measured in {arguments.loader_json}"
+    elif arguments.num_frames != 8:
+        read += ", with 8 frames a clip; give --loader-json for another number"
+
+    rows = []
+    for videos, rates, gpus in columns:
+        if arguments.epochs:
+            videos = replace(videos, epochs=arguments.epochs)
+        rows.append((videos, gpus, rate, need(videos, rates, rate, gpus, arguments.share, arguments.num_frames)))
+    print(f"{arguments.operator}, {arguments.arch}, {arguments.num_frames} frames of 224 x 224")
+    print(f"- a GPU: {rate:.0f} training clips/s, {source}")
+    print(f"- several GPUs: {arguments.share:g} of their summed speed, assumed")
+    print(f"- reading: {read}\n\n{need_table(rows)}")
+
+
+def set_and_rates(text: str) -> tuple[VideoSet, ReadingRates]:
+    """ "kinetics400x1000" -> a thousand Kinetics-400, and what a core reads of it."""
+    found = re.fullmatch(r"(.+?)(?:x(\d+))?", text)
+    name, factor = (found[1], int(found[2] or 1)) if found else (text, 1)
+    if name not in SETS or not factor:
+        raise InputError(f"{text}: expected one of {', '.join(SETS)}, or such as kinetics400x1000; or give --videos")
+    return (SETS[name].times(factor) if factor > 1 else SETS[name]), RATES[name]
+
+
+def own_set(arguments: argparse.Namespace) -> VideoSet:
+    """As large a share of it for validation as in Kinetics-400."""
+    if arguments.megabytes is None or arguments.frames is None:
+        raise InputError("--videos: give --megabytes and --frames of a video too")
+    like = SETS["kinetics400"]
+    val_videos = round(arguments.videos * like.val_videos / like.train_videos)
+    return replace(
+        like, name="yours", train_videos=arguments.videos, val_videos=val_videos, megabytes=arguments.megabytes,
+        frames=arguments.frames,
+    )  # fmt: skip
+
+
+def clips_of_model_json(path: Path, operator: str, arch: str, num_frames: int) -> float:
+    """Training clips a second of the network's fastest setting and batch."""
+    speeds = [
+        row["work"]["batch"] / float(np.median(row["seconds"]))
+        for row in results_of(path, "model")
+        if row["mode"] == "train" and row["model"].split(":")[0] == operator and not OTHER_FORM.search(row["model"])
+        and (row["work"]["arch"], row["work"]["num_frames"]) == (arch, num_frames)
+    ]  # fmt: skip
+    if not speeds:
+        raise InputError(f"{path}: no training step of {operator} on {arch} with {num_frames} frames in it")
+    return max(speeds)
+
+
+def rates_of_loader_json(path: Path) -> ReadingRates:
+    """Of all videos in it together. Needs a training with copies; of the tests it takes the one of the most views."""
+    rows = results_of(path, "loader")
+
+    def per_second(mode: str, pipeline: str) -> float:
+        found = [row for row in rows if (row["mode"], row.get("pipeline")) == (mode, pipeline)]
+        if not found:
+            raise InputError(
+                f"{path}: no {mode!r} of {pipeline!r}; measure with --mode train and a protocol, and copies"
+            )
+        return sum(row["files"] for row in found) / sum(float(np.median(row["seconds"])) for row in found)
+
+    tests = [row for row in rows if row.get("pipeline") == "ours" and row["mode"] != "train"]
+    slowest = max(
+        tests, key=lambda row: float(np.median(row["seconds"])) / row["files"], default={"mode": "a protocol"}
+    )
+    copied = [row for row in rows if (row["mode"], row.get("pipeline")) == ("train", "ours, copies")]
+    rates = per_second("train", "ours"), per_second("train", "ours, copies"), per_second(slowest["mode"], "ours")
+    files, seconds = (sum(row[key] for row in copied) for key in ("files", "copying_seconds"))
+    growth = sum(row["files"] * row["growth"] for row in copied) / files
+    return ReadingRates(*rates, files / seconds, growth)
+
+
+def results_of(path: Path, command: str) -> list[dict[str, Any]]:
+    try:
+        results: list[dict[str, Any]] = json.loads(path.read_text())["results"]
+        return [row for row in results if row["mode"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a file of vsn-tools bench {command} ({error!r})") from None
+
+
+if __name__ == "__main__":
+    main()

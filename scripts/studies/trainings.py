@@ -1,0 +1,240 @@
+"""The trainings of a comparison: installed commands side by side, going on where they were stopped.
+
+For scripts that train many networks with one recipe. A run lies in RUNS/DATASET/OPERATOR/seedN; once it is finished,
+its result.json says what it came to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+import yaml
+
+from scripts.studies.comparison import Result
+from vsn_train.data.isolated import usable_cores
+from vsn_train.errors import InputError
+from vsn_train.models.backbone import OPERATORS
+
+VSN_TRAIN, VSN_EVAL = (str(Path(sys.executable).with_name(name)) for name in ("vsn-train", "vsn-eval"))
+WRONG_INPUT = 2  # their exit code
+# What the log of a run says at its start and at its end.
+DONE = r"done: \d+ epochs"
+COUNTS = r": (?P<videos>\d+) training and \d+ validation videos of (?P<classes>\d+) classes"
+RESULT = "result.json"  # in a run folder: the run is finished, and this is what it came to
+RECIPE = "recipe.json"  # in the folder of all runs: the values that they share
+
+
+@dataclass(frozen=True)
+class Job:
+    """Commands that follow one another and share a log. name: for messages. runs: how many trainings they are."""
+
+    name: str
+    commands: tuple[tuple[str, ...], ...]
+    log: Path
+    runs: int = 1
+
+
+# ---- The command line ------------------------------------------------------------------------------------------------
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--parallel", type=int, default=0, help="runs side by side; 0: one a core, on CUDA one")
+    parser.add_argument(
+        "--minutes", type=float, default=float("inf"),
+        help="start nothing that would not be done by then; what is left is trained the next time",
+    )  # fmt: skip
+    parser.add_argument("--keep-checkpoints", action="store_true", help="of finished runs; else they are removed")
+
+
+def parse(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]]:
+    """The options, and the values for vsn-train among them."""
+    values = [argument for argument in sys.argv[1:] if is_value(argument)]
+    return parser.parse_args([argument for argument in sys.argv[1:] if not is_value(argument)]), values
+
+
+def is_value(argument: str) -> bool:
+    """Whether it is for vsn-train. An operator's options have an "=" too, and come behind its name."""
+    match = re.match(r"(?:(\w+):)?[\w./]+=", argument)
+    return match is not None and match[1] not in OPERATORS
+
+
+def run_script(name: str, work: Callable[[], None]) -> None:
+    """work(), which starts trainings. Wrong input is one line and exit code 2."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # not without ending the trainings
+    try:
+        work()
+    except InputError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(WRONG_INPUT)
+
+
+def device_of(values: Sequence[str]) -> str:
+    return "cuda" if torch.cuda.is_available() and "runtime.device=cpu" not in values else "cpu"
+
+
+def side_by_side(parallel: int, device: str) -> tuple[int, int]:
+    """How many runs at a time, and how many threads for each. parallel: as asked for, 0 where it was not."""
+    number = parallel or (1 if device == "cuda" else usable_cores())
+    return number, max(usable_cores() // number, 1)
+
+
+def values_for(name: str, values: Sequence[str]) -> list[str]:
+    """Those for all runs, then those that are for `name` only: NAME:key=value."""
+    split = [re.fullmatch(r"(?:(\w+):)?(.*)", value, re.S) for value in values]
+    found = [(match[1], match[2]) for match in split if match]
+    return [value for own, value in found if own is None] + [value for own, value in found if own == name]
+
+
+def operator_values(operator: str) -> list[str]:
+    """ "sth:p=0.5" -> backbone=sth backbone.p=0.5"""
+    name, _, rest = operator.partition(":")
+    return [f"backbone={name}", *(f"backbone.{option}" for option in rest.split(",") if option)]
+
+
+# ---- The folder of the runs ------------------------------------------------------------------------------------------
+
+
+def keep_recipe(folder: Path, values: list[str]) -> None:
+    """Write down what all runs in the folder share; refuse to mix recipes."""
+    path, recipe = folder / RECIPE, sorted(values)
+    if path.exists():
+        before = json.loads(path.read_text())
+        if before != recipe:
+            raise InputError(
+                f"{folder}: its runs were trained with {' '.join(before) or 'no values'}, now given are "
+                f"{' '.join(recipe) or 'none'}; give the same ones or choose another --runs"
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(recipe) + "\n")
+
+
+def run_folder(runs: Path, dataset: str, operator: str, seed: int) -> Path:
+    return runs / dataset / re.sub(r"[^\w.]+", "-", operator) / f"seed{seed}"
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether vsn-train can go on with the run."""
+    return (folder / "checkpoints" / "last.pt").exists()
+
+
+def collect(runs: Path, dataset: str, operator: str, seed: int, keep_checkpoints: bool) -> Result | None:
+    """The result of a run that has come to its end; written into its folder the first time. None before the end."""
+    folder = run_folder(runs, dataset, operator, seed)
+    if (folder / RESULT).exists():
+        return read_result(runs, dataset, operator, seed)
+    if not (folder / "config.yaml").exists() or not (folder / "metrics.jsonl").exists():
+        return None
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    last = next((line for line in reversed(lines) if line["split"] == "val"), None)
+    log = (folder / "log.txt").read_text()
+    counts = re.search(COUNTS, log)
+    if last is None or counts is None or not re.search(DONE, log):
+        return None
+    result = Result(
+        dataset, operator, seed, last["top1"], last["top5"], last["n"], int(counts["classes"]), last["epoch"],
+        last["protocol"], last["manifest"], config["backbone"]["arch"], config["backbone"]["num_frames"],
+        config["data"]["crop_size"], config["data"]["batch_size"], int(counts["videos"]),
+        (folder / "metrics.jsonl").stat().st_mtime - (folder / "config.yaml").stat().st_mtime,
+    )  # fmt: skip
+    partial = folder / f".{RESULT}"
+    partial.write_text(json.dumps(asdict(result), indent=1) + "\n")
+    partial.replace(folder / RESULT)
+    if not keep_checkpoints:
+        shutil.rmtree(folder / "checkpoints")
+    return result
+
+
+def read_result(runs: Path, dataset: str, operator: str, seed: int) -> Result | None:
+    path = run_folder(runs, dataset, operator, seed) / RESULT
+    if not path.exists():
+        return None
+    stored = json.loads(path.read_text())
+    return Result(**{field.name: stored[field.name] for field in fields(Result)})
+
+
+# ---- Jobs ------------------------------------------------------------------------------------------------------------
+
+
+def run_jobs(
+    jobs: Sequence[Job], runs: Path, parallel: int, limit: float, ended: Callable[[Job], object] = lambda job: None
+) -> None:
+    """Run the jobs, so many at a time, for about `limit` seconds: none is started that would take longer.
+
+    runs: the folder of all runs, which the logs lie in. ended: called when a job is over.
+    Raises InputError when a command refuses its input; exits 1 when a job fails otherwise.
+    """
+    start = time.monotonic()
+    waiting, active, started = list(jobs), dict[Job, tuple[int, subprocess.Popen[bytes]]](), dict[Job, float]()
+    failed: list[str] = []
+    a_run = 0.0  # seconds: the longest so far
+    try:
+        while waiting or active:
+            while waiting and len(active) < parallel:
+                if time.monotonic() - start + a_run * waiting[0].runs > limit:
+                    waiting.clear()
+                    break
+                job = waiting.pop(0)
+                started[job], active[job] = time.monotonic(), (0, _start(job, 0))
+            time.sleep(0.2)
+            for job, (number, process) in list(active.items()):
+                code = process.poll()
+                if code is None:
+                    continue
+                if code == 0 and number + 1 < len(job.commands):
+                    active[job] = number + 1, _start(job, number + 1)
+                    continue
+                del active[job]
+                a_run = max(a_run, (time.monotonic() - started[job]) / job.runs)
+                ended(job)
+                if code:
+                    failed.append(describe_failure(job, code))
+                if code == WRONG_INPUT:  # the others would be refused as well
+                    remove_traces(job, runs)
+                    raise InputError(failed[-1])
+    finally:
+        for _, process in active.values():
+            process.terminate()  # a run saves its state and ends
+        for _, process in active.values():
+            process.wait()
+    if failed:
+        sys.exit("\n".join(f"failed: {text}" for text in failed))
+
+
+def _start(job: Job, number: int) -> subprocess.Popen[bytes]:
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    with job.log.open("ab") as log:
+        return subprocess.Popen(job.commands[number], stdout=log, stderr=subprocess.STDOUT)
+
+
+def describe_failure(job: Job, code: int) -> str:
+    lines = job.log.read_text(errors="replace").splitlines()
+    said = next((line for line in reversed(lines) if re.match(r"vsn-\w+: ", line)), "no message")
+    text = f"{job.name}: {re.sub(r'^vsn-train: ', '', said)}"
+    return text if code == WRONG_INPUT else f"{text} (exit code {code}, {job.log})"
+
+
+def remove_traces(job: Job, runs: Path) -> None:
+    """Of a job that was refused, and of the whole comparison where it had no run yet."""
+    job.log.unlink()
+    if not any(runs.rglob("config.yaml")):
+        (runs / RECIPE).unlink()
+    for folder in job.log.parents:
+        if any(folder.iterdir()):
+            return
+        folder.rmdir()
+        if folder == runs:
+            return

@@ -1,0 +1,247 @@
+"""What each speed switch of vsn-train changes in a training step: time, and memory at the peak."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vsn_train.analysis.tables import markdown_table
+from vsn_train.bench.network import Workload
+from vsn_train.bench.timing import peak_memory, ratio
+from vsn_train.data.isolated import usable_cores
+from vsn_train.data.workers import Loader
+from vsn_train.engine.checkpoint import Checkpoints, Position, save_checkpoint
+from vsn_train.engine.interleave import interleave
+from vsn_train.engine.optim import build_adamw, build_average, build_sgd
+from vsn_train.engine.speed import allow_tf32, autocast_for, recompute_blocks, scaler_for
+from vsn_train.engine.train import gradients_shared
+from vsn_train.errors import InputError
+from vsn_train.models import create_model
+
+ANYWHERE = (
+    "fp32", "channels_last", "bf16", "fp16", "compile", "fused", "adamw", "recompute", "frozen_bn", "ema", "accumulate",
+)  # fmt: skip
+CUDA_ONLY = ("tf32", "sync_bn")
+PROCESSES_ONLY = ("copied_gradients", "static_graph", "exchange_every_batch", "sync_bn")
+
+
+def default_choices(device: str, processes: int) -> list[str]:
+    """What is timed unless somebody says otherwise; the first is what the others are compared with."""
+    if processes > 1:
+        choices = ["fp32", "copied_gradients", "static_graph", "accumulate", "accumulate,exchange_every_batch"]
+        return [*choices, "sync_bn"] if device == "cuda" else choices
+    choices = ["fp32", "channels_last", "bf16", "bf16,channels_last", "fused", "adamw", "adamw,fused", "recompute",
+               "frozen_bn", "ema", "accumulate"]  # fmt: skip
+    return [*choices, "tf32", "fp16,channels_last", "bf16,channels_last,compile"] if device == "cuda" else choices
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Of every choice of switches, such as "bf16,channels_last": (rounds,) seconds, and bytes at the peak of a step
+    beyond weights, momentum and buffers (and, with several processes, the buffers that gradients are exchanged in)."""
+
+    times: dict[str, np.ndarray]
+    memory: dict[str, int]
+
+
+def check_choice(choice: str, work: Workload, processes: int) -> None:
+    """Raises InputError for a switch that does not exist, or that changes nothing in these circumstances."""
+    known = {*ANYWHERE, *CUDA_ONLY, *PROCESSES_ONLY}
+    switches = set(choice.split(","))
+    if unknown := switches - known:
+        raise InputError(f"{', '.join(sorted(unknown))}: no such switch; expected some of {', '.join(sorted(known))}")
+    if work.device != "cuda" and (found := switches & set(CUDA_ONLY)):
+        raise InputError(f"{', '.join(sorted(found))}: works on CUDA devices only; leave it out, or use --device cuda")
+    if processes == 1 and (found := switches & set(PROCESSES_ONLY)):
+        raise InputError(f"{', '.join(sorted(found))}: is for several processes; leave it out, or use --processes 2")
+    if "accumulate" in switches and work.batch < 2:
+        raise InputError("accumulate: it divides a step's clips into batches of one; use --batch 2 or more")
+    if {"accumulate", "static_graph"} <= switches:
+        raise InputError("accumulate,static_graph: torch cannot put exchanging off in a static graph; leave one out")
+
+
+def training_step(choice: str, operator: str, work: Workload, processes: int = 1) -> Callable[[], None]:
+    """The arithmetic of one step of vsn-train with these switches on. work.batch: clips of a step and process.
+
+    "accumulate" takes them one by one. "copied_gradients": runtime.gradient_as_bucket_view=false.
+    """
+    switches, device = set(choice.split(",")), torch.device(work.device)
+    torch.manual_seed(0)
+    network = create_model(
+        operator, work.arch, work.num_frames, work.num_classes, frozen_bn="frozen_bn" in switches
+    ).to(device)  # fmt: skip
+    if "recompute" in switches:
+        recompute_blocks(network.backbone)
+    if "channels_last" in switches:
+        network.to(memory_format=torch.channels_last)
+    fused = "fused" in switches
+    optimizer: torch.optim.Optimizer
+    if "adamw" in switches:
+        optimizer = build_adamw(network, 1e-4, (0.9, 0.999), 1e-8, 0.05, 5, fused)
+    else:
+        optimizer = build_sgd(network, 1e-4, 0.9, 5e-4, 5, fused=fused)
+    average = build_average(network, 0.999) if "ema" in switches else None
+    precision = next((each for each in ("bf16", "fp16") if each in switches), "fp32")
+    autocast, scaler = autocast_for(precision, device), scaler_for(precision, device)
+
+    model: nn.Module = network
+    if "sync_bn" in switches:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if "compile" in switches:
+        model = torch.compile(model)  # type: ignore[assignment]
+    if processes > 1:
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+        model = DistributedDataParallel(
+            model,
+            gradient_as_bucket_view="copied_gradients" not in switches,
+            static_graph="static_graph" in switches,
+        )
+    video = torch.randn(work.batch, work.num_frames, 3, work.size, work.size, device=device)
+    label = torch.arange(work.batch, device=device) % work.num_classes
+    batches = list(zip(video.split(1), label.split(1), strict=True)) if "accumulate" in switches else [(video, label)]
+
+    def step() -> None:
+        if device.type == "cuda":
+            allow_tf32("tf32" in switches)
+        for number, (clips, labels) in enumerate(batches):
+            last = number == len(batches) - 1
+            with gradients_shared(model, at_once=last or "exchange_every_batch" in switches):
+                with autocast:
+                    logits = model(clips)
+                loss = F.cross_entropy(logits.float(), labels, reduction="sum") / work.batch
+                scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(network.parameters(), 20.0)
+        scaler.step(optimizer)
+        scaler.update()
+        if average is not None:
+            average.update_parameters(network)
+        optimizer.zero_grad(set_to_none=True)  # last, so that a step begins and ends with the state alone
+
+    return step
+
+
+def time_steps(choices: Sequence[str], operator: str, work: Workload, rounds: int, processes: int = 1) -> StepTimes:
+    """Every choice of switches, all in turns. processes: that share each step through DDP, on this machine, one CPU
+    thread each unless there are more cores; timed is the first. Raises InputError as `check_choice`."""
+    for choice in choices:
+        check_choice(choice, work, processes)
+    if processes == 1:
+        return _time_here(choices, operator, work, rounds, 1)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = (choices, operator, work, rounds, processes, folder)
+        torch.multiprocessing.start_processes(_time_in_group, arguments, processes, start_method="spawn")
+        found: Any = torch.load(Path(folder) / "found.pt", weights_only=True)
+    return StepTimes({choice: np.array(seconds) for choice, seconds in found["times"].items()}, found["memory"])
+
+
+def _time_here(choices: Sequence[str], operator: str, work: Workload, rounds: int, processes: int) -> StepTimes:
+    actions = {choice: training_step(choice, operator, work, processes) for choice in choices}
+    memory = {}
+    for choice, action in actions.items():
+        action()  # the first step allocates the optimizer's state, and compiles
+        if processes > 1:
+            action()  # DDP arranges its buffers anew after the first
+        memory[choice] = peak_memory(action, work.device)
+    return StepTimes(interleave(actions, rounds, warmup=0, device=work.device), memory)
+
+
+def _time_in_group(
+    rank: int, choices: Sequence[str], operator: str, work: Workload, rounds: int, processes: int, folder: str
+) -> None:
+    torch.set_num_threads(max(1, usable_cores() // processes))
+    if work.device == "cuda":
+        torch.cuda.set_device(rank)
+    backend = "nccl" if work.device == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=f"file://{folder}/meet", rank=rank, world_size=processes)
+    try:
+        found = _time_here(choices, operator, work, rounds, processes)
+        if rank == 0:
+            times = {choice: seconds.tolist() for choice, seconds in found.times.items()}
+            torch.save({"times": times, "memory": found.memory}, Path(folder) / "found.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def step_table(result: StepTimes) -> str:
+    """Markdown: milliseconds, time against the first choice, and memory of each."""
+    first = next(iter(result.times))
+    rows = [
+        [
+            choice,
+            f"{1000 * float(np.median(seconds)):.0f}",
+            str(ratio(seconds, result.times[first])),
+            f"{result.memory[choice] / 1e6:.0f}",
+            f"{result.memory[choice] / result.memory[first]:.2f}",
+        ]
+        for choice, seconds in result.times.items()
+    ]
+    return markdown_table(["switches", "ms a step", f"time / {first} (quartiles)", "MB", f"MB / {first}"], rows)
+
+
+@dataclass(frozen=True)
+class SavingTimes:
+    """Median seconds that training waits for a checkpoint that a thread writes, and for one written at once."""
+
+    beside_s: float
+    at_once_s: float
+    megabytes: float
+
+
+def time_saving(operator: str, work: Workload, repeats: int = 5) -> SavingTimes:
+    """Of a checkpoint with the network's weights and its momentum."""
+    weights = create_model(operator, work.arch, work.num_frames, work.num_classes).state_dict()
+    momentum = {name: value.clone() for name, value in weights.items()}  # the same tensors would be written once
+    content = {"model": weights, "optimizer": momentum}
+    beside, at_once = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = Checkpoints(Path(folder), lambda: content, True)
+        other = Path(folder) / "other.pt"
+        for _ in range(repeats):
+            beside.append(_seconds(partial(checkpoints.save, Position())))
+            checkpoints.wait()
+            at_once.append(_seconds(partial(save_checkpoint, other, content)))
+        megabytes = other.stat().st_size / 1e6
+    return SavingTimes(float(np.median(beside)), float(np.median(at_once)), megabytes)
+
+
+def _seconds(action: Callable[[], object]) -> float:
+    before = time.perf_counter()
+    action()
+    return time.perf_counter() - before
+
+
+class _Nothing:
+    """A data set that takes no time to read."""
+
+    def __getitem__(self, key: int) -> int:
+        return key
+
+    def video_of(self, key: int) -> tuple[int, str]:
+        return key, ""
+
+
+def time_workers(workers: int, repeats: int = 5) -> tuple[float, float]:
+    """Median seconds of an epoch of one empty batch a worker: with workers that have stayed, and with new ones."""
+    kept, started = [], []
+    loader = Loader(_Nothing(), [[0]] * workers, list, workers)
+    with closing(loader):
+        for _ in range(repeats):
+            loader.close()
+            started.append(_seconds(lambda: list(loader)))
+            kept.append(_seconds(lambda: list(loader)))
+    return float(np.median(kept)), float(np.median(started))

@@ -1,0 +1,245 @@
+"""How much of an STH network's attention is temporal, layer by layer, over the validation clips of a data set.
+
+    vsn-tools attention checkpoint=runs/sth/…/checkpoints/last.pt
+    vsn-tools attention checkpoint=last.pt dataset=something_v1 dataset.root=/data/sthv1 protocol=center_1clip
+    vsn-tools attention checkpoint=[rgb.pt,flow.pt] label=[motion,motion] output=study/attention
+
+checkpoint: one or several, trained with backbone=sth backbone.integration=attention. Those that differ in the seed
+alone are averaged. label: what to call the data of each checkpoint, by default the data set's name; flow that was
+trained as dataset=custom needs it to be put beside its RGB. output: where to write, by default `attention` in the
+working folder: OUTPUT.md, OUTPUT.json and up to four figures, each drawn if the checkpoints for it were given:
+OUTPUT_layers.png, _p.png (several p), _data.png (temporal and static data), _modality.png (RGB and flow).
+document: a Markdown file in which what stands between the lines <!-- findings --> and <!-- end of findings --> is
+replaced by what becomes of the paper's findings on these checkpoints, and by the figures.
+
+Everything else is given as to vsn-eval and goes for every checkpoint: dataset=…, protocol=…, split=…, data.workers=….
+What is not given is taken from each checkpoint. Exit code 0: done, 2: wrong input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from contextlib import closing
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from vsn_train import config as schema
+from vsn_train.analysis.attention import (
+    Measured,
+    WithShares,
+    as_json,
+    attention_layers,
+    columns_to_measured,
+    judgement,
+    report,
+)
+from vsn_train.analysis.attention_figures import draw_figures
+from vsn_train.analysis.scores import Scores
+from vsn_train.analysis.tables import write_results
+from vsn_train.bench.timing import hardware
+from vsn_train.data.loader import TestVideos, test_loader
+from vsn_train.data.manifest import Manifest
+from vsn_train.data.prepare import written_aside
+from vsn_train.engine.checkpoint import file_hash, load_checkpoint
+from vsn_train.engine.distributed import Process, join_processes
+from vsn_train.engine.evaluate import score_videos, video_groups
+from vsn_train.engine.speed import autocast_for
+from vsn_train.errors import InputError
+from vsn_train.models import Recognizer
+from vsn_train.run.data import check_mirrors, load_manifest
+from vsn_train.run.network import build_model, model_of, use_channels_last
+from vsn_train.tools.compose import eval_config
+
+OWN_KEYS = ("checkpoint", "label", "output", "document")
+BEGIN, END = "<!-- findings -->", "<!-- end of findings -->"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="+", metavar="key=value", help="as above")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    study(*split_arguments([schema.with_home(argument) for argument in arguments.overrides]))
+    return 0
+
+
+def split_arguments(arguments: list[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """The keys of this command alone with their values, and what is meant for vsn-eval."""
+    own: dict[str, list[str]] = {}
+    rest = []
+    for argument in arguments:
+        key, separator, _ = argument.partition("=")
+        if not separator or argument.startswith(("+", "-")):
+            raise InputError(f"{argument}: expected key=value, such as checkpoint=runs/sth/checkpoints/last.pt")
+        if key in OWN_KEYS:
+            value = OverridesParser.create().parse_override(argument).value()
+            own[key] = [str(each) for each in (value if isinstance(value, list) else [value])]
+        else:
+            rest.append(argument)
+    return own, rest
+
+
+def study(own: dict[str, list[str]], overrides: list[str]) -> None:
+    """Measure every checkpoint, then write. Nothing is written where one of them cannot be measured."""
+    paths = [Path(each).expanduser() for each in own.get("checkpoint", [])]
+    if not paths:
+        raise InputError("checkpoint is not given; add checkpoint=… or checkpoint=[…,…]")
+    labels: list[str] | list[None] = own.get("label") or [None] * len(paths)
+    if len(labels) != len(paths):
+        raise InputError(f"{len(labels)} labels for {len(paths)} checkpoints; expected one for each, in their order")
+    document = Path(own["document"][0]) if "document" in own else None
+    if document:
+        replace_findings(document, "")  # does it have the place?
+    output = Path(own.get("output", ["attention"])[0]).expanduser()
+    runs: list[Measured] = []
+    facts: dict[str, str] = {}
+    for path, label in zip(paths, labels, strict=True):
+        checkpoint = load_checkpoint(path)
+        config = eval_config(path, checkpoint["config"], overrides)
+        with join_processes(config.runtime.device, config.runtime.threads) as process:
+            facts = facts or hardware(process.device.type)  # before any work: it tells the load
+            run = measure(config, checkpoint, label, process)
+        print(f"{path}: {run.data}: temporal share {100 * run.overall:.1f} % (n={run.facts['n']})")
+        runs.append(run)
+    text = report(runs)
+    pictures, absent = draw_figures(runs, output)
+    links = "\n\n".join(f"![{path.stem}]({path.name})" for path in pictures)
+    write_results(output, "Temporal share of the attention of STH", facts, f"{text}\n\n{links}", as_json(runs))
+    if document:
+        folder = Path(os.path.relpath(output.parent, document.parent))
+        links = "\n".join(f"![{path.stem}]({(folder / path.name).as_posix()})" for path in pictures)
+        with written_aside(document) as part:
+            text = replace_findings(document, f"{BEGIN}\n{judgement(runs)}\n\n{links}\n{END}")
+            part.write_text(text, encoding="utf-8")
+    print(judgement(runs))
+    for line in absent:
+        print(line)
+    files = [output.with_suffix(".md"), output.with_suffix(".json"), *pictures]
+    print(f"written: {', '.join(map(str, files))}")
+    if document:
+        print(f"rewritten: {document}")
+
+
+def measure(config: schema.Eval, checkpoint: dict[str, Any], label: str | None, process: Process) -> Measured:
+    """The shares of one checkpoint over every view of every video of the split."""
+    model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
+    try:
+        layers = list(attention_layers(model))
+    except InputError as error:
+        trained = ", ".join(f"{key}={value}" for key, value in asdict(config.backbone).items())
+        raise InputError(f"{config.checkpoint}: {error}; found {trained}") from error
+    use_channels_last(model, config.runtime, process)
+    manifest = load_manifest(config.dataset, config.split, process, config.data)
+    classes = len(checkpoint["class_names"])
+    same_classes = list(manifest.class_names) == checkpoint["class_names"]
+    check_mirrors(config.protocol, manifest.flips_allowed, manifest.name)
+
+    groups = video_groups(len(manifest), config.protocol.views, config.runtime.views_per_batch, process)
+    autocast = autocast_for(config.runtime.precision, process.device)
+    found = shares_of_videos(model, manifest, groups, config, process, autocast, f"attention {config.checkpoint}")
+    rows = {index: row[0] for index, row in found.items() if isinstance(row, np.ndarray)}
+    if not rows:
+        raise InputError(f"{manifest.name}: none of the {len(manifest)} videos could be read")
+    torch.manual_seed(checkpoint["config"]["seed"])
+    fresh = build_model(config.backbone, classes, config.data.modality).to(process.device)
+    fp32 = torch.autocast(process.device.type, enabled=False)
+    first = shares_of_videos(fresh, manifest, groups[:1], config, process, fp32, "")
+    untrained = np.stack([row[0] for row in first.values() if isinstance(row, np.ndarray)])
+    trained = OmegaConf.create(checkpoint["config"]).data
+    facts = {
+        "path": config.checkpoint,
+        "seed": checkpoint["config"]["seed"],
+        "epoch": checkpoint["epoch"],
+        "arch": config.backbone.arch,
+        "variant": config.backbone.variant,
+        "num_frames": config.backbone.num_frames,
+        "dataset": manifest.name,
+        "split": manifest.split,
+        "n": len(rows),
+        "bad_videos": len(manifest) - len(rows),
+        "top1": top1(manifest, rows, classes) if same_classes and manifest.is_labelled else None,
+        "protocol": {
+            "name": config.protocol.name(trained.short_side, trained.crop_size), **asdict(config.protocol)
+        },
+        "manifest": manifest.content_hash(),
+        "checkpoint": file_hash(Path(config.checkpoint)),
+        "flow": flow_settings(manifest) if config.data.modality == "flow" else None,
+        "computed": {"device": process.device.type, "precision": config.runtime.precision},
+    }  # fmt: skip
+    return columns_to_measured(
+        label or data_name(config, manifest), config.data.modality, config.backbone.p, layers,
+        np.stack(list(rows.values()))[:, classes:], untrained[:, classes:], facts,
+    )  # fmt: skip
+
+
+def shares_of_videos(
+    model: Recognizer,
+    manifest: Manifest,
+    groups: list[list[int]],
+    config: schema.Eval,
+    process: Process,
+    autocast: torch.autocast,
+    title: str,
+) -> Any:
+    """The columns of `WithShares` of the videos of these groups, means over each video's views: index -> (1, K + 2 L).
+
+    It is the evaluation loop of vsn-eval: the shares travel as further classes, which a mirror leaves as they are.
+    """
+    protocol = config.protocol
+    videos = TestVideos(
+        manifest, config.backbone.num_frames, protocol.clips, protocol.placement, protocol.short_side,
+        config.data.decoder, config.data.modality,
+    )  # fmt: skip
+    network = WithShares(model, protocol.average == "probabilities")
+    classes = model.head.out_features
+    columns = np.arange(classes + 2 * len(network.layers))
+    if len(manifest.class_names) == classes:
+        columns[:classes] = manifest.mirrored_labels()
+    workers = min(config.data.workers, len(groups))
+    with closing(test_loader(videos, groups, workers, config.data.timeout)) as loader:
+        return score_videos(
+            network, loader, len(groups), process, lambda results: None, protocol=replace(protocol, average="logits"),
+            mirrored_labels=columns, views_per_batch=config.runtime.views_per_batch, keep_views=False,
+            on_bad_video=config.on_bad_video, autocast=autocast, title=title,
+        )  # fmt: skip
+
+
+def top1(manifest: Manifest, rows: dict[int, np.ndarray], classes: int) -> float:
+    """Accuracy in percent; unreadable videos count as wrong."""
+    scores = np.full((len(manifest), classes), np.nan, dtype=np.float32)
+    for index, row in rows.items():
+        scores[index] = row[:classes]
+    ids = np.array([manifest.sample_id(index) for index in range(len(manifest))])
+    return Scores(ids, manifest.labels, scores, np.array(manifest.class_names), {}).top1()
+
+
+def data_name(config: schema.Eval, manifest: Manifest) -> str:
+    """A data set of one's own is named after its folder."""
+    return manifest.root.resolve().name if config.dataset.name == "custom" else manifest.name
+
+
+def flow_settings(manifest: Manifest) -> dict[str, Any] | None:
+    """How `vsn-tools flow` made the flow; None where it did not."""
+    path = manifest.root / "flow.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def replace_findings(document: Path, text: str) -> str:
+    """The document with `text` in the place of its findings. Raises InputError where it has no such place."""
+    if not document.is_file():
+        raise InputError(f"document={document}: no such file; expected a Markdown file with the line {BEGIN}")
+    before, begin, rest = document.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise InputError(
+            f"document={document}: expected the lines {BEGIN} and {END} in it, where the findings are to go"
+        )
+    return before + text + after

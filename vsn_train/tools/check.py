@@ -1,0 +1,171 @@
+"""Find the videos of a data set that cannot be read, hang or kill their decoder, or hold another number of frames.
+
+    vsn-tools check /data/kinetics400
+    vsn-tools check /data/kinetics400 --report check.csv --readers decord torchcodec
+    vsn-tools check manifest.npz --report check.json --timeout 60
+    vsn-tools check list.csv --root /data/mine
+
+Checks every video and folder of pictures below a folder, the videos of a manifest (Manifest.save), or those of a list
+(`path`, `path,label` or `path,label,num_frames` a line; a list of dataset=custom). Each is decoded from the first
+frame to the last in a process of its own; then a sample of frames is read backwards, by each reader, and compared with
+that. The report has a line for every file: what is wrong with it, and how many frames it has by decoding, by its header
+and by the list. A wrong header alone is no fault: vsn-train does not rely on it.
+Exit code 0: nothing wrong, 1: something is, 2: wrong input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from vsn_train.data.check import FileReport, check_file
+from vsn_train.data.isolated import Failure, usable_cores, work_isolated
+from vsn_train.data.manifest import Manifest
+from vsn_train.data.prepare import find_sources, take_shard, written_aside
+from vsn_train.data.video import DECODERS, MODALITIES, READERS
+from vsn_train.errors import InputError
+
+COLUMNS = ("path", "problem", "cause", "frames", "header", "listed", "width", "height", "fps", "compared", "readers")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, help="folder, manifest (.npz) or list (.csv, .txt)")
+    parser.add_argument(
+        "--root", type=Path, help="folder that the paths of a list are relative to; default: the list's"
+    )
+    parser.add_argument(
+        "--report", type=Path, help="file to write, .csv or .json; without it only what is wrong is shown"
+    )
+    parser.add_argument("--readers", nargs="*", default=[], choices=DECODERS[1:], help="to compare with the usual one")
+    parser.add_argument("--sample", type=int, default=8, help="frames to compare; default 8")
+    parser.add_argument("--modality", default="rgb", choices=MODALITIES)
+    parser.add_argument("--timeout", type=float, default=120, help="seconds for one file; default 120")
+    parser.add_argument("--workers", type=int, default=usable_cores(), help="processes; default: one a core")
+    parser.add_argument("--shard", default="1/1", metavar="i/n", help="the i-th of n parts of the work, i from 1")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    for name in ("sample", "timeout", "workers"):
+        if getattr(arguments, name) <= 0:
+            raise InputError(f"--{name} {getattr(arguments, name)}: expected a number above 0")
+    if arguments.report and arguments.report.suffix not in (".csv", ".json"):
+        raise InputError(f"--report {arguments.report}: expected a name that ends with .csv or .json")
+    for reader in arguments.readers:
+        if reader in READERS:
+            READERS[reader].library()  # is it there?
+    root, listed = files_of(arguments.source.expanduser(), arguments.root)
+    mine = take_shard(list(listed), arguments.shard)
+    work = partial(
+        check_one,
+        root=root,
+        listed=listed,
+        modality=arguments.modality,
+        readers=tuple(arguments.readers),
+        sample=arguments.sample,
+    )
+    rows = []
+    with tqdm(total=len(mine), desc="check", unit="file", disable=None) as bar:
+        for name, result in work_isolated(work, mine, arguments.workers, arguments.timeout):
+            row = row_of(name, result)
+            if row["problem"]:
+                bar.write(f"{row['problem']}: {root / name}: {row['cause']}", file=sys.stderr)
+            rows.append(row)
+            bar.update()
+    rows.sort(key=lambda row: str(row["path"]))
+    if arguments.report:
+        write_report(arguments.report, rows)
+    wrong = Counter(str(row["problem"]) for row in rows if row["problem"])
+    headers = sum(bool(row["header"]) and row["header"] != row["frames"] for row in rows)
+    found = ", ".join(f"{count} {problem}" for problem, count in sorted(wrong.items())) or "nothing wrong"
+    print(f"{len(rows)} files: {found}; {headers} headers announce another number of frames")
+    for reader in arguments.readers:
+        compared = [row for row in rows if reader in dict(row["differing"])]  # type: ignore[call-overload]
+        refused = sum(reader in row["refused"] for row in rows)  # type: ignore[operator]
+        print(f"{reader}: {len(compared)} files compared, {refused} not read by it")
+    return 1 if wrong else 0
+
+
+def check_one(
+    name: str, root: Path, listed: dict[str, int | None], modality: str, readers: tuple[str, ...], sample: int
+) -> FileReport:
+    return check_file(root / name, modality, listed[name], readers, sample)
+
+
+def row_of(name: str, result: FileReport | Failure) -> dict[str, object]:
+    """One line of the report."""
+    if isinstance(result, Failure):
+        return dict.fromkeys(COLUMNS, "") | {
+            "path": name, "problem": result.kind, "cause": result.cause, "differing": {}, "refused": {},
+        }  # fmt: skip
+    causes = [f"{reader}: {count} of {result.compared} frames" for reader, count in result.differing.items() if count]
+    if not causes and result.problem:
+        causes = [f"{result.frames} frames decode, the list says {result.listed}"]
+    readers = [f"{reader}: {count} differ" for reader, count in result.differing.items()]
+    readers += [f"{reader}: {cause}" for reader, cause in result.refused.items()]
+    return {
+        "path": name,
+        "problem": result.problem,
+        "cause": "; ".join(causes),
+        "frames": result.frames,
+        "header": result.header,
+        "listed": "" if result.listed is None else result.listed,
+        "width": result.width,
+        "height": result.height,
+        "fps": round(result.fps, 3),
+        "compared": result.compared,
+        "readers": "; ".join(readers),
+        "differing": result.differing,
+        "refused": result.refused,
+    }
+
+
+def write_report(path: Path, rows: list[dict[str, object]]) -> None:
+    with written_aside(path.expanduser().resolve()) as part, part.open("w", newline="", encoding="utf-8") as file:
+        if path.suffix == ".json":
+            file.write(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+        else:
+            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def files_of(source: Path, root: Path | None) -> tuple[Path, dict[str, int | None]]:
+    """The folder that names are relative to; name -> number of frames as listed."""
+    if source.is_dir():
+        names, _ = find_sources(source)
+        if not names:
+            raise InputError(f"{source}: expected videos, or folders of pictures, in it; found neither")
+        return source, dict.fromkeys(names)
+    if not source.is_file():
+        raise InputError(f"{source}: no such folder, manifest or list")
+    if source.suffix == ".npz":
+        manifest = Manifest.load(source)
+        paths = [path.decode() for path in manifest.paths.tolist()]
+        return manifest.root, {path: manifest.known_frames(index) for index, path in enumerate(paths)}
+    return root or source.parent, read_list(source)
+
+
+def read_list(path: Path) -> dict[str, int | None]:
+    """`path[,label[,num_frames]]` a line; a header that names the columns may come first."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    listed: dict[str, int | None] = {}
+    for number, cells in enumerate(csv.reader(lines), start=1):
+        if not any(cells) or (number == 1 and cells[0] == "path"):
+            continue
+        count = cells[2].strip() if len(cells) > 2 else ""
+        if count and not count.isdecimal():
+            raise InputError(f"{path} line {number}: number of frames {count!r}: expected a whole number")
+        listed[cells[0]] = int(count) if count else None
+    if not listed:
+        raise InputError(f"{path}: the list is empty; expected one video a line")
+    return listed

@@ -1,0 +1,128 @@
+"""Make copies of a data set that train several times faster: every frame of a video a picture of its own, in one file.
+
+    vsn-tools prepare /data/kinetics400 /fast/kinetics400
+    vsn-tools prepare /data/kinetics400 /fast/kinetics400 --shard 2/4    on the second of four machines
+    vsn-tools prepare /data/20bn-something-something-v1 /fast/something_v1
+    vsn-tools prepare /data/flow /fast/flow --modality flow
+
+Videos are brought to a short side of 256 pixels and re-encoded as H.264 in which no frame needs another one. Folders of
+JPEG or PNG pictures are put into one file each, byte for byte. Every copy has the relative path of its source (a
+video keeps its suffix, a folder `78687` becomes `78687.mp4`): training needs another dataset.root and nothing else.
+
+A copy gets its name when it has been checked; started again, the work goes on with what is missing. Sources that cannot
+be read are listed in failed.txt and do not stop the rest. Exit code 0: done, 2: wrong input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from vsn_train.data.isolated import Failure, usable_cores, work_isolated
+from vsn_train.data.prepare import (
+    CRF,
+    SHORT_SIDE,
+    Copy,
+    find_sources,
+    keep_settings,
+    list_failed,
+    prepare,
+    space_of,
+    take_shard,
+    target_of,
+)
+from vsn_train.errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, help="folder of videos, or of folders of pictures")
+    parser.add_argument("target", type=Path, help="folder to write to")
+    parser.add_argument("--list", type=Path, help="file with one path below SOURCE a line; without it: all there are")
+    parser.add_argument("--shard", default="1/1", metavar="i/n", help="the i-th of n parts of the work, i from 1")
+    parser.add_argument("--workers", type=int, default=usable_cores(), help="processes; default: one a core")
+    parser.add_argument("--short-side", type=int, default=SHORT_SIDE, help="pixels; smaller videos keep their size")
+    parser.add_argument("--crf", type=int, default=CRF, help=f"H.264 quality, 0 (lossless) to 51; default {CRF}")
+    parser.add_argument("--modality", default="rgb", choices=("rgb", "flow"), help="which pictures of a folder to take")
+    parser.add_argument("--timeout", type=float, default=1800, help="seconds for one video; default 1800")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    source, target = arguments.source.expanduser().resolve(), arguments.target.expanduser().resolve()
+    check_arguments(arguments, source, target)
+    found, others = listed(arguments.list, source) if arguments.list else find_sources(source)
+    if not found or found == ["."]:
+        raise InputError(f"{source}: expected videos, or folders of pictures, in it; found neither")
+    mine = take_shard(found, arguments.shard)
+    settings = {"short_side": arguments.short_side, "crf": arguments.crf, "modality": arguments.modality}
+    keep_settings(target / "prepare.json", settings)
+    targets = {name: target_of(source / name, target / name) for name in mine}
+    there = [name for name in mine if targets[name].is_file()]
+    missing = sorted(set(mine) - set(there))
+    work = partial(
+        prepare_one,
+        source=source,
+        targets=targets,
+        short_side=arguments.short_side,
+        crf=arguments.crf,
+        modality=arguments.modality,
+    )
+    made: list[Copy] = []
+    failed: list[str] = []
+    with tqdm(total=len(missing), desc="prepare", unit="video", disable=None) as bar:
+        for name, result in work_isolated(work, missing, arguments.workers, arguments.timeout):
+            if isinstance(result, Failure):
+                failed.append(f"{name}\t{result.cause}")
+                bar.write(f"cannot prepare {name}: {result.cause}", file=sys.stderr)
+            else:
+                made.append(result)
+            bar.update()
+    print(f"{len(made)} copies made, {len(there)} were there, {len(failed)} failed; {others} files are no videos")
+    before = sum(copy.source_bytes for copy in made) + sum(space_of(source / name) for name in there)
+    after = sum(copy.bytes for copy in made) + sum(targets[name].stat().st_size for name in there)
+    if before:
+        print(f"space: {before / 1e6:,.1f} MB -> {after / 1e6:,.1f} MB, {after / before:.2f} times")
+    encoded = [copy.psnr for copy in made if copy.psnr is not None]
+    if encoded:
+        print(
+            f"re-encoded: {len(encoded)} videos, PSNR {np.mean(encoded):.1f} dB on average, {min(encoded):.1f} at least"
+        )
+    if len(made) > len(encoded):
+        print(f"pictures put together byte for byte: {len(made) - len(encoded)} folders")
+    list_failed(target, arguments.shard, failed)
+    return 0
+
+
+def prepare_one(name: str, source: Path, targets: Mapping[str, Path], short_side: int, crf: int, modality: str) -> Copy:
+    return prepare(source / name, targets[name], short_side, crf, modality)
+
+
+def check_arguments(arguments: argparse.Namespace, source: Path, target: Path) -> None:
+    if not source.is_dir():
+        raise InputError(f"{source}: no such folder")
+    if target == source or source in target.parents or target in source.parents:
+        raise InputError(f"{target}: source and target must not lie in each other")
+    if arguments.short_side < 2 or arguments.short_side % 2:
+        raise InputError(f"--short-side {arguments.short_side}: expected an even number of pixels")
+    if not 0 <= arguments.crf <= 51:
+        raise InputError(f"--crf {arguments.crf}: expected 0 to 51")
+    if arguments.workers < 1 or arguments.timeout <= 0:
+        raise InputError("--workers and --timeout: expected numbers above 0")
+    take_shard([], arguments.shard)
+
+
+def listed(path: Path, source: Path) -> tuple[list[str], int]:
+    """The paths in a list file, which must exist below `source`."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise InputError(f"--list {path}: {error}") from error
+    for number, line in enumerate(lines, start=1):
+        if line and not (source / line).exists():
+            raise InputError(f"{path}, line {number}: {source / line} does not exist")
+    return sorted({line for line in lines if line}), 0
