@@ -53,7 +53,7 @@ from vsn_train.data.prepare import written_aside
 from vsn_train.engine.checkpoint import file_hash, load_checkpoint
 from vsn_train.engine.distributed import Process, join_processes
 from vsn_train.engine.evaluate import score_videos, video_groups
-from vsn_train.engine.speed import autocast_for
+from vsn_train.engine.precision import autocast_for
 from vsn_train.errors import InputError
 from vsn_train.models import Recognizer
 from vsn_train.run.data import check_mirrors, load_manifest

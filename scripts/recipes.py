@@ -28,8 +28,9 @@ from omegaconf import OmegaConf
 
 from vsn_train import config as schema
 from vsn_train.analysis.complexity import LayerCost, complexity, total
-from vsn_train.analysis.speed import Setting, Workload, hardware, interleave, markdown_table, model_action
+from vsn_train.analysis.speed import Setting, Workload, hardware, markdown_table, model_action
 from vsn_train.errors import InputError
+from vsn_train.interleave import interleave
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "recipes.md"

@@ -16,7 +16,6 @@ from vsn_train.analysis.speed import (
     Setting,
     Workload,
     compiled,
-    interleave,
     model_action,
     peak_memory,
     ratio,
@@ -25,6 +24,7 @@ from vsn_train.analysis.speed import (
 from vsn_train.analysis.speed_table import NETWORKS, NetworkTimes, measured_table, paper_table
 from vsn_train.engine.step_speed import check_choice, time_steps
 from vsn_train.errors import InputError
+from vsn_train.interleave import interleave
 from vsn_train.models import create_model
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"

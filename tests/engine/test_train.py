@@ -1,8 +1,7 @@
-"""The loop on clips that need no decoding: accumulation, losses that are no numbers, early end, recomputed blocks."""
+"""The loop on clips that need no decoding: accumulation, losses that are no numbers, early end."""
 
 from __future__ import annotations
 
-import copy
 import signal
 from types import SimpleNamespace
 
@@ -16,9 +15,9 @@ from vsn_train.engine.checkpoint import Checkpoints, Position
 from vsn_train.engine.distributed import Process
 from vsn_train.engine.interrupts import Interrupts
 from vsn_train.engine.log import RunLog
-from vsn_train.engine.optim import Schedule, build_average, build_sgd
-from vsn_train.engine.speed import autocast_for, fastest_choices, recompute_blocks, scaler_for
-from vsn_train.engine.train import Meter, clip_loss, train
+from vsn_train.engine.optim import Schedule, build_sgd
+from vsn_train.engine.precision import autocast_for, scaler_for
+from vsn_train.engine.train import clip_loss, train
 from vsn_train.errors import StoppedError
 from vsn_train.models import create_model
 
@@ -141,48 +140,9 @@ def test_the_best_and_the_milestones_are_kept(tmp_path):
     assert torch.load(tmp_path / "best.pt", weights_only=True)["epoch"] == 5
 
 
-def test_meter_goes_on_with_the_sums_of_any_number_of_processes():
-    sums = [[1.0, 2, 3, 4], [10.0, 20, 30, 40]]
-    meter = Meter(CPU, sums)
-    assert meter.read() == {"loss": 11 / 44, "top1": 50.0, "top5": 75.0}
-    assert meter.new_videos == 0
-
-
 def test_smoothed_and_mixed_loss():
     logits, label, partner = torch.randn(4, 5), torch.tensor([0, 1, 2, IGNORED]), torch.tensor([1, 2, 0, IGNORED])
     target = 0.7 * torch.eye(5)[label[:3]] + 0.3 * torch.eye(5)[partner[:3]]
     target = 0.9 * target + 0.1 / 5
     expected = -(target * logits[:3].log_softmax(1)).sum()
     assert torch.allclose(clip_loss(logits, label, partner, 0.7, 0.1), expected)
-
-
-@pytest.mark.parametrize("operator", ["tsm", "sth"])
-def test_recomputed_blocks_change_nothing(operator):
-    torch.manual_seed(0)
-    model = create_model(operator, "resnet18", num_frames=2, num_classes=3)
-    other = copy.deepcopy(model)
-    recompute_blocks(other.backbone)
-    clip = torch.randn(2, 2, 3, 32, 32)
-    for each in (model, other):
-        torch.manual_seed(1)
-        each(clip).square().sum().backward()
-    for (name, a), b in zip(model.named_parameters(), other.parameters(), strict=True):
-        assert torch.equal(a.grad, b.grad), name
-    for (name, a), b in zip(model.named_buffers(), other.buffers(), strict=True):
-        assert torch.equal(a, b), name
-    assert build_average(other, 0.9).module(clip).shape == (2, 3)
-
-
-def test_the_fastest_of_what_is_open_is_chosen_and_said():
-    import time
-
-    def step(precision, channels_last):
-        time.sleep({("fp32", False): 0.03, ("fp32", True): 0.02, ("bf16", False): 0.04, ("bf16", True): 0.001}[
-            precision, channels_last
-        ])  # fmt: skip
-
-    *best, lines = fastest_choices(step, ["fp32", "bf16"], [False, True], CPU.device)
-    assert best == ["bf16", True]
-    assert len(lines) == 4
-    assert lines[0].startswith("runtime=auto: bf16 with channels_last memory ")
-    assert lines[0].endswith("the fastest: chosen")

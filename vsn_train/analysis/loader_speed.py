@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vsn_train.analysis import baseline_loader
-from vsn_train.analysis.speed import interleave, markdown_table, ratio
+from vsn_train.analysis.speed import markdown_table, ratio
 from vsn_train.data.augment import Augmentation, augment
 from vsn_train.data.loader import EpochBatches, TrainingClips, training_loader
 from vsn_train.data.manifest import Manifest, make_manifest
@@ -32,6 +32,7 @@ from vsn_train.data.sampling import sample_indices
 from vsn_train.data.transforms import crop_views, normalize, resize_short_side
 from vsn_train.data.video import open_video
 from vsn_train.errors import InputError
+from vsn_train.interleave import interleave
 
 STAGES = ("open", "decode", "crop and resize", "to float", "hand-over")
 LINUX = hasattr(os, "memfd_create")

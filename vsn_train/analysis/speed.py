@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from vsn_train.analysis.baselines import to_textbook
 from vsn_train.errors import InputError
+from vsn_train.interleave import interleave, synchronize
 from vsn_train.models import create_model
 from vsn_train.models.backbone import parse_option
 
@@ -49,35 +49,17 @@ def ratio(times: np.ndarray, reference: np.ndarray) -> Ratio:
     return Ratio(float(median), float(low), float(high))
 
 
-def interleave(
-    actions: Mapping[Any, Callable[[], object]], rounds: int, warmup: int = 1, device: str = "cpu"
-) -> dict[Any, np.ndarray]:
-    """Run every action once a round, each round starting with another one. Returns (rounds,) seconds for each."""
-    keys = list(actions)
-    times: dict[Any, list[float]] = {key: [] for key in keys}
-    for number in range(warmup + rounds):
-        start = number % len(keys)
-        for key in keys[start:] + keys[:start]:
-            _synchronize(device)
-            before = perf_counter()
-            actions[key]()
-            _synchronize(device)
-            if number >= warmup:
-                times[key].append(perf_counter() - before)
-    return {key: np.array(values) for key, values in times.items()}
-
-
 def peak_memory(action: Callable[[], object], device: str) -> int:
     """Bytes that one call of `action` holds in tensors at its peak, above what was held before.
 
     On a CPU these are the allocations that torch's profiler sees; scratch memory inside oneDNN is not among them.
     """
-    _synchronize(device)
+    synchronize(device)
     if device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         action()
-        _synchronize(device)
+        synchronize(device)
         return torch.cuda.max_memory_allocated() - before
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it tells the terminal of every start and stop
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
@@ -125,11 +107,6 @@ def write_results(output: Path, title: str, facts: Mapping[str, str], text: str,
     described = "\n".join(f"- {key}: {value}" for key, value in facts.items())
     output.with_suffix(".md").write_text(f"# {title}\n\n{described}\n\n{text}\n", encoding="utf-8")
     output.with_suffix(".json").write_text(json.dumps({"facts": dict(facts), "results": data}, indent=1) + "\n")
-
-
-def _synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 # ---- Models ----------------------------------------------------------------------------------------------------------

@@ -19,15 +19,17 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vsn_train.analysis.speed import Workload, interleave, markdown_table, peak_memory, ratio
+from vsn_train.analysis.speed import Workload, markdown_table, peak_memory, ratio
 from vsn_train.data.isolated import usable_cores
 from vsn_train.data.workers import Loader
 from vsn_train.engine.checkpoint import Checkpoints, Position, save_checkpoint
 from vsn_train.engine.optim import build_adamw, build_average, build_sgd
-from vsn_train.engine.speed import allow_tf32, autocast_for, recompute_blocks, scaler_for
+from vsn_train.engine.precision import allow_tf32, autocast_for, scaler_for
 from vsn_train.engine.train import gradients_shared
 from vsn_train.errors import InputError
+from vsn_train.interleave import interleave
 from vsn_train.models import create_model
+from vsn_train.models.saving import recompute_blocks
 
 ANYWHERE = (
     "fp32", "channels_last", "bf16", "fp16", "compile", "fused", "adamw", "recompute", "frozen_bn", "ema", "accumulate",

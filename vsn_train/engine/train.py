@@ -23,9 +23,10 @@ from vsn_train.engine.checkpoint import Checkpoints, Position
 from vsn_train.engine.distributed import Process
 from vsn_train.engine.interrupts import Interrupted, Interrupts
 from vsn_train.engine.log import Progress, RunLog
+from vsn_train.engine.meter import Meter, peak_memory
 from vsn_train.engine.optim import Schedule
 from vsn_train.engine.pictures import clip_grid
-from vsn_train.engine.speed import on_device, peak_memory
+from vsn_train.engine.prefetch import on_device
 from vsn_train.errors import InputError, StoppedError
 from vsn_train.models.hybrid import HybridConv2d
 
@@ -199,45 +200,6 @@ def summary(values: dict[str, float]) -> str:
             f"  lr {values['lr']:.2g}  {values['clips_per_s']:.1f} clips/s  waiting for data {values['data_wait']:.0%}"
         )
     return text
-
-
-class Meter:
-    """Sums over an epoch's videos on the device; the host reads them only when it logs.
-
-    sums: what `gather` returned when the run was saved, to go on from; empty at the start of an epoch.
-    """
-
-    def __init__(self, process: Process, sums: list[list[float]]) -> None:
-        self.process = process
-        start = [0.0] * 4
-        if len(sums) == process.world_size:
-            start = sums[process.rank]
-        elif sums and process.is_main:  # another number of processes goes on
-            start = np.sum(sums, axis=0).tolist()
-        self.sums = torch.tensor(start, dtype=torch.float64, device=process.device)
-        self.videos = 0.0
-        self.videos_before = process.totals(start[3])[0]
-
-    def add(self, loss_sum: Tensor, logits: Tensor, label: Tensor) -> None:
-        """Add one batch. loss_sum: scalar; logits: (B, K); label: (B,), IGNORED ones not counted."""
-        top5 = logits.topk(min(5, logits.shape[1]), dim=1).indices == label[:, None]
-        counted = (label != IGNORED).sum()
-        self.sums += torch.stack([loss_sum.double(), top5[:, 0].sum(), top5.sum(), counted]).double()
-
-    def read(self) -> dict[str, float]:
-        """Mean loss and accuracies in percent over all processes so far."""
-        loss, top1, top5, self.videos = self.process.totals(*self.sums.tolist())
-        videos = max(self.videos, 1)
-        return {"loss": loss / videos, "top1": 100 * top1 / videos, "top5": 100 * top5 / videos}
-
-    @property
-    def new_videos(self) -> float:
-        """Without those of an earlier launch."""
-        return self.videos - self.videos_before
-
-    def gather(self) -> list[list[float]]:
-        """Of each process, for a checkpoint: adding up in another order would round differently."""
-        return self.process.gather(self.sums.tolist())
 
 
 def report_bad_videos(

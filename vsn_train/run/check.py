@@ -22,7 +22,8 @@ from vsn_train.engine.check import (
     what_limits,
 )
 from vsn_train.engine.distributed import Process
-from vsn_train.engine.speed import autocast_for, peak_memory
+from vsn_train.engine.meter import peak_memory
+from vsn_train.engine.precision import autocast_for
 from vsn_train.models import Recognizer
 from vsn_train.run.data import training_clips
 from vsn_train.run.evaluate import Evaluation

@@ -26,7 +26,7 @@ from vsn_train.engine.checkpoint import file_hash, load_checkpoint
 from vsn_train.engine.distributed import Process, join_processes
 from vsn_train.engine.evaluate import Found, mean_of_views, score_videos, video_groups
 from vsn_train.engine.parts import ScoreParts
-from vsn_train.engine.speed import autocast_for
+from vsn_train.engine.precision import autocast_for
 from vsn_train.run.data import check_classes, check_mirrors, load_manifest, note_missing
 from vsn_train.run.network import model_of, use_channels_last
 from vsn_train.run.record import environment, versions

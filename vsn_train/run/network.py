@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from vsn_train import config as schema
 from vsn_train.engine.distributed import Process
-from vsn_train.engine.speed import allow_tf32, autocast_for, fastest_choices, recompute_blocks, resolve_precision
+from vsn_train.engine.precision import allow_tf32, autocast_for, resolve_precision
 from vsn_train.errors import InputError
 from vsn_train.import_function import import_function
+from vsn_train.interleave import interleave
 from vsn_train.models import Recognizer, create_model
+from vsn_train.models.saving import recompute_blocks
 from vsn_train.models.weights import load_weights
 
 
@@ -141,3 +145,29 @@ def choose_speed(
     formats = [False, True] if runtime.channels_last is None else [runtime.channels_last]
     precision, channels_last, reasons = process.main_does(lambda: fastest_choices(step, precisions, formats, device))
     return {"precision": precision, "channels_last": channels_last}, reasons
+
+
+def fastest_choices(
+    step: Callable[[str, bool], None], precisions: list[str], formats: list[bool], device: torch.device, rounds: int = 3
+) -> tuple[str, bool, list[str]]:
+    """Time a training step in turns with each precision and memory format that is left to choose.
+
+    step(precision, channels_last) computes one. Returns the fastest two and lines for the log. fp16 is never among the
+    candidates: its range is a matter of the model, not of speed alone.
+    """
+    candidates = [(precision, channels_last) for precision in precisions for channels_last in formats]
+    actions = {each: partial(step, *each) for each in candidates}
+    times = {
+        each: float(np.median(seconds)) for each, seconds in interleave(actions, rounds, device=device.type).items()
+    }
+    best = min(times, key=lambda each: times[each])
+    lines = [
+        f"runtime=auto: {_name(*each)} {1000 * seconds:.0f} ms a step"
+        + (", the fastest: chosen" if each == best else "")
+        for each, seconds in sorted(times.items(), key=lambda pair: pair[1])
+    ]
+    return *best, lines
+
+
+def _name(precision: str, channels_last: bool) -> str:
+    return f"{precision} with {'channels_last' if channels_last else 'contiguous'} memory"

@@ -19,7 +19,7 @@ from vsn_train.data.workers import BadVideo
 from vsn_train.engine.checkpoint import load_checkpoint
 from vsn_train.engine.distributed import join_processes
 from vsn_train.engine.evaluate import score_videos
-from vsn_train.engine.speed import autocast_for
+from vsn_train.engine.precision import autocast_for
 from vsn_train.errors import InputError
 from vsn_train.run.data import check_mirrors
 from vsn_train.run.network import model_of, use_channels_last

@@ -25,7 +25,7 @@ from vsn_train.engine.interrupts import Interrupts
 from vsn_train.engine.log import QUARANTINE, RunLog
 from vsn_train.engine.optim import Schedule, build_adamw, build_average, build_sgd, lr_factor, scaled_lr
 from vsn_train.engine.pictures import confusion_picture
-from vsn_train.engine.speed import autocast_for, scaler_for
+from vsn_train.engine.precision import autocast_for, scaler_for
 from vsn_train.engine.train import train as run_training
 from vsn_train.models import Recognizer
 from vsn_train.models.layouts import mixing_of

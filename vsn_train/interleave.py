@@ -1,0 +1,34 @@
+"""Times of things that are compared, on machines where others work too: in turns, so that a disturbance meets all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def interleave(
+    actions: Mapping[Any, Callable[[], object]], rounds: int, warmup: int = 1, device: str = "cpu"
+) -> dict[Any, np.ndarray]:
+    """Run every action once a round, each round starting with another one. Returns (rounds,) seconds for each."""
+    keys = list(actions)
+    times: dict[Any, list[float]] = {key: [] for key in keys}
+    for number in range(warmup + rounds):
+        start = number % len(keys)
+        for key in keys[start:] + keys[:start]:
+            synchronize(device)
+            before = perf_counter()
+            actions[key]()
+            synchronize(device)
+            if number >= warmup:
+                times[key].append(perf_counter() - before)
+    return {key: np.array(values) for key, values in times.items()}
+
+
+def synchronize(device: str) -> None:
+    """Until the device has done what it was asked for."""
+    if device == "cuda":
+        torch.cuda.synchronize()
