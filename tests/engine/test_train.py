@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from tests.runs import checkpoint_with
 from vsn_train.data.loader import IGNORED, Batch, EpochBatches
 from vsn_train.data.workers import Loader
-from vsn_train.engine.checkpoint import Checkpoints, Position
+from vsn_train.engine.checkpoint import Checkpoints
 from vsn_train.engine.distributed import Process
 from vsn_train.engine.interrupts import Interrupts
 from vsn_train.engine.log import RunLog
 from vsn_train.engine.optim import Schedule, build_sgd
 from vsn_train.engine.precision import autocast_for, scaler_for
-from vsn_train.engine.train import clip_loss, train
+from vsn_train.engine.state import Position, TrainState
+from vsn_train.engine.train import StepOptions, TrainOptions, clip_loss, train
 from vsn_train.errors import StoppedError
 from vsn_train.models import create_model
 
@@ -49,16 +52,19 @@ def trained(tmp_path, *, batch_size=4, accumulate=1, precision="fp32", epochs=1,
         change(model)
     batches = EpochBatches(11, batch_size, 0, 1, seed=5, accumulate=accumulate)
     optimizer = build_sgd(model, 0.01, 0.9, 1e-4, 1)
-    position, log, tops = Position(), RunLog(tmp_path), iter(scores)
-    checkpoints = Checkpoints(tmp_path / "checkpoints", lambda: {"model": model.state_dict()}, True)
+    state = TrainState(model, optimizer, Schedule(optimizer, lambda step: 1.0), scaler_for(precision, CPU.device))
+    tops = iter(scores)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", lambda: checkpoint_with(**state.state_dict()), True)
+    interrupts = options.pop("interrupts", Interrupts())
+    settings = TrainOptions(
+        StepOptions(autocast_for(precision, CPU.device)), epochs, seed=0, log_every=1, max_bad_share=0.0, **options
+    )
     train(
-        model, Loader(Clips(), batches, collate, 0), batches, optimizer, Schedule(optimizer, lambda step: 1.0),
-        scaler_for(precision, CPU.device), None, position, lambda position: next(tops, 0.0), checkpoints,
-        options.pop("interrupts", Interrupts()), CPU, log, epochs=epochs, clip_norm=0.0,
-        autocast=autocast_for(precision, CPU.device), seed=0, log_every=1, max_bad_share=0.0, **options,
+        state, Loader(Clips(), batches, collate, 0), batches, lambda position: next(tops, 0.0), checkpoints,
+        interrupts, CPU, RunLog(tmp_path), settings,
     )  # fmt: skip
     checkpoints.wait()
-    return model, position
+    return model, state.position
 
 
 def test_accumulated_batches_take_the_step_of_one_batch(tmp_path):
@@ -127,12 +133,11 @@ def test_a_signal_saves_after_the_step(tmp_path):
 
 
 def test_the_best_and_the_milestones_are_kept(tmp_path):
-    content = {"model": {"weight": torch.ones(1)}}
-    checkpoints = Checkpoints(tmp_path, lambda: content, True, keep_best=2, milestones=[3])
     position = Position()
+    checkpoints = Checkpoints(tmp_path, lambda: checkpoint_with(**asdict(position)), True, keep_best=2, milestones=[3])
     for top1 in (10, 50, 20, 40, 60):
         position.end_epoch(top1)
-        checkpoints.save(position)
+        checkpoints.save()
         checkpoints.wait()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "best.pt", "epoch_2.pt", "epoch_3.pt", "epoch_5.pt", "last.pt",
