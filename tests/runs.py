@@ -1,12 +1,14 @@
-"""Trainings that tests start, watch and stop."""
+"""Trainings that tests start, watch and stop, and the checkpoints of some that never were."""
 
 from __future__ import annotations
 
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from tests.warm import Command
+from vsn_train.engine.state import Checkpoint
 
 TOOLS = (sys.executable, "-m", "vsn_train.tools.main")  # vsn-tools, as a command of its own
 
@@ -30,3 +32,12 @@ def finish(process: Command) -> tuple[int, str]:
 
 def log_of(run: Path) -> str:
     return (run / "log.txt").read_text()
+
+
+def checkpoint_with(**values: Any) -> Checkpoint:
+    """One with these fields, and nothing in the others."""
+    nothing: dict[str, Any] = {
+        "model": {}, "average": None, "optimizer": {}, "scaler": {}, "epoch": 0, "step": 0, "config": {},
+        "class_names": [], "flip_pairs": [],
+    }  # fmt: skip
+    return Checkpoint(**nothing | values)

@@ -28,9 +28,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from tests.conftest import SMALL
 from tests.media import write_counting_video
+from tests.runs import checkpoint_with
 from vsn_train import cli
 from vsn_train import config as schema
-from vsn_train.engine.checkpoint import KEYS, save_checkpoint
+from vsn_train.engine.checkpoint import save_checkpoint
 from vsn_train.errors import InputError
 from vsn_train.models import create_model
 from vsn_train.models.backbone import placement
@@ -578,7 +579,7 @@ def test_a_checkpoint_does_not_choose_what_is_imported(tmp_path, monkeypatch, ca
         (config, cli.predict, "backbone.operator=evil.insert"),
         (config | {"backbone": {"operator": "tsn"}, "dataset": own}, cli.evaluate, "dataset.loader=evil.load"),
     ):
-        save_checkpoint(Path("evil.pt"), dict.fromkeys(KEYS) | {"config": stored, "model": {}, "class_names": ["a"]})
+        save_checkpoint(Path("evil.pt"), checkpoint_with(config=stored, class_names=["a"]))
         monkeypatch.setattr(
             sys, "argv", ["vsn", "checkpoint=evil.pt", "video=clip.mp4"][: 3 if command is cli.predict else 2]
         )

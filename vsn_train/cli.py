@@ -191,7 +191,7 @@ def _start_from_checkpoint(name: str) -> None:
     _compose(name, overrides)  # a misspelt key is told before torch is imported
     from vsn_train.engine.checkpoint import load_checkpoint
 
-    stored = load_checkpoint(Path(path))["config"]
+    stored = load_checkpoint(Path(path)).config
     schema.register_checkpoint(stored)
     if functions := schema.own_functions(stored):
         composed = _compose(name, overrides)

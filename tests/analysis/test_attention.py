@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.runs import checkpoint_with
 from vsn_train.analysis.attention import (
     Measured,
     WithShares,
@@ -32,7 +33,7 @@ from vsn_train.analysis.attention_figures import draw_figures
 from vsn_train.data.datasets.motion import load_motion
 from vsn_train.data.transforms import normalize
 from vsn_train.data.video import open_video
-from vsn_train.engine.checkpoint import KEYS, file_hash, save_checkpoint
+from vsn_train.engine.checkpoint import file_hash, save_checkpoint
 from vsn_train.errors import InputError
 from vsn_train.models import create_model
 from vsn_train.models.hybrid import HybridConv2d
@@ -238,8 +239,8 @@ def make_checkpoint(path: Path, *values: str) -> Path:
     for module in model.modules():
         if isinstance(module, HybridConv2d) and module.attention is not None:
             nn.init.normal_(module.attention.weight, std=0.05)
-    content = dict.fromkeys(KEYS) | {"model": model.state_dict(), "config": config, "class_names": list(classes)}
-    save_checkpoint(path, content | {"epoch": 3, "step": 30, "flip_pairs": []})
+    names, state = list(classes), model.state_dict()
+    save_checkpoint(path, checkpoint_with(model=state, config=config, class_names=names, epoch=3, step=30))
     return path
 
 

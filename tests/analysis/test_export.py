@@ -89,11 +89,12 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
 
 
 def test_script_exports_a_checkpoint(tmp_path):
-    from vsn_train.engine.checkpoint import KEYS, save_checkpoint
+    from tests.runs import checkpoint_with
+    from vsn_train.engine.checkpoint import save_checkpoint
 
     model = create_model("tsm", "resnet18", 2, 3)
     config = {"backbone": {"operator": "tsm", "arch": "resnet18", "num_frames": 2}, "data": {"crop_size": 32}}
-    content = dict.fromkeys(KEYS) | {"model": model.state_dict(), "config": config, "class_names": ["a", "b", "c"]}
+    content = checkpoint_with(model=model.state_dict(), config=config, class_names=["a", "b", "c"])
     save_checkpoint(tmp_path / "best.pt", content)
     command = [*TOOLS, "export", "--checkpoint", tmp_path / "best.pt", "--batch", "1", "--output"]
     done = subprocess.run([*command, tmp_path / "model.pt2"], capture_output=True, text=True, check=False)

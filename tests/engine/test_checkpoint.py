@@ -1,18 +1,19 @@
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
 
-from vsn_train.engine import checkpoint as module
+from tests.runs import checkpoint_with
 from vsn_train.engine.checkpoint import load_checkpoint, save_checkpoint
 from vsn_train.errors import InputError
 
-CONTENT = {key: {} for key in module.KEYS} | {"model": {"weight": torch.ones(3)}}
+CONTENT = checkpoint_with(model={"weight": torch.ones(3)}, epoch=1)
 
 
 def test_round_trip(tmp_path):
     save_checkpoint(tmp_path / "a" / "last.pt", CONTENT)
-    assert torch.equal(load_checkpoint(tmp_path / "a" / "last.pt")["model"]["weight"], torch.ones(3))
+    assert torch.equal(load_checkpoint(tmp_path / "a" / "last.pt").model["weight"], torch.ones(3))
 
 
 def test_a_crash_while_writing_leaves_the_previous_file(tmp_path, monkeypatch):
@@ -25,9 +26,9 @@ def test_a_crash_while_writing_leaves_the_previous_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", crash)
     with pytest.raises(OSError, match="disk full"):
-        save_checkpoint(path, CONTENT | {"epoch": 2})
+        save_checkpoint(path, replace(CONTENT, epoch=2))
     monkeypatch.undo()
-    assert load_checkpoint(path)["epoch"] == {}
+    assert load_checkpoint(path).epoch == 1
 
 
 class RunsCode:

@@ -1,24 +1,26 @@
-"""The loop on clips that need no decoding: accumulation, losses that are no numbers, early end, recomputed blocks."""
+"""The loop on clips that need no decoding: accumulation, losses that are no numbers, early end."""
 
 from __future__ import annotations
 
-import copy
 import signal
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from tests.runs import checkpoint_with
 from vsn_train.data.loader import IGNORED, Batch, EpochBatches
 from vsn_train.data.workers import Loader
-from vsn_train.engine.checkpoint import Checkpoints, Position
+from vsn_train.engine.checkpoint import Checkpoints
 from vsn_train.engine.distributed import Process
 from vsn_train.engine.interrupts import Interrupts
 from vsn_train.engine.log import RunLog
-from vsn_train.engine.optim import Schedule, build_average, build_sgd
-from vsn_train.engine.speed import autocast_for, fastest_choices, recompute_blocks, scaler_for
-from vsn_train.engine.train import Meter, clip_loss, train
+from vsn_train.engine.optim import Schedule, build_sgd
+from vsn_train.engine.precision import autocast_for, scaler_for
+from vsn_train.engine.state import Position, TrainState
+from vsn_train.engine.train import StepOptions, TrainOptions, clip_loss, train
 from vsn_train.errors import StoppedError
 from vsn_train.models import create_model
 
@@ -50,16 +52,19 @@ def trained(tmp_path, *, batch_size=4, accumulate=1, precision="fp32", epochs=1,
         change(model)
     batches = EpochBatches(11, batch_size, 0, 1, seed=5, accumulate=accumulate)
     optimizer = build_sgd(model, 0.01, 0.9, 1e-4, 1)
-    position, log, tops = Position(), RunLog(tmp_path), iter(scores)
-    checkpoints = Checkpoints(tmp_path / "checkpoints", lambda: {"model": model.state_dict()}, True)
+    state = TrainState(model, optimizer, Schedule(optimizer, lambda step: 1.0), scaler_for(precision, CPU.device))
+    tops = iter(scores)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", lambda: checkpoint_with(**state.state_dict()), True)
+    interrupts = options.pop("interrupts", Interrupts())
+    settings = TrainOptions(
+        StepOptions(autocast_for(precision, CPU.device)), epochs, seed=0, log_every=1, max_bad_share=0.0, **options
+    )
     train(
-        model, Loader(Clips(), batches, collate, 0), batches, optimizer, Schedule(optimizer, lambda step: 1.0),
-        scaler_for(precision, CPU.device), None, position, lambda position: next(tops, 0.0), checkpoints,
-        options.pop("interrupts", Interrupts()), CPU, log, epochs=epochs, clip_norm=0.0,
-        autocast=autocast_for(precision, CPU.device), seed=0, log_every=1, max_bad_share=0.0, **options,
+        state, Loader(Clips(), batches, collate, 0), batches, lambda position: next(tops, 0.0), checkpoints,
+        interrupts, CPU, RunLog(tmp_path), settings,
     )  # fmt: skip
     checkpoints.wait()
-    return model, position
+    return model, state.position
 
 
 def test_accumulated_batches_take_the_step_of_one_batch(tmp_path):
@@ -128,24 +133,16 @@ def test_a_signal_saves_after_the_step(tmp_path):
 
 
 def test_the_best_and_the_milestones_are_kept(tmp_path):
-    content = {"model": {"weight": torch.ones(1)}}
-    checkpoints = Checkpoints(tmp_path, lambda: content, True, keep_best=2, milestones=[3])
     position = Position()
+    checkpoints = Checkpoints(tmp_path, lambda: checkpoint_with(**asdict(position)), True, keep_best=2, milestones=[3])
     for top1 in (10, 50, 20, 40, 60):
         position.end_epoch(top1)
-        checkpoints.save(position)
+        checkpoints.save()
         checkpoints.wait()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "best.pt", "epoch_2.pt", "epoch_3.pt", "epoch_5.pt", "last.pt",
     ]  # fmt: skip
     assert torch.load(tmp_path / "best.pt", weights_only=True)["epoch"] == 5
-
-
-def test_meter_goes_on_with_the_sums_of_any_number_of_processes():
-    sums = [[1.0, 2, 3, 4], [10.0, 20, 30, 40]]
-    meter = Meter(CPU, sums)
-    assert meter.read() == {"loss": 11 / 44, "top1": 50.0, "top5": 75.0}
-    assert meter.new_videos == 0
 
 
 def test_smoothed_and_mixed_loss():
@@ -154,35 +151,3 @@ def test_smoothed_and_mixed_loss():
     target = 0.9 * target + 0.1 / 5
     expected = -(target * logits[:3].log_softmax(1)).sum()
     assert torch.allclose(clip_loss(logits, label, partner, 0.7, 0.1), expected)
-
-
-@pytest.mark.parametrize("operator", ["tsm", "sth"])
-def test_recomputed_blocks_change_nothing(operator):
-    torch.manual_seed(0)
-    model = create_model(operator, "resnet18", num_frames=2, num_classes=3)
-    other = copy.deepcopy(model)
-    recompute_blocks(other.backbone)
-    clip = torch.randn(2, 2, 3, 32, 32)
-    for each in (model, other):
-        torch.manual_seed(1)
-        each(clip).square().sum().backward()
-    for (name, a), b in zip(model.named_parameters(), other.parameters(), strict=True):
-        assert torch.equal(a.grad, b.grad), name
-    for (name, a), b in zip(model.named_buffers(), other.buffers(), strict=True):
-        assert torch.equal(a, b), name
-    assert build_average(other, 0.9).module(clip).shape == (2, 3)
-
-
-def test_the_fastest_of_what_is_open_is_chosen_and_said():
-    import time
-
-    def step(precision, channels_last):
-        time.sleep({("fp32", False): 0.03, ("fp32", True): 0.02, ("bf16", False): 0.04, ("bf16", True): 0.001}[
-            precision, channels_last
-        ])  # fmt: skip
-
-    *best, lines = fastest_choices(step, ["fp32", "bf16"], [False, True], CPU.device)
-    assert best == ["bf16", True]
-    assert len(lines) == 4
-    assert lines[0].startswith("runtime=auto: bf16 with channels_last memory ")
-    assert lines[0].endswith("the fastest: chosen")

@@ -1,10 +1,15 @@
 """Autograd keeps what an operator moved under the tensor that it was moved from."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
+from vsn_train.engine.optim import build_average
+from vsn_train.models import create_model
 from vsn_train.models.hybrid import HybridConv2d
+from vsn_train.models.saving import recompute_blocks
 from vsn_train.models.shift import ShiftedConv2d, temporal_shift
 from vsn_train.models.shuffle import ShuffledConv2d
 
@@ -44,3 +49,20 @@ def test_the_compiled_layer_gives_the_same():
         torch.testing.assert_close(out, expected)
     assert out.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(torch.compile(layer, fullgraph=True)(x.requires_grad_()), expected)
+
+
+@pytest.mark.parametrize("operator", ["tsm", "sth"])
+def test_recomputed_blocks_change_nothing(operator):
+    torch.manual_seed(0)
+    model = create_model(operator, "resnet18", num_frames=2, num_classes=3)
+    other = copy.deepcopy(model)
+    recompute_blocks(other.backbone)
+    clip = torch.randn(2, 2, 3, 32, 32)
+    for each in (model, other):
+        torch.manual_seed(1)
+        each(clip).square().sum().backward()
+    for (name, a), b in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad), name
+    for (name, a), b in zip(model.named_buffers(), other.buffers(), strict=True):
+        assert torch.equal(a, b), name
+    assert build_average(other, 0.9).module(clip).shape == (2, 3)

@@ -6,7 +6,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -23,14 +22,18 @@ from vsn_train.analysis.tables import markdown_table
 from vsn_train.bench.network import Workload
 from vsn_train.bench.timing import peak_memory, ratio
 from vsn_train.data.isolated import usable_cores
+from vsn_train.data.loader import Batch
 from vsn_train.data.workers import Loader
-from vsn_train.engine.checkpoint import Checkpoints, Position, save_checkpoint
+from vsn_train.engine.checkpoint import Checkpoints, save_checkpoint
+from vsn_train.engine.distributed import Process
 from vsn_train.engine.interleave import interleave
-from vsn_train.engine.optim import build_adamw, build_average, build_sgd
-from vsn_train.engine.speed import allow_tf32, autocast_for, recompute_blocks, scaler_for
-from vsn_train.engine.train import gradients_shared
+from vsn_train.engine.optim import Schedule, build_adamw, build_average, build_sgd
+from vsn_train.engine.precision import allow_tf32, autocast_for, scaler_for
+from vsn_train.engine.state import Checkpoint, TrainState
+from vsn_train.engine.train import StepOptions, train_step
 from vsn_train.errors import InputError
 from vsn_train.models import create_model
+from vsn_train.models.saving import recompute_blocks
 
 ANYWHERE = (
     "fp32", "channels_last", "bf16", "fp16", "compile", "fused", "adamw", "recompute", "frozen_bn", "ema", "accumulate",
@@ -96,7 +99,9 @@ def training_step(choice: str, operator: str, work: Workload, processes: int = 1
         optimizer = build_sgd(network, 1e-4, 0.9, 5e-4, 5, fused=fused)
     average = build_average(network, 0.999) if "ema" in switches else None
     precision = next((each for each in ("bf16", "fp16") if each in switches), "fp32")
-    autocast, scaler = autocast_for(precision, device), scaler_for(precision, device)
+    options = StepOptions(autocast_for(precision, device), clip_norm=20.0)
+    schedule = Schedule(optimizer, lambda steps: 1.0)
+    state = TrainState(network, optimizer, schedule, scaler_for(precision, device), average)
 
     model: nn.Module = network
     if "sync_bn" in switches:
@@ -110,26 +115,19 @@ def training_step(choice: str, operator: str, work: Workload, processes: int = 1
             gradient_as_bucket_view="copied_gradients" not in switches,
             static_graph="static_graph" in switches,
         )
-    video = torch.randn(work.batch, work.num_frames, 3, work.size, work.size, device=device)
+        if "exchange_every_batch" in switches:
+            model.no_sync = nullcontext  # type: ignore[assignment]
+    state.network = model.train()
+    video = torch.randint(256, (work.batch, work.num_frames, 3, work.size, work.size), dtype=torch.uint8, device=device)
     label = torch.arange(work.batch, device=device) % work.num_classes
-    batches = list(zip(video.split(1), label.split(1), strict=True)) if "accumulate" in switches else [(video, label)]
+    size = 1 if "accumulate" in switches else work.batch
+    batches = [Batch(*each, ()) for each in zip(video.split(size), label.split(size), strict=True)]
+    group, no_draws = Process(0, processes, device), np.random.default_rng(0)
 
     def step() -> None:
         if device.type == "cuda":
             allow_tf32("tf32" in switches)
-        for number, (clips, labels) in enumerate(batches):
-            last = number == len(batches) - 1
-            with gradients_shared(model, at_once=last or "exchange_every_batch" in switches):
-                with autocast:
-                    logits = model(clips)
-                loss = F.cross_entropy(logits.float(), labels, reduction="sum") / work.batch
-                scaler.scale(loss).backward()
-        scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(network.parameters(), 20.0)
-        scaler.step(optimizer)
-        scaler.update()
-        if average is not None:
-            average.update_parameters(network)
+        train_step(state, batches, options, group, work.batch * processes, no_draws)
         optimizer.zero_grad(set_to_none=True)  # last, so that a step begins and ends with the state alone
 
     return step
@@ -206,13 +204,16 @@ def time_saving(operator: str, work: Workload, repeats: int = 5) -> SavingTimes:
     """Of a checkpoint with the network's weights and its momentum."""
     weights = create_model(operator, work.arch, work.num_frames, work.num_classes).state_dict()
     momentum = {name: value.clone() for name, value in weights.items()}  # the same tensors would be written once
-    content = {"model": weights, "optimizer": momentum}
+    content = Checkpoint(
+        model=weights, average=None, optimizer=momentum, scaler={}, config={}, class_names=[], flip_pairs=[], epoch=0,
+        step=0,
+    )  # fmt: skip
     beside, at_once = [], []
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(Path(folder), lambda: content, True)
         other = Path(folder) / "other.pt"
         for _ in range(repeats):
-            beside.append(_seconds(partial(checkpoints.save, Position())))
+            beside.append(_seconds(checkpoints.save))
             checkpoints.wait()
             at_once.append(_seconds(partial(save_checkpoint, other, content)))
         megabytes = other.stat().st_size / 1e6

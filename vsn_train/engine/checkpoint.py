@@ -13,67 +13,36 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vsn_train.engine.state import Checkpoint
 from vsn_train.errors import InputError, StoppedError
 from vsn_train.models.weights import read_tensors
-
-FORMAT = 2
-KEYS = ("model", "average", "optimizer", "scaler", "epoch", "step", "config", "class_names", "flip_pairs")
-
-
-@dataclass
-class Position:
-    """Where a training stands; with model, optimizer and scaler all that a resumed one needs.
-
-    Learning rates and every draw of randomness follow from it: they are functions of seed, epoch, step and sample.
-    epoch, step: epochs and optimizer steps done. videos, unreadable: of the epoch under way, videos done and those of
-    them that could not be read. sums: what each process has added up for the epoch's metrics, see `Meter`.
-    best: [top-1 in percent, epoch] of the best validations, best first.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    videos: int = 0
-    unreadable: int = 0
-    sums: list[list[float]] = field(default_factory=list)
-    best: list[list[float]] = field(default_factory=list)
-
-    def end_epoch(self, top1: float) -> None:
-        """Go to the start of the next epoch. top1: of this one's validation, in percent."""
-        self.epoch, self.videos, self.unreadable, self.sums = self.epoch + 1, 0, 0, []
-        # Of equal ones the first stays the best.
-        self.best = sorted([*self.best, [top1, self.epoch]], key=lambda each: (-each[0], each[1]))
-
-    @property
-    def epochs_without_better(self) -> int:
-        return self.epoch - int(self.best[0][1]) if self.best else 0
 
 
 class Checkpoints:
     """The checkpoints folder of a run: last.pt, best.pt, and epoch_<n>.pt of milestones and of the other best ones.
 
-    content: what a checkpoint holds beside the position. writes: only the main process does. every_steps,
-    every_minutes: how often to save within an epoch; 0: not for that reason. keep_best: how many of the best
-    validations to keep. milestones: epochs after which to keep one.
+    current: what there is to save now. writes: only the main process does. every_steps, every_minutes: how often to
+    save within an epoch; 0: not for that reason. keep_best: how many of the best validations to keep. milestones:
+    epochs after which to keep one.
     """
 
     def __init__(
         self,
         folder: Path,
-        content: Callable[[], dict[str, Any]],
+        current: Callable[[], Checkpoint],
         writes: bool,
         every_steps: int = 0,
         every_minutes: float = 0.0,
         keep_best: int = 1,
         milestones: Sequence[int] = (),
     ) -> None:
-        self.folder, self.content, self.writes = folder, content, writes
+        self.folder, self.current, self.writes = folder, current, writes
         self.every_steps, self.every_minutes = every_steps, every_minutes
         self.keep_best, self.milestones = keep_best, milestones
         self.last = folder / "last.pt"
@@ -91,7 +60,7 @@ class Checkpoints:
             return True
         return self.writes and 0 < 60 * self.every_minutes <= time.monotonic() - self.saved_at
 
-    def save(self, position: Position) -> None:
+    def save(self) -> None:
         """Write last.pt, and best.pt and epoch_<n>.pt where a validation has just earned them, while work goes on.
 
         Raises StoppedError when this or the previous one cannot be written; the files before it are whole.
@@ -100,13 +69,14 @@ class Checkpoints:
         if not self.writes:
             return
         self.wait()
-        best = [int(epoch) for _, epoch in position.best]
+        checkpoint = self.current()
+        best = [int(epoch) for _, epoch in checkpoint.best]
         kept = {*self.milestones, *(best[: self.keep_best] if self.keep_best > 1 else [])}
         copies = []
-        if position.epoch and position.videos == 0:  # a validation has just been
-            copies += ["best.pt"] if best[0] == position.epoch else []
-            copies += [f"epoch_{position.epoch}.pt"] if position.epoch in kept else []
-        content = _copy(self.content() | asdict(position))
+        if checkpoint.epoch and checkpoint.videos == 0:  # a validation has just been
+            copies += ["best.pt"] if best[0] == checkpoint.epoch else []
+            copies += [f"epoch_{checkpoint.epoch}.pt"] if checkpoint.epoch in kept else []
+        content = _copy(checkpoint.content())
         self.pending = self.writer.submit(self._write, content, copies, {f"epoch_{epoch}.pt" for epoch in kept})
 
     def _write(self, content: dict[str, Any], copies: list[str], kept: set[str]) -> None:
@@ -156,10 +126,10 @@ def _copy(value: Any) -> Any:
     return value
 
 
-def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain types. A crash at any moment leaves the previous file or the new one, whole."""
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """A crash at any moment leaves the previous file or the new one, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(write_aside(path, content), path)
+    os.replace(write_aside(path, checkpoint.content()), path)
     _flush_folder(path.parent)
 
 
@@ -170,7 +140,7 @@ def write_aside(path: Path, content: dict[str, Any]) -> Path:
         with open(aside, "wb") as file:
             watched = _Watched(file.write)
             try:
-                torch.save({"format": FORMAT} | content, watched)  # type: ignore[arg-type]
+                torch.save(content, watched)  # type: ignore[arg-type]
             except RuntimeError:
                 # torch hides the file's own error behind one of its zip writer.
                 raise (watched.error or OSError("torch could not write it")) from None
@@ -211,18 +181,18 @@ def _flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path) -> Checkpoint:
     """A checkpoint that vsn-train wrote. Raises InputError for anything else."""
-    content = read_tensors(path)
-    if content.get("format") != FORMAT or any(key not in content for key in KEYS):
+    checkpoint = Checkpoint.of(read_tensors(path))
+    if checkpoint is None:
         raise InputError(
             f"{path}: not a checkpoint of this version of vsn-train; expected one that vsn-train wrote. Weights from "
             "elsewhere start a training: vsn-train weights=FILE"
         )
-    return content
+    return checkpoint
 
 
-def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
+def newest_checkpoint(folder: Path) -> tuple[Path, Checkpoint, list[str]]:
     """The newest whole checkpoint of a run, and why newer ones were passed over.
 
     Raises InputError when last.pt is missing or no file is whole.

@@ -1,10 +1,14 @@
-"""The one training loop. It reads downwards: batch, forward, loss, backward, clip, step, schedule, EMA, log, save."""
+"""The training step and the one loop around it: batch, forward, loss, backward, clip, step, EMA, schedule, log, save.
+
+`train_step` is the only one there is: check=true, runtime=auto and the benchmark of the switches time this one.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,128 +16,184 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 from vsn_train.data.loader import IGNORED, Batch, EpochBatches, by_step
 from vsn_train.data.mixing import mix_clips
 from vsn_train.data.transforms import normalize
 from vsn_train.data.workers import BadVideo, Loader
-from vsn_train.engine.checkpoint import Checkpoints, Position
+from vsn_train.engine.checkpoint import Checkpoints
 from vsn_train.engine.distributed import Process
 from vsn_train.engine.interrupts import Interrupted, Interrupts
 from vsn_train.engine.log import Progress, RunLog
-from vsn_train.engine.optim import Schedule
+from vsn_train.engine.meter import Meter, peak_memory
 from vsn_train.engine.pictures import clip_grid
-from vsn_train.engine.speed import on_device, peak_memory
+from vsn_train.engine.prefetch import on_device
+from vsn_train.engine.state import Position, TrainState
 from vsn_train.errors import InputError, StoppedError
-from vsn_train.models.hybrid import HybridConv2d
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """clip_norm: largest gradient norm; 0: any. mixup, cutmix: alphas, see `mix_clips`."""
+
+    autocast: torch.autocast
+    clip_norm: float = 0.0
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """epochs: when to end; patience: or after so many without a better validation, 0: never. log_every: steps.
+
+    max_bad_share: of an epoch's videos that may be unreadable, 0 to 1. prefetch: see `on_device`.
+    """
+
+    step: StepOptions
+    epochs: int
+    seed: int
+    log_every: int
+    max_bad_share: float
+    patience: int = 0
+    prefetch: bool = True
+
+    def ended(self, position: Position) -> bool:
+        return position.epoch >= self.epochs or 0 < self.patience <= position.epochs_without_better
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step has computed. losses: of each batch, summed over its videos; logits: of each batch, (B, K).
+
+    grad_norm: before clipping, over the step of all processes. broken: what was no finite number, "the loss" or "the
+    gradient"; then nothing was updated.
+    """
+
+    losses: list[Tensor]
+    logits: list[Tensor]
+    grad_norm: float
+    broken: str = ""
 
 
 def train(
-    model: nn.Module,
+    state: TrainState,
     loader: Loader[Batch],
     batches: EpochBatches,
-    optimizer: Optimizer,
-    schedule: Schedule,
-    scaler: torch.amp.GradScaler,
-    average: AveragedModel | None,
-    position: Position,
     validate: Callable[[Position], float],
     checkpoints: Checkpoints,
     interrupts: Interrupts,
     process: Process,
     log: RunLog,
-    *,
-    epochs: int,
-    clip_norm: float,
-    autocast: torch.autocast,
-    seed: int,
-    log_every: int,
-    max_bad_share: float,
-    label_smoothing: float = 0.0,
-    mixup: float = 0.0,
-    cutmix: float = 0.0,
-    patience: int = 0,
-    prefetch: bool = True,
+    options: TrainOptions,
 ) -> None:
-    """Train from `position` to the end of the last epoch, or until `patience` epochs in a row have not been better.
+    """Train from the state's position to the end of the last epoch, or until validations have stopped getting better.
 
-    model: (B, T, C, H, W) -> (B, K), wrapped for several processes where there are several. validate: top-1 in percent
-    of the epoch that is about to end; it may raise `Interrupted`. mixup, cutmix: alphas, see `mix_clips`. Raises
-    InputError when more than max_bad_share of an epoch's videos cannot be read, and StoppedError before an update with
-    a loss that is no number and, after saving, when a signal asked for an end.
+    validate: top-1 in percent of the epoch that is about to end; it may raise `Interrupted`. Raises InputError when
+    more than max_bad_share of an epoch's videos cannot be read, and StoppedError before an update with a loss that is
+    no number and, after saving, when a signal asked for an end.
     """
-    while position.epoch < epochs and not (patience and position.epochs_without_better >= patience):
-        model.train()
+    position = state.position
+    while not options.ended(position):
+        state.network.train()
         batches.epoch, batches.done = position.epoch, position.videos
+        # Two sums over the processes, of what an earlier launch has counted in this epoch: the log goes on from there.
         meter = Meter(process, position.sums)
         values = meter.read()
-        progress = Progress(f"epoch {position.epoch + 1}/{epochs}", process.is_main)
-        steps = on_device(by_step(loader, batches), process.device, prefetch)
+        progress = Progress(f"epoch {position.epoch + 1}/{options.epochs}", process.is_main)
+        steps = on_device(by_step(loader, batches), process.device, options.prefetch)
         for step in progress.over(steps, len(batches), batches.steps_in(position.videos)):
-            # Dropout and mixing depend on (seed, step, rank) alone, so a resumed run needs no saved generator.
-            torch.manual_seed(int(np.random.SeedSequence((seed, position.step, process.rank)).generate_state(1)[0]))
-            mixing = np.random.default_rng((seed, position.step))
+            # One sum over the processes: the videos that the gradient is the mean over, the unreadable ones, whether
+            # any process was asked to stop, and whether the main one's clock says save: all leave and save together.
             videos, unreadable, stop, due = process.totals(
                 sum(batch.size for batch in step), sum(len(batch.bad) for batch in step),
                 interrupts.received > 0, checkpoints.due(position.step),
             )  # fmt: skip
             if unreadable:
                 position.unreadable += int(unreadable)
-                report_bad_videos(step, loader, position.unreadable, batches.videos, max_bad_share, process, log)
+                report_bad_videos(step, loader, batches, position, options.max_bad_share, process, log)
             if position.videos == 0:
                 log.picture("clips", position.step + 1, clip_grid(step[0].video))
 
-            optimizer.zero_grad(set_to_none=True)
-            losses = []
-            for batch in step:
-                with gradients_shared(model, at_once=batch is step[-1]):
-                    video, partner, share = mix_clips(normalize(batch.video), batch.label, mixup, cutmix, mixing)
-                    with autocast:
-                        logits = model(video)
-                    loss_sum = clip_loss(logits.float(), batch.label, partner, share, label_smoothing)
-                    # Processes average their gradients; this makes the average the mean over the step's videos.
-                    scaler.scale(loss_sum * process.world_size / max(videos, 1)).backward()
-                losses.append(loss_sum.detach())
-                meter.add(losses[-1], logits.detach(), batch.label)
-            scaler.unscale_(optimizer)
-            norm = float(nn.utils.clip_grad_norm_(model.parameters(), clip_norm or float("inf")))
-            stop_unless_finite(losses, norm, scaler, optimizer, loader, batches, position, process)
-            rates = {str(group["name"]): float(group["lr"]) for group in optimizer.param_groups}
-            scaler.step(optimizer)
-            scaler.update()
-            position.step += 1
-            position.videos = min(position.videos + batches.step_videos, batches.videos)
-            schedule.step(position.epoch * len(batches) + batches.steps_in(position.videos))
-            if average is not None:
-                average.update_parameters(model)
+            draws = seed_step(options.seed, position.step, process.rank)
+            done = train_step(state, step, options.step, process, int(videos), draws)
+            if done.broken:
+                raise not_finite(done.broken, state, loader, batches)
+            for batch, loss_sum, logits in zip(step, done.losses, done.logits, strict=True):
+                meter.add(loss_sum, logits, batch.label)
+            rates = state.rates
+            state.advance(batches)
 
-            if position.step % log_every == 0 or position.videos == batches.videos:
-                values = meter.read() | {"clips_per_s": meter.new_videos / progress.seconds, "lr": rates["weight"]}
-                values |= {
-                    "grad_norm": norm,
-                    "data_wait": progress.waiting_share,
-                    "memory_gib": peak_memory(process.device),
-                }
-                more = {"learning_rate": rates, "attention": attention_shares(model)}
+            if position.step % options.log_every == 0 or position.videos == batches.videos:
+                values = meter.read()  # a sum over the processes
+                values |= {"clips_per_s": meter.new_videos / progress.seconds, "lr": rates["weight"]}
+                values |= {"grad_norm": done.grad_norm, "data_wait": progress.waiting_share}
+                values |= {"memory_gib": peak_memory(process.device)}
+                more = {"learning_rate": rates, **state.model.diagnostics()}
                 log.metrics("train", position.epoch + 1, position.step, **values, **more)
                 progress.show(summary(values))
             if stop or (due and position.videos < batches.videos):
-                position.sums = meter.gather()
-                checkpoints.save(position)
+                position.sums = meter.gather()  # every process's sums, for the main one to save
+                checkpoints.save()
             if stop:
                 raise stopped_by(interrupts, checkpoints, process)
 
-        position.sums = meter.gather()
-        log.line(f"epoch {position.epoch + 1}/{epochs}  train {summary(values)}  {position.unreadable} unreadable")
+        position.sums = meter.gather()  # every process's: a validation that is interrupted saves them
+        log.line(f"{progress.title}  train {summary(values)}  {position.unreadable} unreadable")
         try:
             top1 = validate(position)
         except Interrupted:
-            checkpoints.save(position)
+            checkpoints.save()
             raise stopped_by(interrupts, checkpoints, None) from None
         position.end_epoch(top1)
-        checkpoints.save(position)
+        checkpoints.save()
+
+
+def train_step(
+    state: TrainState,
+    batches: list[Batch],
+    options: StepOptions,
+    process: Process,
+    videos: int,
+    draws: np.random.Generator,
+) -> Step:
+    """One update of the weights from the batches of one step, and of their average; the position stays as it is.
+
+    batches: this process's, on the device: video uint8 (B, T, C, H, W), label (B,). videos: of the step, over all
+    processes; the gradient is the mean over them. draws: for mixing clips, the same in all processes.
+    """
+    scaler, losses, predictions = state.scaler, [], []
+    state.optimizer.zero_grad(set_to_none=True)
+    for batch in batches:
+        with gradients_shared(state.network, at_once=batch is batches[-1]):
+            video, partner, share = mix_clips(
+                normalize(batch.video), batch.label, options.mixup, options.cutmix, draws
+            )  # fmt: skip
+            with options.autocast:
+                logits = state.network(video)
+            loss_sum = clip_loss(logits.float(), batch.label, partner, share, options.label_smoothing)
+            # Processes average their gradients; this makes the average the mean over the step's videos.
+            scaler.scale(loss_sum * process.world_size / max(videos, 1)).backward()
+        losses.append(loss_sum.detach())
+        predictions.append(logits.detach())
+    scaler.unscale_(state.optimizer)
+    norm = float(nn.utils.clip_grad_norm_(state.model.parameters(), options.clip_norm or float("inf")))
+    if broken := what_is_broken(losses, norm, scaler, process):
+        return Step(losses, predictions, norm, broken)
+    scaler.step(state.optimizer)
+    scaler.update()
+    if state.average is not None:
+        state.average.update_parameters(state.model)
+    return Step(losses, predictions, norm)
+
+
+def seed_step(seed: int, step: int, rank: int) -> np.random.Generator:
+    """Dropout and mixing depend on (seed, step, rank) alone, so a resumed run needs no saved generator.
+
+    Sets torch's generator, for dropout; returns the one for mixing, which is the same in all processes.
+    """
+    torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0]))
+    return np.random.default_rng((seed, step))
 
 
 def clip_loss(logits: Tensor, label: Tensor, partner: Tensor, share: float, label_smoothing: float) -> Tensor:
@@ -148,38 +208,33 @@ def clip_loss(logits: Tensor, label: Tensor, partner: Tensor, share: float, labe
     return loss * (1 + 0 * loss.detach())  # times 1, or times nan
 
 
-def gradients_shared(model: nn.Module, at_once: bool) -> AbstractContextManager[None]:
+def gradients_shared(network: nn.Module, at_once: bool) -> AbstractContextManager[None]:
     """Processes exchange gradients in the backward pass, or leave that to a later batch of the same step."""
-    return nullcontext() if at_once or not isinstance(model, DistributedDataParallel) else model.no_sync()
+    return nullcontext() if at_once or not isinstance(network, DistributedDataParallel) else network.no_sync()
 
 
-def stop_unless_finite(
-    losses: list[Tensor],
-    norm: float,
-    scaler: torch.amp.GradScaler,
-    optimizer: Optimizer,
-    loader: Loader[Batch],
-    batches: EpochBatches,
-    position: Position,
-    process: Process,
-) -> None:
-    """Raise StoppedError in all processes when the loss of any is no number, or the gradient norm is none.
+def what_is_broken(losses: list[Tensor], norm: float, scaler: torch.amp.GradScaler, process: Process) -> str:
+    """ "the loss" when that of any process is no number, "the gradient" when only its norm is none; else "".
 
     norm: the same in all processes, and no number where any loss is none, see `clip_loss`. With fp16 an infinite
     gradient alone is an overflow, which the scaler answers by leaving out the update.
     """
     if math.isfinite(norm):
-        return
+        return ""
+    # A sum over the processes, which all come here, as the norm is the same: the loss may be one process's alone.
     (broken,) = process.totals(float(not torch.stack(losses).isfinite().all()))
-    if not broken and scaler.is_enabled():
-        return
-    manifest = loader.dataset.manifest
+    return "the loss" if broken else "" if scaler.is_enabled() else "the gradient"
+
+
+def not_finite(what: str, state: TrainState, loader: Loader[Batch], batches: EpochBatches) -> StoppedError:
+    """What ends a training whose next update would be no number. what: "the loss" or "the gradient"."""
+    manifest, position = loader.dataset.manifest, state.position
     names = [manifest.sample_id(int(index)) for index in batches.step_at(position.videos)]
-    what = "the loss" if broken else "the gradient"
-    raise StoppedError(
+    return StoppedError(
         f"{what} is not a finite number at step {position.step + 1} (epoch {position.epoch + 1}), learning rate "
-        f"{optimizer.param_groups[0]['lr']:.4g}; the weights were not updated. Videos of the step: {', '.join(names)}. "
-        "Lower optimizer.lr, lengthen schedule.warmup_epochs or set optimizer.clip_norm, and look at these videos"
+        f"{state.optimizer.param_groups[0]['lr']:.4g}; the weights were not updated. Videos of the step: "
+        f"{', '.join(names)}. Lower optimizer.lr, lengthen schedule.warmup_epochs or set optimizer.clip_norm, and look "
+        "at these videos"
     )
 
 
@@ -187,7 +242,7 @@ def stopped_by(interrupts: Interrupts, checkpoints: Checkpoints, process: Proces
     """What ends a training that was asked to end, once all is written. process: for all to leave together."""
     checkpoints.wait()
     if process is not None:
-        process.totals(0)
+        process.totals(0)  # nothing to add up: nobody leaves before the main process has written
     return StoppedError(f"stopped by {interrupts.name}; saved {checkpoints.how_to_go_on()}", interrupts.exit_code)
 
 
@@ -201,77 +256,30 @@ def summary(values: dict[str, float]) -> str:
     return text
 
 
-class Meter:
-    """Sums over an epoch's videos on the device; the host reads them only when it logs.
-
-    sums: what `gather` returned when the run was saved, to go on from; empty at the start of an epoch.
-    """
-
-    def __init__(self, process: Process, sums: list[list[float]]) -> None:
-        self.process = process
-        start = [0.0] * 4
-        if len(sums) == process.world_size:
-            start = sums[process.rank]
-        elif sums and process.is_main:  # another number of processes goes on
-            start = np.sum(sums, axis=0).tolist()
-        self.sums = torch.tensor(start, dtype=torch.float64, device=process.device)
-        self.videos = 0.0
-        self.videos_before = process.totals(start[3])[0]
-
-    def add(self, loss_sum: Tensor, logits: Tensor, label: Tensor) -> None:
-        """Add one batch. loss_sum: scalar; logits: (B, K); label: (B,), IGNORED ones not counted."""
-        top5 = logits.topk(min(5, logits.shape[1]), dim=1).indices == label[:, None]
-        counted = (label != IGNORED).sum()
-        self.sums += torch.stack([loss_sum.double(), top5[:, 0].sum(), top5.sum(), counted]).double()
-
-    def read(self) -> dict[str, float]:
-        """Mean loss and accuracies in percent over all processes so far."""
-        loss, top1, top5, self.videos = self.process.totals(*self.sums.tolist())
-        videos = max(self.videos, 1)
-        return {"loss": loss / videos, "top1": 100 * top1 / videos, "top5": 100 * top5 / videos}
-
-    @property
-    def new_videos(self) -> float:
-        """Without those of an earlier launch."""
-        return self.videos - self.videos_before
-
-    def gather(self) -> list[list[float]]:
-        """Of each process, for a checkpoint: adding up in another order would round differently."""
-        return self.process.gather(self.sums.tolist())
-
-
 def report_bad_videos(
     step: list[Batch],
     loader: Loader[Batch],
-    unreadable: int,
-    videos: int,
+    batches: EpochBatches,
+    position: Position,
     max_bad_share: float,
     process: Process,
     log: RunLog,
 ) -> None:
     """Name each unreadable video of a step; raise InputError once they are more than the stated share of the videos.
 
-    unreadable: how many the epoch has had. Those that took a worker along are touched by no process again.
+    position: counts those of the step already. Those that took a worker along are touched by no process again.
     """
     mine: list[BadVideo] = [bad for batch in step for bad in batch.bad]
+    # From every process to every process: the main one writes the names, and all leave these videos alone.
     named = [bad for part in process.gather(mine) for bad in part]
     for bad in named:
         log.line(f"skipped unreadable video {bad.path}: {bad.cause}")
         if bad.lost and bad.index not in log.quarantined:
             log.quarantine(bad.index, loader.dataset.manifest.sample_id(bad.index), bad.cause)
     loader.quarantine.update({bad.index: bad for bad in named if bad.lost})
-    if unreadable > max_bad_share * videos:
+    if position.unreadable > max_bad_share * batches.videos:
         raise InputError(
-            f"{unreadable} of {videos} training videos could not be read, more than data.max_bad_share="
-            f"{max_bad_share}; last: {named[-1].path}: {named[-1].cause}. Repair the videos or take them off the list, "
-            "or raise the share"
+            f"{position.unreadable} of {batches.videos} training videos could not be read, more than "
+            f"data.max_bad_share={max_bad_share}; last: {named[-1].path}: {named[-1].cause}. Repair the videos or take "
+            "them off the list, or raise the share"
         )
-
-
-def attention_shares(model: nn.Module) -> dict[str, float]:
-    """Of each STH layer with attention: the mean weight of its temporal branch in the last forward pass, 0 to 1."""
-    return {
-        name.replace("module.", "").replace("_orig_mod.", ""): float(module.last_attention[:, 0].mean())
-        for name, module in model.named_modules()
-        if isinstance(module, HybridConv2d) and module.last_attention is not None
-    }

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vsn_train.errors import InputError
 from vsn_train.models.backbone import build_backbone
+from vsn_train.models.hybrid import HybridConv2d
 from vsn_train.models.weights import load_weights
 
 
@@ -61,6 +62,18 @@ class Recognizer(nn.Module):
         features = self.backbone(video.flatten(0, 1))
         logits = self.head(self.dropout(features))
         return logits.unflatten(0, (batch, frames)).mean(dim=1)
+
+    def diagnostics(self) -> dict[str, dict[str, float]]:
+        """What of the last forward pass is worth a curve, as {group: {name: scalar}}.
+
+        attention: of each STH layer with attention, the mean weight of its temporal branch, 0 to 1.
+        """
+        shares = {
+            name: float(module.last_attention[:, 0].mean())
+            for name, module in self.named_modules()
+            if isinstance(module, HybridConv2d) and module.last_attention is not None
+        }
+        return {"attention": shares}
 
 
 def create_model(

@@ -1,11 +1,17 @@
-"""What autograd keeps between forward and backward pass, where an operator only moves what a layer reads."""
+"""What autograd keeps between forward and backward pass: of what an operator only moves, and of whole blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torchvision.models.mobilenetv2 import InvertedResidual
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 
 def run_on_moved(layer: Callable[[Tensor], Tensor], source: Tensor, move: Callable[[Tensor], Tensor]) -> Tensor:
@@ -36,3 +42,43 @@ def run_on_moved(layer: Callable[[Tensor], Tensor], source: Tensor, move: Callab
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         return layer(moved)
+
+
+def recompute_blocks(backbone: nn.Module) -> None:
+    """Activation checkpointing: residual blocks keep only their input and are computed again in the backward pass.
+
+    Less memory, about one forward pass more. The second pass leaves the batch norms' running statistics alone, so that
+    the result is the same.
+    """
+    for block in backbone.modules():
+        if isinstance(block, BasicBlock | Bottleneck | InvertedResidual):
+            block.forward = partial(_recomputed, block.forward, partial(_contexts, block))
+
+
+def _recomputed(forward: Callable[[Tensor], Tensor], contexts: Callable[[], Any], x: Tensor) -> Tensor:
+    if not torch.is_grad_enabled():
+        return forward(x)
+    return checkpoint(forward, x, use_reentrant=False, context_fn=contexts)
+
+
+def _contexts(block: nn.Module) -> tuple[Any, Any]:
+    return nullcontext(), _statistics_kept(block)
+
+
+@contextmanager
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    norms = [
+        module
+        for module in block.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training and module.track_running_stats
+    ]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            assert norm.num_batches_tracked is not None
+            norm.num_batches_tracked -= 1

@@ -7,12 +7,10 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from vsn_train import config as schema
-from vsn_train.data.loader import EpochBatches, training_loader
+from vsn_train.data.loader import Batch, EpochBatches, training_loader
 from vsn_train.data.manifest import Manifest
-from vsn_train.data.transforms import normalize
 from vsn_train.engine.check import (
     describe_batch,
     describe_videos,
@@ -22,11 +20,14 @@ from vsn_train.engine.check import (
     what_limits,
 )
 from vsn_train.engine.distributed import Process
-from vsn_train.engine.speed import autocast_for, peak_memory
+from vsn_train.engine.meter import peak_memory
+from vsn_train.engine.precision import autocast_for
+from vsn_train.engine.train import StepOptions, train_step
 from vsn_train.models import Recognizer
 from vsn_train.run.data import training_clips
 from vsn_train.run.evaluate import Evaluation
 from vsn_train.run.network import prepare_model
+from vsn_train.run.state import trial_state
 
 
 def check_training(
@@ -51,17 +52,16 @@ def check_training(
             lines += describe_videos(f"val {number}", group, labels, config.validation.views)
         loading = loader_rate(loader, min(len(batches) * config.optimizer.accumulate, 4 + 4 * config.data.workers))
     batch = max(first, key=lambda each: each.size)
-    clip, label = normalize(batch.video.to(process.device)), batch.label.to(process.device)
+    state, options = trial_state(config, model, process), StepOptions(autocast, config.optimizer.clip_norm)
+    here = Batch(batch.video.to(process.device), batch.label.to(process.device), ())
+    # Each process by itself: what they exchange is not a part of what one network costs.
+    alone, no_draws = Process(0, 1, process.device), np.random.default_rng(0)
 
     def step() -> float:
-        model.zero_grad()
-        with autocast:
-            logits = model(clip)
-        loss = torch.nn.functional.cross_entropy(logits.float(), label)
-        loss.backward()
-        return float(loss.detach())  # waits for the device
+        done = train_step(state, [here], options, alone, batch.size, no_draws)
+        return float(done.losses[0]) / max(batch.size, 1)  # waits for the device
 
-    training = model_rate(step, len(label))
+    training = model_rate(step, len(batch.label))
     lines.append(f"model: loss of the first step {step():.3f} (chance {np.log(len(names)):.3f})")
     lines.append(f"memory: at most {peak_memory(process.device):.2f} GiB so far")
     lines.append(what_limits(loading, training, config.data.workers))

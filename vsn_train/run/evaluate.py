@@ -26,7 +26,7 @@ from vsn_train.engine.checkpoint import file_hash, load_checkpoint
 from vsn_train.engine.distributed import Process, join_processes
 from vsn_train.engine.evaluate import Found, mean_of_views, score_videos, video_groups
 from vsn_train.engine.parts import ScoreParts
-from vsn_train.engine.speed import autocast_for
+from vsn_train.engine.precision import autocast_for
 from vsn_train.run.data import check_classes, check_mirrors, load_manifest, note_missing
 from vsn_train.run.network import model_of, use_channels_last
 from vsn_train.run.record import environment, versions
@@ -37,10 +37,10 @@ def evaluate(config: schema.Eval, run_folder: Path) -> None:
     checkpoint = load_checkpoint(Path(config.checkpoint))
     with join_processes(config.runtime.device, config.runtime.threads) as process:
         manifest = load_manifest(config.dataset, config.split, process, config.data)
-        check_classes(manifest, checkpoint["class_names"], config.checkpoint)
+        check_classes(manifest, checkpoint.class_names, config.checkpoint)
         model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
         use_channels_last(model, config.runtime, process, inference=True)
-        trained = OmegaConf.create(checkpoint["config"]).data  # a size changed on the command line shows in the name
+        trained = OmegaConf.create(checkpoint.config).data  # a size changed on the command line shows in the name
         name = config.protocol.name(trained.short_side, trained.crop_size)
         facts = {
             "dataset": manifest.name,
@@ -49,7 +49,7 @@ def evaluate(config: schema.Eval, run_folder: Path) -> None:
             "missing": len(manifest.missing),
             "protocol": {"name": name, **asdict(config.protocol)},
             "num_frames": config.backbone.num_frames,
-            "epoch": checkpoint["epoch"],
+            "epoch": checkpoint.epoch,
             "manifest": manifest.content_hash(),
             "checkpoint": file_hash(Path(config.checkpoint)),
             "computed": {
@@ -72,13 +72,13 @@ def evaluate(config: schema.Eval, run_folder: Path) -> None:
         )  # fmt: skip
         scores = evaluation("evaluate", facts, parts, done)
         if process.is_main:
-            save_results(folder, scores, {"epoch": checkpoint["epoch"], "step": checkpoint["step"]})
+            save_results(folder, scores, {"epoch": checkpoint.epoch, "step": checkpoint.step})
             parts.remove()
             if config.report:
                 details: dict[str, Any] = {"config": OmegaConf.to_yaml(OmegaConf.structured(config))}
                 details["environment"] = environment()
                 write_report(folder / "report.html", scores, frames_of(manifest, config.data), details)
-            print(f"checkpoint {config.checkpoint}: epoch {checkpoint['epoch']}, {facts['checkpoint']}")
+            print(f"checkpoint {config.checkpoint}: epoch {checkpoint.epoch}, {facts['checkpoint']}")
             print(f"manifest {facts['manifest']}")
             if line := note_missing(manifest, folder):
                 print(line)

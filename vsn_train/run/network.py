@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from vsn_train import config as schema
-from vsn_train.engine.distributed import Process
-from vsn_train.engine.speed import allow_tf32, autocast_for, fastest_choices, recompute_blocks, resolve_precision
+from vsn_train.data.loader import Batch
+from vsn_train.engine.distributed import Process, settle_buckets
+from vsn_train.engine.interleave import interleave
+from vsn_train.engine.precision import allow_tf32, autocast_for, resolve_precision
+from vsn_train.engine.state import Checkpoint
+from vsn_train.engine.train import StepOptions, train_step
 from vsn_train.errors import InputError
 from vsn_train.import_function import import_function
 from vsn_train.models import Recognizer, create_model
+from vsn_train.models.saving import recompute_blocks
 from vsn_train.models.weights import load_weights
+from vsn_train.run.state import trial_state
 
 
 def build_model(backbone: schema.Backbone, num_classes: int, modality: str) -> Recognizer:
@@ -51,23 +61,23 @@ def start_weights(model: Recognizer, config: schema.Train, class_names: Sequence
     )
 
 
-def model_of(checkpoint: dict[str, Any], backbone: schema.Backbone, modality: str, path: str) -> Recognizer:
+def model_of(checkpoint: Checkpoint, backbone: schema.Backbone, modality: str, path: str) -> Recognizer:
     """The checkpoint's network. Raises InputError where the command line asks for another one."""
-    trained = checkpoint["config"]["data"].get("modality", "rgb")
+    trained = checkpoint.config["data"].get("modality", "rgb")
     if modality != trained:
         raise InputError(
             f"data.modality={modality}, but {path} was trained on {trained}; leave data.modality out, or take a "
             f"checkpoint that was trained on {modality}"
         )
     for key, asked in asdict(backbone).items():
-        trained = checkpoint["config"]["backbone"].get(key, asked)  # older files lack the keys that came later
+        trained = checkpoint.config["backbone"].get(key, asked)  # older files lack the keys that came later
         if asked != trained:
             raise InputError(
                 f"backbone.{key}={asked}, but {path} was trained with {trained}; leave backbone.{key} out, or train "
                 "with the other value"
             )
-    model = build_model(backbone, len(checkpoint["class_names"]), modality)
-    model.load_state_dict(checkpoint["average"] or checkpoint["model"])
+    model = build_model(backbone, len(checkpoint.class_names), modality)
+    model.load_state_dict(checkpoint.average or checkpoint.model)
     return model
 
 
@@ -126,18 +136,63 @@ def choose_speed(
                 why = "this CPU has no AMX; runtime=auto measures whether bf16 is faster all the same"
             reasons.append(f"precision {rule['precision']}: {why}")
         return rule, reasons
-    copied = copy.deepcopy(model).train()
-    videos = config.data.batch_size if device.type == "cuda" else min(2, config.data.batch_size)
-    size = (videos, *clip_shape(config, model)[1:])
-    clip, label = torch.rand(size, device=device), torch.zeros(videos, dtype=torch.int64, device=device)
+    formats = [False, True] if runtime.channels_last is None else [runtime.channels_last]
+    alone, no_draws = Process(0, 1, device), np.random.default_rng(0)  # the others wait meanwhile
+    states = {}
+    for channels_last in formats:
+        network = copy.deepcopy(model)
+        network.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+        states[channels_last] = trial_state(config, network, process)
+    count = config.data.batch_size if device.type == "cuda" else min(2, config.data.batch_size)
+    clips = torch.randint(256, (count, *clip_shape(config, model)[1:]), dtype=torch.uint8, device=device)
+    batch = Batch(clips, torch.zeros(count, dtype=torch.int64, device=device), ())
 
     def step(precision: str, channels_last: bool) -> None:
-        copied.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-        with autocast_for(precision, device):
-            logits = copied(clip)
-        torch.nn.functional.cross_entropy(logits.float(), label).backward()
+        options = StepOptions(autocast_for(precision, device), config.optimizer.clip_norm)
+        train_step(states[channels_last], [batch], options, alone, count, no_draws)
 
     precisions = ["fp32", "bf16"] if runtime.precision == "auto" else [runtime.precision]
-    formats = [False, True] if runtime.channels_last is None else [runtime.channels_last]
     precision, channels_last, reasons = process.main_does(lambda: fastest_choices(step, precisions, formats, device))
     return {"precision": precision, "channels_last": channels_last}, reasons
+
+
+def wrap_network(config: schema.Train, model: Recognizer, process: Process) -> nn.Module:
+    """What a training step calls: the model, compiled where that is wanted, and shared where there are processes."""
+    runtime = config.runtime
+    network: nn.Module = torch.compile(model) if runtime.compile else model  # type: ignore[assignment]
+    if process.world_size == 1:
+        return network
+    # Of 1x1 kernels, whose strides can be written in two ways.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    network = DistributedDataParallel(
+        network, gradient_as_bucket_view=runtime.gradient_as_bucket_view, static_graph=runtime.static_graph
+    )
+    clip = torch.zeros(clip_shape(config, model), device=process.device)
+    settle_buckets(network.train(), clip, autocast_for(runtime.precision, process.device))
+    return network
+
+
+def fastest_choices(
+    step: Callable[[str, bool], None], precisions: list[str], formats: list[bool], device: torch.device, rounds: int = 3
+) -> tuple[str, bool, list[str]]:
+    """Time a training step in turns with each precision and memory format that is left to choose.
+
+    step(precision, channels_last) computes one. Returns the fastest two and lines for the log. fp16 is never among the
+    candidates: its range is a matter of the model, not of speed alone.
+    """
+    candidates = [(precision, channels_last) for precision in precisions for channels_last in formats]
+    actions = {each: partial(step, *each) for each in candidates}
+    times = {
+        each: float(np.median(seconds)) for each, seconds in interleave(actions, rounds, device=device.type).items()
+    }
+    best = min(times, key=lambda each: times[each])
+    lines = [
+        f"runtime=auto: {_name(*each)} {1000 * seconds:.0f} ms a step"
+        + (", the fastest: chosen" if each == best else "")
+        for each, seconds in sorted(times.items(), key=lambda pair: pair[1])
+    ]
+    return *best, lines
+
+
+def _name(precision: str, channels_last: bool) -> str:
+    return f"{precision} with {'channels_last' if channels_last else 'contiguous'} memory"

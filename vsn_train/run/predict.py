@@ -19,7 +19,7 @@ from vsn_train.data.workers import BadVideo
 from vsn_train.engine.checkpoint import load_checkpoint
 from vsn_train.engine.distributed import join_processes
 from vsn_train.engine.evaluate import score_videos
-from vsn_train.engine.speed import autocast_for
+from vsn_train.engine.precision import autocast_for
 from vsn_train.errors import InputError
 from vsn_train.run.data import check_mirrors
 from vsn_train.run.network import model_of, use_channels_last
@@ -31,8 +31,8 @@ def predict(config: schema.Predict, run_folder: Path) -> None:
     Raises VideoError for a single video that cannot be read; of several, InputError after the others are done.
     """
     checkpoint = load_checkpoint(Path(config.checkpoint))
-    protocol, names = config.protocol, checkpoint["class_names"]
-    check_mirrors(protocol, checkpoint.get("flips_allowed", True), "the checkpoint's data set")
+    protocol, names = config.protocol, checkpoint.class_names
+    check_mirrors(protocol, checkpoint.flips_allowed, "the checkpoint's data set")
     paths = find_videos(config.video)
     with join_processes(config.runtime.device, config.runtime.threads) as process:
         model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
@@ -42,13 +42,13 @@ def predict(config: schema.Predict, run_folder: Path) -> None:
             config.data.modality, config.start, config.end,
         )  # fmt: skip
         workers = config.data.workers if len(paths) > 1 else 0
-        trained = OmegaConf.create(checkpoint["config"]).data
+        trained = OmegaConf.create(checkpoint.config).data
         protocol_name = protocol.name(trained.short_side, trained.crop_size)
         predictions: list[dict[str, Any]] = []
         for path, (video,) in zip(paths, test_loader(videos, [[i] for i in range(len(paths))], workers), strict=True):
             found = score_videos(
                 model, [[video]], 1, process, lambda results: None, protocol=protocol,
-                mirrored_labels=mirrored_labels(len(names), checkpoint["flip_pairs"]),
+                mirrored_labels=mirrored_labels(len(names), checkpoint.flip_pairs),
                 views_per_batch=config.runtime.views_per_batch, keep_views=False,
                 on_bad_video="error" if len(paths) == 1 else "wrong",
                 autocast=autocast_for(config.runtime.precision, process.device), title="",

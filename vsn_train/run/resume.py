@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-from torch.optim.swa_utils import AveragedModel
-
 from vsn_train.data.loader import EpochBatches, TrainingClips
 from vsn_train.data.workers import BadVideo
-from vsn_train.engine.checkpoint import Position, newest_checkpoint
+from vsn_train.engine.checkpoint import newest_checkpoint
 from vsn_train.engine.distributed import Process
 from vsn_train.engine.log import QUARANTINE
+from vsn_train.engine.state import Checkpoint, Position
 from vsn_train.errors import InputError
 from vsn_train.run.record import flatten
 
@@ -34,7 +30,7 @@ ROUNDING = ("device", "precision", "channels_last", "compile", "tf32", "fused_op
 
 def find_checkpoint(
     resume: bool, folder: Path, stored: dict[str, Any], step_videos: int, manifests: list[str]
-) -> tuple[dict[str, Any] | None, list[str]]:
+) -> tuple[Checkpoint | None, list[str]]:
     """What to go on from, if anything, and lines for the log.
 
     manifests: content hashes of the training and the validation split.
@@ -47,11 +43,11 @@ def find_checkpoint(
             )
         return None, []
     path, checkpoint, passed_over = newest_checkpoint(folder)
-    before, now = flatten(checkpoint["config"]), flatten(stored)
+    before, now = flatten(checkpoint.config), flatten(stored)
     allowed = ADDED_LATER - before.keys()
-    if checkpoint["step_videos"] == step_videos:
+    if checkpoint.step_videos == step_videos:
         allowed |= DIVISION
-    if checkpoint.get("manifests") == manifests:
+    if checkpoint.manifests == manifests:
         allowed |= PLACE
     changed = [
         f"{key} (was {before.get(key)}, is {now.get(key)})"
@@ -66,34 +62,14 @@ def find_checkpoint(
     return checkpoint, [*(f"passed over: {text}" for text in passed_over), f"going on from {path}"]
 
 
-def restore(
-    checkpoint: dict[str, Any],
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    average: AveragedModel | None,
-    position: Position,
-) -> None:
-    """Put everything back to where the run stood."""
-    model.load_state_dict(checkpoint["model"])
-    optimizer.load_state_dict(checkpoint["optimizer"])
-    if scaler.is_enabled() and checkpoint["scaler"]:
-        scaler.load_state_dict(checkpoint["scaler"])
-    if average is not None and checkpoint["average"]:
-        average.module.load_state_dict(checkpoint["average"])
-        average.n_averaged.fill_(checkpoint["step"])
-    for key in asdict(position):
-        setattr(position, key, checkpoint[key])
-
-
 def not_bit_identical(
-    checkpoint: dict[str, Any], now: dict[str, Any], batches: EpochBatches, process: Process
+    checkpoint: Checkpoint, now: dict[str, Any], batches: EpochBatches, process: Process
 ) -> list[str]:
     """For the log: what keeps a resumed run from giving the very bits of one that was never stopped."""
-    before = checkpoint["config"]["runtime"] | checkpoint["choices"]
+    before = checkpoint.config["runtime"] | checkpoint.choices
     changed = [f"runtime.{key} {now[key]} (was {before.get(key)})" for key in ROUNDING if before.get(key) != now[key]]
-    if process.world_size != checkpoint["processes"]:
-        changed.insert(0, f"{process.world_size} process(es) (was {checkpoint['processes']})")
+    if process.world_size != checkpoint.processes:
+        changed.insert(0, f"{process.world_size} process(es) (was {checkpoint.processes})")
     lines = []
     if changed:
         lines.append(
@@ -101,9 +77,9 @@ def not_bit_identical(
             "dropout differs between processes, so that the weights will not be bit-identical to those of a run that "
             "was never stopped"
         )
-    if batches.step_videos != checkpoint["step_videos"]:
+    if batches.step_videos != checkpoint.step_videos:
         lines.append(
-            f"now {batches.step_videos} videos a step (was {checkpoint['step_videos']}): another training from here on"
+            f"now {batches.step_videos} videos a step (was {checkpoint.step_videos}): another training from here on"
         )
     return lines
 

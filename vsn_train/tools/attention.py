@@ -51,7 +51,8 @@ from vsn_train.data.prepare import written_aside
 from vsn_train.engine.checkpoint import file_hash, load_checkpoint
 from vsn_train.engine.distributed import Process, join_processes
 from vsn_train.engine.evaluate import score_videos, video_groups
-from vsn_train.engine.speed import autocast_for
+from vsn_train.engine.precision import autocast_for
+from vsn_train.engine.state import Checkpoint
 from vsn_train.errors import InputError
 from vsn_train.models import Recognizer
 from vsn_train.run.data import check_mirrors, load_manifest
@@ -103,7 +104,7 @@ def study(own: dict[str, list[str]], overrides: list[str]) -> None:
     facts: dict[str, str] = {}
     for path, label in zip(paths, labels, strict=True):
         checkpoint = load_checkpoint(path)
-        config = eval_config(path, checkpoint["config"], overrides)
+        config = eval_config(path, checkpoint.config, overrides)
         with join_processes(config.runtime.device, config.runtime.threads) as process:
             facts = facts or hardware(process.device.type)  # before any work: it tells the load
             run = measure(config, checkpoint, label, process)
@@ -128,7 +129,7 @@ def study(own: dict[str, list[str]], overrides: list[str]) -> None:
         print(f"rewritten: {document}")
 
 
-def measure(config: schema.Eval, checkpoint: dict[str, Any], label: str | None, process: Process) -> Measured:
+def measure(config: schema.Eval, checkpoint: Checkpoint, label: str | None, process: Process) -> Measured:
     """The shares of one checkpoint over every view of every video of the split."""
     model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
     try:
@@ -138,8 +139,8 @@ def measure(config: schema.Eval, checkpoint: dict[str, Any], label: str | None, 
         raise InputError(f"{config.checkpoint}: {error}; found {trained}") from error
     use_channels_last(model, config.runtime, process)
     manifest = load_manifest(config.dataset, config.split, process, config.data)
-    classes = len(checkpoint["class_names"])
-    same_classes = list(manifest.class_names) == checkpoint["class_names"]
+    classes = len(checkpoint.class_names)
+    same_classes = list(manifest.class_names) == checkpoint.class_names
     check_mirrors(config.protocol, manifest.flips_allowed, manifest.name)
 
     groups = video_groups(len(manifest), config.protocol.views, config.runtime.views_per_batch, process)
@@ -148,16 +149,16 @@ def measure(config: schema.Eval, checkpoint: dict[str, Any], label: str | None, 
     rows = {index: row[0] for index, row in found.items() if isinstance(row, np.ndarray)}
     if not rows:
         raise InputError(f"{manifest.name}: none of the {len(manifest)} videos could be read")
-    torch.manual_seed(checkpoint["config"]["seed"])
+    torch.manual_seed(checkpoint.config["seed"])
     fresh = build_model(config.backbone, classes, config.data.modality).to(process.device)
     fp32 = torch.autocast(process.device.type, enabled=False)
     first = shares_of_videos(fresh, manifest, groups[:1], config, process, fp32, "")
     untrained = np.stack([row[0] for row in first.values() if isinstance(row, np.ndarray)])
-    trained = OmegaConf.create(checkpoint["config"]).data
+    trained = OmegaConf.create(checkpoint.config).data
     facts = {
         "path": config.checkpoint,
-        "seed": checkpoint["config"]["seed"],
-        "epoch": checkpoint["epoch"],
+        "seed": checkpoint.config["seed"],
+        "epoch": checkpoint.epoch,
         "arch": config.backbone.arch,
         "variant": config.backbone.variant,
         "num_frames": config.backbone.num_frames,

@@ -16,6 +16,7 @@ from typing import Any
 
 from vsn_train.analysis.export import export_model
 from vsn_train.engine.checkpoint import load_checkpoint
+from vsn_train.engine.state import Checkpoint
 from vsn_train.errors import InputError
 from vsn_train.import_function import find_operator
 from vsn_train.models import Recognizer, create_model
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.checkpoint:
         checkpoint = load_checkpoint(arguments.checkpoint)
         model = checkpoint_model(checkpoint, arguments.operator)
-        size = checkpoint["config"]["data"]["crop_size"]
+        size = checkpoint.config["data"]["crop_size"]
     else:
         options: dict[str, Any] = dict(parse_option(text) for text in arguments.option)
         model = create_model(
@@ -61,9 +62,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def checkpoint_model(checkpoint: dict[str, Any], operator: str | None) -> Recognizer:
+def checkpoint_model(checkpoint: Checkpoint, operator: str | None) -> Recognizer:
     """operator: as the user names it. Raises InputError where it differs, or is the user's own and is not named."""
-    backbone = dict(checkpoint["config"]["backbone"])
+    backbone = dict(checkpoint.config["backbone"])
     trained = backbone.pop("operator")
     if operator != trained and (operator or "." in trained):
         raise InputError(
@@ -71,9 +72,7 @@ def checkpoint_model(checkpoint: dict[str, Any], operator: str | None) -> Recogn
             + (", as loading a checkpoint imports no module" if "." in trained else ", or leave --operator out")
         )
     backbone |= backbone.pop("options", {})
-    modality = checkpoint["config"]["data"].get("modality", "rgb")
-    model = create_model(
-        find_operator(trained), num_classes=len(checkpoint["class_names"]), modality=modality, **backbone
-    )
-    model.load_state_dict(checkpoint["average"] or checkpoint["model"])
+    modality = checkpoint.config["data"].get("modality", "rgb")
+    model = create_model(find_operator(trained), num_classes=len(checkpoint.class_names), modality=modality, **backbone)
+    model.load_state_dict(checkpoint.average or checkpoint.model)
     return model

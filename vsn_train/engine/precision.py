@@ -1,0 +1,42 @@
+"""In which numbers a network computes: autocast, the scaler that fp16 needs, TF32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """ "auto" -> bf16 where the hardware multiplies in it, else fp32; others stay."""
+    if precision != "auto":
+        return precision
+    return "bf16" if _multiplies_bf16(device) else "fp32"
+
+
+def autocast_for(precision: str, device: torch.device) -> torch.autocast:
+    """precision "auto", "fp32", "bf16" or "fp16" as an autocast context."""
+    precision = resolve_precision(precision, device)
+    dtype = PRECISIONS.get(precision, torch.bfloat16)
+    return torch.autocast(device.type, dtype=dtype, enabled=precision in PRECISIONS)
+
+
+def scaler_for(precision: str, device: torch.device) -> torch.amp.GradScaler:
+    """Scales the loss so that fp16 gradients do not vanish; passes everything through in other precisions."""
+    return torch.amp.GradScaler(device.type, enabled=resolve_precision(precision, device) == "fp16")
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    # Other CPUs accept bf16 too. Most run it slower than fp32; where AVX-512 has it, `runtime=auto` finds out.
+    amx: Any = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(amx and amx())
+
+
+def allow_tf32(allowed: bool) -> None:
+    """CUDA only: whether fp32 products may be rounded to TF32's 10 bits of mantissa."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed

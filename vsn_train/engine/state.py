@@ -1,0 +1,144 @@
+"""What a training is at any moment, and what of it a checkpoint holds."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from vsn_train.data.loader import EpochBatches
+from vsn_train.engine.optim import Schedule
+from vsn_train.models import Recognizer
+
+FORMAT = 2  # of the file; raise it when a reader of today would misunderstand what is written
+
+
+@dataclass
+class Position:
+    """Where a training stands; with model, optimizer and scaler all that a resumed one needs.
+
+    Learning rates and every draw of randomness follow from it: they are functions of seed, epoch, step and sample.
+    epoch, step: epochs and optimizer steps done. videos, unreadable: of the epoch under way, videos done and those of
+    them that could not be read. sums: what each process has added up for the epoch's metrics, see `Meter`.
+    best: [top-1 in percent, epoch] of the best validations, best first.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    videos: int = 0
+    unreadable: int = 0
+    sums: list[list[float]] = field(default_factory=list)
+    best: list[list[float]] = field(default_factory=list)
+
+    def end_epoch(self, top1: float) -> None:
+        """Go to the start of the next epoch. top1: of this one's validation, in percent."""
+        self.epoch, self.videos, self.unreadable, self.sums = self.epoch + 1, 0, 0, []
+        # Of equal ones the first stays the best.
+        self.best = sorted([*self.best, [top1, self.epoch]], key=lambda each: (-each[0], each[1]))
+
+    @property
+    def epochs_without_better(self) -> int:
+        return self.epoch - int(self.best[0][1]) if self.best else 0
+
+
+@dataclass
+class TrainState:
+    """All that a training step changes.
+
+    model: the network whose parameters the optimizer has, and whose tensors a checkpoint keeps. average: its moving
+    average, where one is kept. network: what a step calls, (B, T, C, H, W) -> (B, K): the model, or the model wrapped
+    (compiled, for several processes); it shares the model's tensors.
+    """
+
+    model: Recognizer
+    optimizer: Optimizer
+    schedule: Schedule
+    scaler: torch.amp.GradScaler
+    average: AveragedModel | None = None
+    position: Position = field(default_factory=Position)
+    network: nn.Module = field(default=None)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.network is None:
+            self.network = self.model
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The learning rate of each group of parameters, for the step to come."""
+        return {str(group["name"]): float(group["lr"]) for group in self.optimizer.param_groups}
+
+    def set_rates(self, batches: EpochBatches) -> None:
+        """Learning rates as the position has them. batches: the steps of an epoch."""
+        self.schedule.step(self.position.epoch * len(batches) + batches.steps_in(self.position.videos))
+
+    def advance(self, batches: EpochBatches) -> None:
+        """One optimizer step further: the position, and the learning rates of the step to come."""
+        self.position.step += 1
+        self.position.videos = min(self.position.videos + batches.step_videos, batches.videos)
+        self.set_rates(batches)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The fields of a `Checkpoint` that change while training; the tensors are the live ones."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.module.state_dict() if self.average else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        } | asdict(self.position)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Back to where the run stood. state: as of `state_dict`. The learning rates follow by `set_rates`."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler.is_enabled() and state["scaler"]:  # a run may go on in fp16 that was begun in another precision
+            self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None and state["average"]:
+            self.average.module.load_state_dict(state["average"])
+            self.average.n_averaged.fill_(state["step"])
+        for key in asdict(self.position):
+            setattr(self.position, key, state[key])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """The fields of a file, in the order in which they are written: tensors and plain types.
+
+    Those with a default are missing from files of older versions.
+    """
+
+    version: str = ""  # of the vsn-train that wrote it
+    model: dict[str, Tensor]
+    average: dict[str, Tensor] | None  # the moving average of the model's tensors, where one was kept
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]  # empty but for fp16
+    processes: int = 1
+    step_videos: int = 0  # videos of an optimizer step, over all processes
+    choices: dict[str, Any] = field(default_factory=dict)  # precision and memory format of the run
+    metrics_bytes: int = 0  # size of metrics.jsonl; what lies behind was logged after this file was written
+    config: dict[str, Any]  # of the run, as plain types
+    class_names: list[str]
+    flip_pairs: list[list[int]]  # classes that are each other's mirror image
+    flips_allowed: bool = True  # whether a mirror image has a known class
+    manifests: list[str] = field(default_factory=list)  # content hashes of the training and the validation split
+    mixing: dict[str, str] | None = None  # where the network mixes frames, see models/layouts.py
+    epoch: int  # from here on see `Position`
+    step: int
+    videos: int = 0
+    unreadable: int = 0
+    sums: list[list[float]] = field(default_factory=list)
+    best: list[list[float]] = field(default_factory=list)
+
+    def content(self) -> dict[str, Any]:
+        """What the file holds; also what `TrainState.load_state_dict` takes."""
+        return {"format": FORMAT} | {each.name: getattr(self, each.name) for each in fields(self)}
+
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> Checkpoint | None:
+        """What a file holds as a checkpoint; None when it is none of this format."""
+        known = {each.name: content[each.name] for each in fields(cls) if each.name in content}
+        required = {each.name for each in fields(cls) if each.default is MISSING and each.default_factory is MISSING}
+        return cls(**known) if content.get("format") == FORMAT and required <= known.keys() else None
