@@ -86,6 +86,20 @@ def test_the_wheel_works_away_from_the_source(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "operator: tsm" in done.stdout
+    tools = shutil.which("vsn-tools", path=str(site / "bin"))
+    assert tools
+    small = ["dataset.root=data", "dataset.train_videos=12", "dataset.val_videos=12", "dataset.num_frames=4"]
+    for arguments, said in [
+        (["--help"], "prepare"),
+        (["scan", "dataset=motion", *small, "--workers", "1"], "val: 12 videos of 12 listed"),
+        (["bench", "eval", "--help"], "tencrop_10clip"),  # the protocols are found
+    ]:
+        done = subprocess.run(
+            [sys.executable, tools, *arguments],
+            cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(site)}, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert said in done.stdout
     where = subprocess.run(
         [sys.executable, "-c", "from vsn_train.config import config_folder; print(config_folder())"],
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(site)}, capture_output=True, text=True, check=True,

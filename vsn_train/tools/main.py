@@ -46,6 +46,8 @@ def main() -> None:
     try:
         module = importlib.import_module(f"vsn_train.tools.{verb}")
         sys.exit(module.run(parse(verb, module, words[1:])))
+    except KeyboardInterrupt:
+        sys.exit(f"vsn-tools {verb}: interrupted")
     except InputError as error:
         refuse(verb, str(error))
     except (HydraException, OmegaConfBaseException) as error:
