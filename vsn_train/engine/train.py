@@ -162,7 +162,9 @@ def train_step(
     batches: this process's, on the device: video uint8 (B, T, C, H, W), label (B,). videos: of the step, over all
     processes; the gradient is the mean over them. draws: for mixing clips, the same in all processes.
     """
-    scaler, losses, predictions = state.scaler, [], []
+    losses: list[Tensor] = []
+    predictions: list[Tensor] = []
+    scaler = state.scaler
     state.optimizer.zero_grad(set_to_none=True)
     for batch in batches:
         with gradients_shared(state.network, at_once=batch is batches[-1]):

@@ -51,7 +51,7 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
         model = build_model(config.backbone, len(classes), config.data.modality).to(process.device)
         weights = start_weights(model, config, classes)
         if config.check:
-            check_training(config, *manifests, model, batches, process, run_folder)
+            check_training(config, manifests[0], manifests[1], model, batches, process, run_folder)
             return
 
         # 2. What the run goes on from, if anything, and how it is fastest here.
