@@ -5,8 +5,9 @@ from dataclasses import asdict
 import pytest
 import torch
 
+from tests.runs import checkpoint_with
 from vsn_train.config import Sth, Train
-from vsn_train.engine.checkpoint import KEYS, save_checkpoint
+from vsn_train.engine.checkpoint import save_checkpoint
 from vsn_train.errors import InputError
 from vsn_train.models import create_model
 from vsn_train.models.hybrid import HybridConv2d
@@ -73,10 +74,9 @@ def test_an_sth_checkpoint_from_before_the_choice_of_its_start_gives_what_it_gav
     backbone = Sth(operator="sth", arch="resnet18", num_frames=4)
     before = asdict(backbone)
     del before["temporal_start"], before["outer_taps"]
-    checkpoint = {
-        "config": {"data": {}, "backbone": before}, "class_names": CLASSES, "model": trained.state_dict(),
-        "average": None,
-    }  # fmt: skip
+    checkpoint = checkpoint_with(
+        config={"data": {}, "backbone": before}, class_names=CLASSES, model=trained.state_dict()
+    )
     video = torch.randn(1, 4, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(model_of(checkpoint, backbone, "rgb", "old.pt").eval()(video), trained(video))
@@ -86,14 +86,14 @@ def test_a_run_from_before_the_choice_of_the_start_can_be_resumed(tmp_path):
     now = {"seed": 0, "backbone": asdict(Sth(operator="sth"))}
     before = {"seed": 0, "backbone": {**now["backbone"]}}
     del before["backbone"]["temporal_start"], before["backbone"]["outer_taps"]
-    file = dict.fromkeys(KEYS) | {"config": before, "step_videos": 8, "manifests": []}
-    save_checkpoint(tmp_path / "last.pt", file)
+    save_checkpoint(tmp_path / "last.pt", checkpoint_with(config=before, step_videos=8))
     found, _ = find_checkpoint(True, tmp_path, now, 8, [])
-    assert found["config"] == before
+    assert found.config == before
     now["backbone"]["p"] = 0.5
     with pytest.raises(InputError, match=r"backbone.p \(was 0.25, is 0.5\)"):
         find_checkpoint(True, tmp_path, now, 8, [])
-    save_checkpoint(tmp_path / "last.pt", file | {"config": {"seed": 0, "backbone": asdict(Sth(operator="sth"))}})
+    config = {"seed": 0, "backbone": asdict(Sth(operator="sth"))}
+    save_checkpoint(tmp_path / "last.pt", checkpoint_with(config=config, step_videos=8))
     now = {"seed": 0, "backbone": asdict(Sth(operator="sth", temporal_start="random"))}
     with pytest.raises(InputError, match=r"backbone.temporal_start \(was auto, is random\)"):
         find_checkpoint(True, tmp_path, now, 8, [])

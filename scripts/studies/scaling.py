@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--tflops", type=float, default=40.0, help="that a GPU sustains in training; assumed")
     parser.add_argument("--gpu-clips-per-s", type=float, help="training clips a second of one GPU")
     parser.add_argument(
-        "--model-json", type=Path, help="of benchmark.py model --mode train on your GPU, for this network"
+        "--model-json", type=Path, help="of vsn-tools bench model --mode train on your GPU, for this network"
     )
     parser.add_argument("--loader-json", type=Path, help="of vsn-tools bench loader on your files, for all sets")
     arguments = parser.parse_args()

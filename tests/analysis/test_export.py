@@ -84,7 +84,7 @@ def test_names_that_do_not_do(tmp_path, name, message):
 
 def test_missing_packages_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "ONNX_PACKAGES", ("onnx", "not_a_package"))
-    with pytest.raises(InputError, match=r'not_a_package.*pip install "vsn-train\[onnx\]"'):
+    with pytest.raises(InputError, match=r"not_a_package.*pip install 'vsn-train\[onnx\]'"):
         export_model(example("tsn"), tmp_path / "model.onnx")
 
 

@@ -100,7 +100,7 @@ def test_rates_from_the_benchmarks_files(monkeypatch, capsys, tmp_path):
         (["--gpus", "0"], "--gpus 0: expected a number above 0"),
         (["--share", "1.2"], "--share 1.2"),
         (["--videos", "5"], "--megabytes"),
-        (["--model-json", "nowhere.json"], "benchmark.py model"),
+        (["--model-json", "nowhere.json"], "vsn-tools bench model"),
     ],
 )
 def test_wrong_input_is_one_message(monkeypatch, capsys, arguments, message):

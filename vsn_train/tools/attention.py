@@ -1,7 +1,7 @@
 """How much of an STH network's attention is temporal, layer by layer, over the validation clips of a data set.
 
     vsn-tools attention checkpoint=runs/sth/…/checkpoints/last.pt
-    vsn-tools attention checkpoint=last.pt dataset=something_v1 dataset.root=/data/sthv1 protocol=center_1clip
+    vsn-tools attention checkpoint=last.pt dataset.root=/data/sthv1 protocol=center_1clip
     vsn-tools attention checkpoint=[rgb.pt,flow.pt] label=[motion,motion] output=study/attention
 
 checkpoint: one or several, trained with backbone=sth backbone.integration=attention. Those that differ in the seed
@@ -12,7 +12,7 @@ OUTPUT_layers.png, _p.png (several p), _data.png (temporal and static data), _mo
 document: a Markdown file in which what stands between the lines <!-- findings --> and <!-- end of findings --> is
 replaced by what becomes of the paper's findings on these checkpoints, and by the figures.
 
-Everything else is given as to vsn-eval and goes for every checkpoint: dataset=…, protocol=…, split=…, data.workers=….
+Everything else is given as to vsn-eval and goes for every checkpoint: dataset.root=…, protocol=…, split=…, data.workers=….
 What is not given is taken from each checkpoint. Exit code 0: done, 2: wrong input.
 """
 
