@@ -56,7 +56,7 @@ def main() -> None:
     try:
         run_study(arguments)
     except InputError as error:
-        print(f"attention_study: {error}", file=sys.stderr)
+        print(f"attention: {error}", file=sys.stderr)
         sys.exit(2)
     except subprocess.CalledProcessError as error:  # it has said why
         sys.exit(error.returncode)

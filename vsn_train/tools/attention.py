@@ -12,7 +12,7 @@ OUTPUT_layers.png, _p.png (several p), _data.png (temporal and static data), _mo
 document: a Markdown file in which what stands between the lines <!-- findings --> and <!-- end of findings --> is
 replaced by what becomes of the paper's findings on these checkpoints, and by the figures.
 
-Everything else is given as to vsn-eval and goes for every checkpoint: dataset.root=…, protocol=…, split=…, data.workers=….
+Every other value is one of vsn-eval's and goes for every checkpoint: dataset.root=…, protocol=…, split=….
 What is not given is taken from each checkpoint. Exit code 0: done, 2: wrong input.
 """
 
