@@ -64,14 +64,14 @@ CASES: dict[str, dict[str, Any]] = {
     "tsm mobilenet_v2": {"operator": "tsm", "arch": "mobilenet_v2", "lr": 3e-5, "partial_bn": True},
     "sth mobilenet_v2": {"operator": "sth", "arch": "mobilenet_v2", "lr": 3e-5, "partial_bn": True},
     "tsn adamw ema accumulate": {
-        "operator": "tsn", "adamw": True, "lr": 1e-4, "accumulate": 2, "mixup": 0.2, "ema": 0.9, "milestones": None,
+        "operator": "tsn", "adamw": True, "lr": 3e-5, "accumulate": 2, "mixup": 0.2, "ema": 0.9, "milestones": None,
     },
 }  # fmt: skip
 BY_COMMAND = "vsn-train with augmentation"
 COMMAND = {
     "backbone": "tsm", "backbone.arch": "resnet18", "backbone.num_frames": FRAMES, "backbone.dropout": 0,
     "data.crop_size": SIDE, "data.short_side": 40, "data.batch_size": 4, "data.workers": 0, "schedule.epochs": EPOCHS,
-    "schedule.warmup_epochs": 1, "optimizer.lr": 2e-4, "optimizer.reference_batch": 0, "optimizer.clip_norm": 8,
+    "schedule.warmup_epochs": 1, "optimizer.lr": 1e-4, "optimizer.reference_batch": 0, "optimizer.clip_norm": 8,
     "optimizer.label_smoothing": 0.1, "augment.mixup": 0.2, "augment.cutmix": 0.2, "runtime.precision": "fp32",
     "runtime.channels_last": False, "runtime.threads": 1, "runtime.log_every": 1,
 }  # fmt: skip
@@ -314,7 +314,7 @@ def sensitivity(names: list[str]) -> None:
     for name in names:
         if name == BY_COMMAND:
             changes = {
-                "optimizer.lr": 2.1e-4, "optimizer.momentum": 0.855, "optimizer.head_lr_factor": 5.25,
+                "optimizer.lr": 1.05e-4, "optimizer.momentum": 0.855, "optimizer.head_lr_factor": 5.25,
                 "optimizer.label_smoothing": 0.105, "augment.mixup": 0.24, "augment.cutmix": 0.25,
                 "augment.scales": "[1,0.875,0.75,0.693]", "augment.flip": "false", "seed": 1,
                 "schedule.warmup_epochs": 1.25,
