@@ -11,7 +11,7 @@ quickstart: .venv/installed
 test: .venv/installed-test lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-# Minutes longer: trains the README's two networks to the end, exports every form of every operator.
+# Minutes longer: trains TSM, TSN and two forms of STH to the end, exports every form of every operator.
 test-slow: .venv/installed-test
 	$(BIN)/pytest -m slow
 

@@ -315,7 +315,7 @@ def sensitivity(names: list[str]) -> None:
         if name == BY_COMMAND:
             changes = {
                 "optimizer.lr": 1.05e-4, "optimizer.momentum": 0.855, "optimizer.head_lr_factor": 5.25,
-                "optimizer.label_smoothing": 0.105, "augment.mixup": 0.24, "augment.cutmix": 0.25,
+                "optimizer.label_smoothing": 0.105, "augment.mixup": 0.21, "augment.cutmix": 0.21,
                 "augment.scales": "[1,0.875,0.75,0.693]", "augment.flip": "false", "seed": 1,
                 "schedule.warmup_epochs": 1.25,
             }  # fmt: skip
