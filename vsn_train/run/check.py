@@ -22,12 +22,11 @@ from vsn_train.engine.check import (
 from vsn_train.engine.distributed import Process
 from vsn_train.engine.meter import peak_memory
 from vsn_train.engine.precision import autocast_for
-from vsn_train.engine.train import StepOptions, train_step
 from vsn_train.models import Recognizer
 from vsn_train.run.data import training_clips
 from vsn_train.run.evaluate import Evaluation
 from vsn_train.run.network import prepare_model
-from vsn_train.run.state import trial_state
+from vsn_train.run.state import trial_state, trial_step
 
 
 def check_training(
@@ -52,13 +51,11 @@ def check_training(
             lines += describe_videos(f"val {number}", group, labels, config.validation.views)
         loading = loader_rate(loader, min(len(batches) * config.optimizer.accumulate, 4 + 4 * config.data.workers))
     batch = max(first, key=lambda each: each.size)
-    state, options = trial_state(config, model, process), StepOptions(autocast, config.optimizer.clip_norm)
+    state = trial_state(config, model, process)
     here = Batch(batch.video.to(process.device), batch.label.to(process.device), ())
-    # Each process by itself: what they exchange is not a part of what one network costs.
-    alone, no_draws = Process(0, 1, process.device), np.random.default_rng(0)
 
     def step() -> float:
-        done = train_step(state, [here], options, alone, batch.size, no_draws)
+        done = trial_step(config, state, here, batch.size, autocast)
         return float(done.losses[0]) / max(batch.size, 1)  # waits for the device
 
     training = model_rate(step, len(batch.label))

@@ -21,13 +21,12 @@ from vsn_train.engine.distributed import Process, settle_buckets
 from vsn_train.engine.interleave import interleave
 from vsn_train.engine.precision import allow_tf32, autocast_for, resolve_precision
 from vsn_train.engine.state import Checkpoint
-from vsn_train.engine.train import StepOptions, train_step
 from vsn_train.errors import InputError
 from vsn_train.import_function import import_function
 from vsn_train.models import Recognizer, create_model
 from vsn_train.models.saving import recompute_blocks
 from vsn_train.models.weights import load_weights
-from vsn_train.run.state import trial_state
+from vsn_train.run.state import trial_state, trial_step
 
 
 def build_model(backbone: schema.Backbone, num_classes: int, modality: str) -> Recognizer:
@@ -137,7 +136,6 @@ def choose_speed(
             reasons.append(f"precision {rule['precision']}: {why}")
         return rule, reasons
     formats = [False, True] if runtime.channels_last is None else [runtime.channels_last]
-    alone, no_draws = Process(0, 1, device), np.random.default_rng(0)  # the others wait meanwhile
     states = {}
     for channels_last in formats:
         network = copy.deepcopy(model)
@@ -148,8 +146,7 @@ def choose_speed(
     batch = Batch(clips, torch.zeros(count, dtype=torch.int64, device=device), ())
 
     def step(precision: str, channels_last: bool) -> None:
-        options = StepOptions(autocast_for(precision, device), config.optimizer.clip_norm)
-        train_step(states[channels_last], [batch], options, alone, count, no_draws)
+        trial_step(config, states[channels_last], batch, count, autocast_for(precision, device))
 
     precisions = ["fp32", "bf16"] if runtime.precision == "auto" else [runtime.precision]
     precision, channels_last, reasons = process.main_does(lambda: fastest_choices(step, precisions, formats, device))

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 
 from vsn_train import config as schema
-from vsn_train.data.loader import EpochBatches
+from vsn_train.data.loader import Batch, EpochBatches
 from vsn_train.engine.distributed import Process
 from vsn_train.engine.optim import Schedule, build_adamw, build_average, build_sgd, lr_factor, scaled_lr
 from vsn_train.engine.precision import autocast_for, scaler_for
 from vsn_train.engine.state import TrainState
-from vsn_train.engine.train import StepOptions, TrainOptions
+from vsn_train.engine.train import Step, StepOptions, TrainOptions, train_step
 from vsn_train.models import Recognizer
 
 
@@ -30,6 +31,15 @@ def trial_state(config: schema.Train, model: Recognizer, process: Process) -> Tr
     optimizer = build_optimizer(config, model, 0.0, process)
     schedule = Schedule(optimizer, lambda steps: 0.0)
     return TrainState(model.train(), optimizer, schedule, scaler_for(config.runtime.precision, process.device))
+
+
+def trial_step(config: schema.Train, state: TrainState, batch: Batch, videos: int, autocast: torch.autocast) -> Step:
+    """One step of a `trial_state` on one batch, which is on the device and has so many readable videos.
+
+    This process computes it alone: what processes exchange is not a part of what one network costs.
+    """
+    alone, no_draws = Process(0, 1, batch.video.device), np.random.default_rng(0)
+    return train_step(state, [batch], StepOptions(autocast, config.optimizer.clip_norm), alone, videos, no_draws)
 
 
 def train_options(config: schema.Train, process: Process) -> TrainOptions:

@@ -77,7 +77,7 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
         options, interrupts = train_options(config, process), Interrupts()
         scored = state.average.module if state.average else state.model
         evaluation = Evaluation(scored, manifests[1], config.validation, config, process, options.step.autocast)
-        facts = facts_of(config, stored, choices, state, manifests, batches, process)
+        facts = facts_of(stored, choices, state, manifests[0], hashes, batches, process)
         checkpoints = open_checkpoints(config, run_folder, state, facts, log, process)
         if process.is_main:
             write_config(run_folder, stored)
@@ -94,7 +94,7 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
             if not found:
                 # At once: a full disk or a folder that cannot be written to is better found now than after an epoch.
                 checkpoints.save()
-            validate = validation(config, evaluation, interrupts, process, log)
+            validate = validation(config, evaluation, hashes[1], interrupts, process, log)
             run_training(state, loader, batches, validate, checkpoints, interrupts, process, log, options)
             checkpoints.wait()
         for line in final_summary(config, state.position, loader, log, run_folder, time.monotonic() - started):
@@ -120,25 +120,28 @@ def open_loader(
 
 
 def facts_of(
-    config: schema.Train,
     stored: dict[str, Any],
     choices: dict[str, Any],
     state: TrainState,
-    manifests: list[Manifest],
+    manifest: Manifest,
+    hashes: list[str],
     batches: EpochBatches,
     process: Process,
 ) -> dict[str, Any]:
-    """What a checkpoint says of the run, and what does not change while training; see `Checkpoint`."""
+    """What a checkpoint says of the run, and what does not change while training; see `Checkpoint`.
+
+    manifest: of the training split. hashes: content hashes of the training and the validation split.
+    """
     return {
         "version": __version__,
         "processes": process.world_size,
         "step_videos": batches.step_videos,
         "choices": choices,
         "config": stored,
-        "class_names": list(manifests[0].class_names),
-        "flip_pairs": [list(pair) for pair in manifests[0].flip_pairs],
-        "flips_allowed": manifests[0].flips_allowed,
-        "manifests": [each.content_hash() for each in manifests],
+        "class_names": list(manifest.class_names),
+        "flip_pairs": [list(pair) for pair in manifest.flip_pairs],
+        "flips_allowed": manifest.flips_allowed,
+        "manifests": hashes,
         "mixing": mixing_of(state.model),
     }
 
@@ -158,11 +161,13 @@ def open_checkpoints(
 
 
 def validation(
-    config: schema.Train, evaluation: Evaluation, interrupts: Interrupts, process: Process, log: RunLog
+    config: schema.Train, evaluation: Evaluation, manifest: str, interrupts: Interrupts, process: Process, log: RunLog
 ) -> Callable[[Position], float]:
-    """What the loop calls at the end of an epoch: logs the validation's figures and returns its top-1 in percent."""
+    """What the loop calls at the end of an epoch: logs the validation's figures and returns its top-1 in percent.
+
+    manifest: content hash of the validation split.
+    """
     name = config.validation.name(config.data.short_side, config.data.crop_size)
-    manifest = evaluation.manifest.content_hash()
 
     def validate(position: Position) -> float:
         process.share_buffers(evaluation.model)  # from the main process: the others have seen other batches
