@@ -5,11 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection
 from typing import Any, Generic, TypeVar
+
+from tqdm import tqdm
 
 from vsn_train.errors import InputError, VideoError
 
@@ -66,6 +69,26 @@ def work_isolated(
         for job in jobs:
             job.process.kill()
             job.process.join()
+
+
+def work_with_bar(
+    work: Callable[[Item], Any], items: Sequence[Item], processes: int, timeout: float, title: str, trouble: str
+) -> tuple[list[Any], list[str]]:
+    """`work_isolated` under a progress bar: the results, and "item<TAB>cause" of each failure.
+
+    A failure is told at once as "<trouble> <item>: <cause>".
+    """
+    results: list[Any] = []
+    failed: list[str] = []
+    with tqdm(total=len(items), desc=title, unit="video", disable=None) as bar:
+        for item, result in work_isolated(work, items, processes, timeout):
+            if isinstance(result, Failure):
+                failed.append(f"{item}\t{result.cause}")
+                bar.write(f"{trouble} {item}: {result.cause}", file=sys.stderr)
+            else:
+                results.append(result)
+            bar.update()
+    return results, failed
 
 
 def _run(results: connection.Connection, work: Callable[[Item], Any], item: Item) -> None:

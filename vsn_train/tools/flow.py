@@ -15,15 +15,12 @@ read are listed in failed.txt and do not stop the rest. Exit code 0: done, 1: so
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from vsn_train.data.datasets.presence import video_name
-from vsn_train.data.isolated import Failure, usable_cores, work_isolated
+from vsn_train.data.isolated import usable_cores, work_with_bar
 from vsn_train.data.manifest import Manifest
 from vsn_train.data.optical_flow import METHODS, extract_flow, flow_estimator
 from vsn_train.data.prepare import find_sources, keep_settings, list_failed, take_shard
@@ -72,17 +69,13 @@ def run(arguments: argparse.Namespace) -> int:
         short_side=arguments.short_side,
         quality=arguments.quality,
     )
-    fields, failed = 0, []
-    with tqdm(total=len(missing), desc=f"{arguments.method} flow", unit="video", disable=None) as bar:
-        for name, result in work_isolated(work, missing, arguments.workers, arguments.timeout):
-            if isinstance(result, Failure):
-                failed.append(f"{name}\t{result.cause}")
-                bar.write(f"no flow of {name}: {result.cause}", file=sys.stderr)
-            else:
-                fields += result
-            bar.update()
-    done = len(missing) - len(failed)
-    print(f"{done} videos done with {fields} flow fields, {len(mine) - len(missing)} were there, {len(failed)} failed")
+    fields, failed = work_with_bar(
+        work, missing, arguments.workers, arguments.timeout, f"{arguments.method} flow", "no flow of"
+    )
+    print(
+        f"{len(fields)} videos done with {sum(fields)} flow fields, {len(mine) - len(missing)} were there, "
+        f"{len(failed)} failed"
+    )
     list_failed(target, arguments.shard, failed)
     return 1 if failed else 0
 

@@ -16,15 +16,13 @@ be read are listed in failed.txt and do not stop the rest. Exit code 0: done, 2:
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from vsn_train.data.isolated import Failure, usable_cores, work_isolated
+from vsn_train.data.isolated import usable_cores, work_with_bar
 from vsn_train.data.prepare import (
     CRF,
     SHORT_SIDE,
@@ -72,16 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         crf=arguments.crf,
         modality=arguments.modality,
     )
-    made: list[Copy] = []
-    failed: list[str] = []
-    with tqdm(total=len(missing), desc="prepare", unit="video", disable=None) as bar:
-        for name, result in work_isolated(work, missing, arguments.workers, arguments.timeout):
-            if isinstance(result, Failure):
-                failed.append(f"{name}\t{result.cause}")
-                bar.write(f"cannot prepare {name}: {result.cause}", file=sys.stderr)
-            else:
-                made.append(result)
-            bar.update()
+    made, failed = work_with_bar(work, missing, arguments.workers, arguments.timeout, "prepare", "cannot prepare")
     print(f"{len(made)} copies made, {len(there)} were there, {len(failed)} failed; {others} files are no videos")
     before = sum(copy.source_bytes for copy in made) + sum(space_of(source / name) for name in there)
     after = sum(copy.bytes for copy in made) + sum(targets[name].stat().st_size for name in there)
