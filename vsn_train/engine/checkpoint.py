@@ -1,12 +1,11 @@
 """Checkpoints: when a run is saved, what is kept, and which one to go on from.
 
-A file is written aside, flushed, then renamed, so that a half-written one is never read. The tensors are copied first
-and written by a thread, so that training waits for the copy alone.
+A half-written file is never read (atomic.py). The tensors are copied first and written by a thread, so that training
+waits for the copy alone.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vsn_train.atomic import atomic_path, remove_parts
 from vsn_train.engine.state import Checkpoint
 from vsn_train.errors import InputError, StoppedError
 from vsn_train.models.weights import read_tensors
@@ -51,8 +51,7 @@ class Checkpoints:
         self.pending: Future[None] | None = None
         if writes:
             folder.mkdir(parents=True, exist_ok=True)
-            for aside in folder.glob(".*.pt.*"):  # of a launch that was killed while writing
-                aside.unlink()
+            remove_parts(folder)
 
     def due(self, step: int) -> bool:
         """Whether to save after the step that follows `step`. The clock of the main process decides for all."""
@@ -80,18 +79,15 @@ class Checkpoints:
         self.pending = self.writer.submit(self._write, content, copies, {f"epoch_{epoch}.pt" for epoch in kept})
 
     def _write(self, content: dict[str, Any], copies: list[str], kept: set[str]) -> None:
-        aside = write_aside(self.last, content)
-        # The copies first: whoever goes on from the new last.pt can rely on them.
-        for name in copies:
-            copy = self.folder / f".{name}.{os.getpid()}"
-            copy.unlink(missing_ok=True)
-            try:
-                os.link(aside, copy)
-            except OSError:  # a file system without hard links
-                shutil.copyfile(aside, copy)
-            os.replace(copy, self.folder / name)
-        os.replace(aside, self.last)
-        _flush_folder(self.folder)
+        with atomic_path(self.last) as written:
+            _write_content(written, content)
+            # The copies first: whoever goes on from the new last.pt can rely on them.
+            for name in copies:
+                with atomic_path(self.folder / name) as copy:
+                    try:
+                        os.link(written, copy)
+                    except OSError:  # a file system without hard links
+                        shutil.copyfile(written, copy)
         for path in self.folder.glob("epoch_*.pt"):
             if path.name not in kept:
                 path.unlink()
@@ -129,28 +125,19 @@ def _copy(value: Any) -> Any:
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """A crash at any moment leaves the previous file or the new one, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(write_aside(path, checkpoint.content()), path)
-    _flush_folder(path.parent)
+    with atomic_path(path) as written:
+        _write_content(written, checkpoint.content())
 
 
-def write_aside(path: Path, content: dict[str, Any]) -> Path:
-    """Write and flush the file that is going to be renamed to `path`. Raises OSError, and then leaves nothing."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(aside, "wb") as file:
-            watched = _Watched(file.write)
-            try:
-                torch.save(content, watched)  # type: ignore[arg-type]
-            except RuntimeError:
-                # torch hides the file's own error behind one of its zip writer.
-                raise (watched.error or OSError("torch could not write it")) from None
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-        raise
-    return aside
+def _write_content(path: Path, content: dict[str, Any]) -> None:
+    """Raises OSError."""
+    with open(path, "wb") as file:
+        watched = _Watched(file.write)
+        try:
+            torch.save(content, watched)  # type: ignore[arg-type]
+        except RuntimeError:
+            # torch hides the file's own error behind one of its zip writer.
+            raise (watched.error or OSError("torch could not write it")) from None
 
 
 class _Watched:
@@ -169,16 +156,6 @@ class _Watched:
 
     def flush(self) -> None:
         pass
-
-
-def _flush_folder(folder: Path) -> None:
-    """So that the renaming survives a power cut too."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
+from tabulate import tabulate
 
 from vsn_train import config as schema
 from vsn_train.analysis.scores import softmax
 from vsn_train.analysis.strip import draw_prediction
+from vsn_train.atomic import write_atomic
 from vsn_train.data.inputs import GivenVideos, find_videos
 from vsn_train.data.loader import test_loader
 from vsn_train.data.manifest import mirrored_labels
@@ -71,9 +73,7 @@ def predict(config: schema.Predict, run_folder: Path) -> None:
     facts = {"checkpoint": config.checkpoint, "protocol": protocol_name, "start": config.start, "end": config.end}
     path = run_folder / "prediction.json"
     run_folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        json.dumps(facts | {"predictions": predictions}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    write_atomic(path, json.dumps(facts | {"predictions": predictions}, indent=2, ensure_ascii=False) + "\n")
     print(f"written: {path} and {len(predictions)} picture{'s' if len(predictions) > 1 else ''}")
     if bad := [each for each in predictions if "error" in each]:
         raise InputError(
@@ -86,6 +86,5 @@ def print_bars(title: str, best: list[tuple[str, int, float]]) -> None:
     """title: a line above, where there is one. best: (name, index, share) of the classes to show."""
     if title:
         print(title)
-    width = max(len(name) for name, _, _ in best)
-    for name, _, share in best:
-        print(f"{name:<{width}}  {100 * share:5.1f} %  {'█' * round(40 * share)}")
+    rows = [(name, f"{100 * share:.1f} %", "█" * round(40 * share)) for name, _, share in best]
+    print(tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=("left", "right", "left")))

@@ -14,6 +14,7 @@ import torch
 from omegaconf import OmegaConf
 
 from vsn_train import __version__
+from vsn_train.atomic import write_atomic
 from vsn_train.engine.distributed import launch_id
 
 
@@ -37,8 +38,8 @@ def versions() -> dict[str, str]:
 
 def write_config(run_folder: Path, stored: dict[str, Any]) -> None:
     """config.yaml and environment.json: what was asked for and where it ran."""
-    OmegaConf.save(OmegaConf.create(stored), run_folder / "config.yaml")
-    (run_folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+    write_atomic(run_folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(stored)))
+    write_atomic(run_folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
 
 
 def environment() -> dict[str, Any]:

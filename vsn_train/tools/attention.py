@@ -44,10 +44,10 @@ from vsn_train.analysis.attention import (
 from vsn_train.analysis.attention_figures import draw_figures
 from vsn_train.analysis.scores import Scores
 from vsn_train.analysis.tables import write_results
+from vsn_train.atomic import write_atomic
 from vsn_train.bench.timing import hardware
 from vsn_train.data.loader import TestVideos, test_loader
 from vsn_train.data.manifest import Manifest
-from vsn_train.data.prepare import written_aside
 from vsn_train.engine.checkpoint import file_hash, load_checkpoint
 from vsn_train.engine.distributed import Process, join_processes
 from vsn_train.engine.evaluate import score_videos, video_groups
@@ -117,9 +117,7 @@ def study(own: dict[str, list[str]], overrides: list[str]) -> None:
     if document:
         folder = Path(os.path.relpath(output.parent, document.parent))
         links = "\n".join(f"![{path.stem}]({(folder / path.name).as_posix()})" for path in pictures)
-        with written_aside(document) as part:
-            text = replace_findings(document, f"{BEGIN}\n{judgement(runs)}\n\n{links}\n{END}")
-            part.write_text(text, encoding="utf-8")
+        write_atomic(document, replace_findings(document, f"{BEGIN}\n{judgement(runs)}\n\n{links}\n{END}"))
     print(judgement(runs))
     for line in absent:
         print(line)
