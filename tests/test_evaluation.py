@@ -197,7 +197,7 @@ def test_mirrored_views_of_left_and_right_are_swapped_back(something_v1, pair):
     protocol = Protocol(2, "uniform", 10, 36, 36)
     process = Process(0, 1, torch.device("cpu"))
     mine = np.flatnonzero(np.isin(manifest.labels, (left_to_right, right_to_left)))
-    videos = TestVideos(manifest, 8, protocol.clips, protocol.placement, protocol.short_side, "auto")
+    videos = TestVideos(manifest, 8, protocol, "auto")
     options = {"keep_views": True, "on_bad_video": "error", "title": ""}
 
     def views(mirrored_labels: np.ndarray) -> dict:

@@ -62,9 +62,7 @@ class Test:
 def score_decoding_once(test: Test) -> np.ndarray:
     """(N, V, K): as vsn-eval does it."""
     protocol = test.protocol
-    videos = GivenVideos(
-        test.paths, test.num_frames, protocol.clips, protocol.placement, protocol.short_side, "auto", test.modality
-    )  # fmt: skip
+    videos = GivenVideos(test.paths, test.num_frames, protocol, "auto", test.modality)
     groups = video_groups(len(videos), protocol.views, test.views_per_batch, test.process)
     with closing(test_loader(videos, groups, test.workers)) as loader:
         found = score_videos(

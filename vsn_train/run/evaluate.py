@@ -114,10 +114,7 @@ class Evaluation:
             "autocast": autocast,
         }
         groups = video_groups(len(manifest), protocol.views, config.runtime.views_per_batch, process, set(done))
-        videos = TestVideos(
-            manifest, config.backbone.num_frames, protocol.clips, protocol.placement, protocol.short_side,
-            config.data.decoder, config.data.modality,
-        )  # fmt: skip
+        videos = TestVideos(manifest, config.backbone.num_frames, protocol, config.data.decoder, config.data.modality)
         self.loader = test_loader(videos, groups, config.data.workers, config.data.timeout)
         self.total = len(groups)
 

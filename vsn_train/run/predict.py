@@ -40,8 +40,7 @@ def predict(config: schema.Predict, run_folder: Path) -> None:
         model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
         use_channels_last(model, config.runtime, process, inference=True)
         videos = GivenVideos(
-            paths, model.num_frames, protocol.clips, protocol.placement, protocol.short_side, config.data.decoder,
-            config.data.modality, config.start, config.end,
+            paths, model.num_frames, protocol, config.data.decoder, config.data.modality, config.start, config.end
         )  # fmt: skip
         workers = config.data.workers if len(paths) > 1 else 0
         trained = OmegaConf.create(checkpoint.config).data

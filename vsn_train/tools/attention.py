@@ -193,10 +193,7 @@ def shares_of_videos(
     It is the evaluation loop of vsn-eval: the shares travel as further classes, which a mirror leaves as they are.
     """
     protocol = config.protocol
-    videos = TestVideos(
-        manifest, config.backbone.num_frames, protocol.clips, protocol.placement, protocol.short_side,
-        config.data.decoder, config.data.modality,
-    )  # fmt: skip
+    videos = TestVideos(manifest, config.backbone.num_frames, protocol, config.data.decoder, config.data.modality)
     network = WithShares(model, protocol.average == "probabilities")
     classes = model.head.out_features
     columns = np.arange(classes + 2 * len(network.layers))
