@@ -95,6 +95,5 @@ def layer_table(costs: list[LayerCost]) -> str:
     """One line a layer, and the total."""
     parameters, macs = total(costs)
     rows = [(cost.name, cost.kind, f"{cost.parameters:,}", f"{cost.macs / 1e6:,.2f}") for cost in costs]
-    rows.append(("total", "", f"{parameters:,}", f"{macs / 1e6:,.2f}"))
-    sides = ("left", "left", "right", "right")
-    return tabulate(rows, ("layer", "kind", "parameters", "MMACs"), "plain", disable_numparse=True, colalign=sides)
+    rows = [("layer", "kind", "parameters", "MMACs"), *rows, ("total", "", f"{parameters:,}", f"{macs / 1e6:,.2f}")]
+    return tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=("left", "left", "right", "right"))

@@ -28,7 +28,8 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     firsts = [next((row[column] for row in rows if row[column] is not None), "") for column in range(len(header))]
     sides = ["left" if isinstance(first, str) else "right" for first in firsts]
     # Text is never read as a number: "20230101" or "1e5" may be the name of a class.
-    table = tabulate(cells, header, "plain", disable_numparse=True, colalign=sides)
+    # The header as a row: tabulate makes the columns of its own headers two characters wider than they need to be.
+    table = tabulate([header, *cells], tablefmt="plain", disable_numparse=True, colalign=sides)
     return "\n".join(line.rstrip() for line in table.splitlines())
 
 

@@ -7,11 +7,13 @@ waits for the copy alone.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from vsn_train.atomic import atomic_path, remove_parts
 from vsn_train.engine.state import Checkpoint
 from vsn_train.errors import InputError, StoppedError
 from vsn_train.models.weights import read_tensors
+from vsn_train.typed_paths import paste
 
 
 class Checkpoints:
@@ -108,7 +111,7 @@ class Checkpoints:
             self.pending = None
 
     def how_to_go_on(self) -> str:
-        return f"{self.last} (to go on: resume=true hydra.run.dir={self.folder.parent})"
+        return f"{self.last} (to go on: {paste('resume=true', hydra__run__dir=self.folder.parent)})"
 
 
 def _copy(value: Any) -> Any:
@@ -158,9 +161,69 @@ class _Watched:
         pass
 
 
+@dataclass(frozen=True)
+class OpenedCheckpoint:
+    """A checkpoint file that was read once: what it held, and what it is called in results.
+
+    hash: see `file_hash`. checkpoint: without the optimizer's tensors, which nobody needs who does not train.
+    """
+
+    path: Path
+    hash: str
+    checkpoint: Checkpoint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To another process as bytes: torch would put the tensors into shared memory, which may be small."""
+        content = io.BytesIO()
+        torch.save(self.checkpoint.content(), content)
+        return _unpacked, (self.path, self.hash, content.getvalue())
+
+
+def _unpacked(path: Path, hash: str, content: bytes) -> OpenedCheckpoint:
+    checkpoint = Checkpoint.of(torch.load(io.BytesIO(content), weights_only=True))
+    assert checkpoint is not None
+    return OpenedCheckpoint(path, hash, checkpoint)
+
+
+def open_checkpoint(path: Path) -> OpenedCheckpoint:
+    """For those who use a network and do not train it. Raises InputError as `load_checkpoint`.
+
+    The hash is that of the bytes that were read, also while a training replaces the file.
+    """
+    for _ in range(10):
+        before = _identity(path)
+        checkpoint = load_checkpoint(path)
+        found = OpenedCheckpoint(path, file_hash(path), replace(checkpoint, optimizer={}, scaler={}))
+        if before == _identity(path):
+            return found
+    raise InputError(f"{path}: it is replaced again and again while it is read; take a copy of it")
+
+
+def checkpoint_in(path: Path) -> Path:
+    """The checkpoint that a path stands for: a file, or of a run folder its best one."""
+    for folder in (path / "checkpoints", path):
+        for name in ("best.pt", "last.pt"):
+            if path.is_dir() and (folder / name).is_file():
+                return folder / name
+    if path.is_dir():
+        raise InputError(f"checkpoint={path}: a folder without checkpoints; expected a run folder or a .pt file")
+    return path
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint that vsn-train wrote. Raises InputError for anything else."""
-    checkpoint = Checkpoint.of(read_tensors(path))
+    """A checkpoint that vsn-train wrote; its tensors stay on disk until they are used.
+
+    Raises InputError for anything else.
+    """
+    checkpoint = Checkpoint.of(read_tensors(path, mmap=True))
     if checkpoint is None:
         raise InputError(
             f"{path}: not a checkpoint of this version of vsn-train; expected one that vsn-train wrote. Weights from "

@@ -22,7 +22,7 @@ from vsn_train.data.manifest import Manifest
 from vsn_train.data.protocol import Protocol
 from vsn_train.data.video import VideoError
 from vsn_train.data.workers import BadVideo
-from vsn_train.engine.checkpoint import file_hash, load_checkpoint
+from vsn_train.engine.checkpoint import OpenedCheckpoint
 from vsn_train.engine.distributed import Process, join_processes
 from vsn_train.engine.evaluate import Found, mean_of_views, score_videos, video_groups
 from vsn_train.engine.parts import ScoreParts
@@ -32,16 +32,18 @@ from vsn_train.run.network import model_of, use_channels_last
 from vsn_train.run.record import environment, versions
 
 
-def evaluate(config: schema.Eval, run_folder: Path) -> None:
+def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) -> None:
     """vsn-eval in this process: writes eval/<protocol>/{metrics.json,scores.npz,report.html} into the run folder."""
-    checkpoint = load_checkpoint(Path(config.checkpoint))
     with join_processes(config.runtime.device, config.runtime.threads) as process:
+        if len(set(process.gather(opened.hash))) > 1:  # it was replaced while the processes started
+            opened = process.main_does(lambda: opened)
+        checkpoint = opened.checkpoint
         manifest = load_manifest(config.dataset, config.split, process, config.data)
         check_classes(manifest, checkpoint.class_names, config.checkpoint)
         model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
         use_channels_last(model, config.runtime, process, inference=True)
-        trained = OmegaConf.create(checkpoint.config).data  # a size changed on the command line shows in the name
-        name = config.protocol.name(trained.short_side, trained.crop_size)
+        trained = checkpoint.config["data"]  # a size changed on the command line shows in the name
+        name = config.protocol.name(trained["short_side"], trained["crop_size"])
         facts = {
             "dataset": manifest.name,
             "split": manifest.split,
@@ -51,7 +53,7 @@ def evaluate(config: schema.Eval, run_folder: Path) -> None:
             "num_frames": config.backbone.num_frames,
             "epoch": checkpoint.epoch,
             "manifest": manifest.content_hash(),
-            "checkpoint": file_hash(Path(config.checkpoint)),
+            "checkpoint": opened.hash,
             "computed": {
                 "device": process.device.type,
                 "precision": config.runtime.precision,

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 from tabulate import tabulate
 
 from vsn_train import config as schema
@@ -18,7 +17,7 @@ from vsn_train.data.inputs import GivenVideos, find_videos
 from vsn_train.data.loader import test_loader
 from vsn_train.data.manifest import mirrored_labels
 from vsn_train.data.workers import BadVideo
-from vsn_train.engine.checkpoint import load_checkpoint
+from vsn_train.engine.checkpoint import OpenedCheckpoint
 from vsn_train.engine.distributed import join_processes
 from vsn_train.engine.evaluate import score_videos
 from vsn_train.engine.precision import autocast_for
@@ -27,12 +26,12 @@ from vsn_train.run.data import check_mirrors
 from vsn_train.run.network import model_of, use_channels_last
 
 
-def predict(config: schema.Predict, run_folder: Path) -> None:
+def predict(config: schema.Predict, opened: OpenedCheckpoint, run_folder: Path) -> None:
     """vsn-predict: prints the best classes of each video; writes prediction.json and a picture of each.
 
     Raises VideoError for a single video that cannot be read; of several, InputError after the others are done.
     """
-    checkpoint = load_checkpoint(Path(config.checkpoint))
+    checkpoint = opened.checkpoint
     protocol, names = config.protocol, checkpoint.class_names
     check_mirrors(protocol, checkpoint.flips_allowed, "the checkpoint's data set")
     paths = find_videos(config.video)
@@ -43,8 +42,8 @@ def predict(config: schema.Predict, run_folder: Path) -> None:
             paths, model.num_frames, protocol, config.data.decoder, config.data.modality, config.start, config.end
         )  # fmt: skip
         workers = config.data.workers if len(paths) > 1 else 0
-        trained = OmegaConf.create(checkpoint.config).data
-        protocol_name = protocol.name(trained.short_side, trained.crop_size)
+        trained = checkpoint.config["data"]
+        protocol_name = protocol.name(trained["short_side"], trained["crop_size"])
         predictions: list[dict[str, Any]] = []
         for path, (video,) in zip(paths, test_loader(videos, [[i] for i in range(len(paths))], workers), strict=True):
             found = score_videos(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
+import yaml
 
 from vsn_train import __version__
 from vsn_train.atomic import write_atomic
@@ -36,9 +36,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_config(run_folder: Path, stored: dict[str, Any]) -> None:
+def write_config(run_folder: Path, given: dict[str, Any]) -> None:
     """config.yaml and environment.json: what was asked for and where it ran."""
-    write_atomic(run_folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(stored)))
+    write_atomic(run_folder / "config.yaml", yaml.safe_dump(given, sort_keys=False, allow_unicode=True))
     write_atomic(run_folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
 
 
