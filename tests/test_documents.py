@@ -529,7 +529,7 @@ def test_add_an_operator_works_as_written(reader, tmp_path, capsys):
     assert said.split() == expected_output(document, "vsn-eval: ").split()
     code, said = reader(evaluate, "data.workers=0")
     assert code == 0, said
-    assert json.loads(Path("runs/time_conv/eval/center_1clip/metrics.json").read_text())["n"] == 12
+    assert json.loads(Path("runs/time_conv/eval/best/center_1clip/metrics.json").read_text())["n"] == 12
 
     check = next(block for block in blocks_of(document) if block.text.startswith("import torch"))
     exec(compile(check.text, document, "exec"), {})
@@ -558,7 +558,7 @@ def test_add_a_data_set_works_as_written(reader, tmp_path):
     assert code == 2
     assert "add dataset.loader=diving48.load" in said
     assert reader(evaluate, "data.workers=0")[0] == 0
-    metrics = json.loads(Path("runs/diving48/eval/center_2clip/metrics.json").read_text())
+    metrics = json.loads(Path("runs/diving48/eval/best/center_2clip/metrics.json").read_text())
     assert (metrics["dataset"], metrics["n"]) == ("diving48", 3)
 
 

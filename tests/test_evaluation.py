@@ -60,7 +60,7 @@ def arguments_of(ucf101_run: Path, many: Path, folder: Path, *more: str) -> list
 def evaluated(ucf101_run: Path, many: Path, folder: Path, *more: str) -> Path:
     result = run_command("vsn-eval", *arguments_of(ucf101_run, many, folder, *more))
     assert result.code == 0, result.err
-    (scores,) = folder.glob("eval/*/scores.npz")
+    (scores,) = folder.glob("eval/*/*/scores.npz")
     assert not (scores.parent / "parts").exists()
     return scores
 
@@ -89,7 +89,7 @@ def test_killed_and_resumed_gives_the_same_bytes(ucf101_run, many, whole, tmp_pa
     process = subprocess.Popen(
         [command, *arguments_of(ucf101_run, many, folder, *more)], cwd=tmp_path, start_new_session=True
     )
-    parts = folder / "eval" / "tencrop_5clip" / "parts"
+    parts = folder / "eval" / "last" / "tencrop_5clip" / "parts"
     deadline = time.monotonic() + 600  # generous: machines that run tests are busy
     while not list(parts.glob("*.npz")):
         assert process.poll() is None, "ended before its first part"
@@ -123,7 +123,7 @@ def test_a_bad_video_counts_as_wrong_where_the_user_says_so_and_is_named(ucf101_
     assert result.code == 0, result.err
     assert f"cannot read {name}: " in result.out
     assert "; counted as wrong" in result.out
-    folder = tmp_path / "run" / "eval" / "center_1clip_crop40"  # named as what it is
+    folder = tmp_path / "run" / "eval" / "last" / "center_1clip_crop40"  # named as what it is
     scores = Scores.load(folder / "scores.npz")
     assert len(scores) == VIDEOS
     bad = scores.ids.tolist().index(name)
@@ -234,7 +234,7 @@ def test_a_split_without_labels_gives_scores_and_a_submission_and_no_accuracy(so
     assert result.code == 0, result.err
     assert "top" not in result.out.replace("stop", "")
     assert result.out.splitlines()[1].split() == ["something_v1", "test", "center_1clip", "16", "unknown"]
-    folder = tmp_path / "eval" / "center_1clip_test"
+    folder = tmp_path / "eval" / "last" / "center_1clip_test"
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["n"] == 16
     assert not {"top1", "top5", "loss"} & metrics.keys()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -40,6 +41,27 @@ def atomic_path(target: Path, flush: bool = True) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # it is gone where all went well
             part.unlink()
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """A new folder to write into, which becomes `target` when the `with` block ends well, in place of what lies there.
+
+    Where the block raises, `target` stays as it was and nothing else is left. Raises OSError.
+    """
+    part = part_of(target)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        flush_folder(part)
+        old = part_of(target)
+        with suppress(FileNotFoundError):
+            os.rename(target, old)
+        os.rename(part, target)
+        flush_folder(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def write_atomic(target: Path, content: bytes | str) -> None:

@@ -13,7 +13,6 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vsn_train import config as schema
 from vsn_train.errors import InputError, StoppedError, refusal
+from vsn_train.folder_lock import new_folder
 from vsn_train.typed_paths import SWEEP_FLAGS, hydra_words, quoted
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def _run_command(name: str, work: Callable[[Any, Path], None]) -> None:
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
     OmegaConf.register_new_resolver("checkpoint_folder", _checkpoint_folder, replace=True)
     OmegaConf.register_new_resolver("choices", _choices, replace=True)
+    OmegaConf.register_new_resolver("new_folder", _new_folder, replace=True)
 
     program, words = sys.argv[0], sys.argv[1:]
     command = os.getpid()
@@ -284,9 +285,14 @@ def _run_folder(name: str, resume: bool) -> str:
     return _choose_run_folder(name, resume)
 
 
+@cache
+def _new_folder(parent: str) -> str:
+    return str(new_folder(Path(parent)))
+
+
 def _choose_run_folder(name: str, resume: bool) -> str:
     if not resume:
-        return f"runs/{name}/{datetime.now():%Y-%m-%d_%H-%M-%S}"
+        return str(new_folder(Path("runs", name)))
     found = sorted(Path("runs", name).glob("*/checkpoints/last.pt"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise InputError(

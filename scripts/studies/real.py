@@ -272,7 +272,7 @@ def finish(run: Run, runs: Path, keep_checkpoints: bool) -> tuple[Result, Outcom
     """What a run that is trained and evaluated came to; its checkpoints are removed. None for any other."""
     folder = run_folder(runs, *run.place)
     result = collect(runs, *run.place, keep_checkpoints=True)
-    scores = next(folder.glob("eval/*/scores.npz"), None)
+    scores = next(folder.glob("eval/*/*/scores.npz"), None)
     if result is None or scores is None:
         return None
     if not keep_checkpoints:

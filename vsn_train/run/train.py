@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from vsn_train.engine.log import QUARANTINE, RunLog
 from vsn_train.engine.pictures import confusion_picture
 from vsn_train.engine.state import Checkpoint, Position, TrainState
 from vsn_train.engine.train import train as run_training
+from vsn_train.folder_lock import folder_lock
 from vsn_train.models.layouts import mixing_of
 from vsn_train.run.check import check_training
 from vsn_train.run.data import load_manifest, note_missing, training_clips
@@ -40,7 +41,7 @@ def train(config: schema.Train, run_folder: Path) -> None:
     Nothing is written into the run folder before data, network and checkpoint have been found to fit.
     """
     given = schema.plain(config)  # what a checkpoint keeps
-    with join_processes(config.runtime.device, config.runtime.threads) as process:
+    with join_processes(config.runtime.device, config.runtime.threads) as process, ExitStack() as held:
         # 1. What is learnt from, and what learns.
         manifests = [load_manifest(config.dataset, split, process, config.data) for split in ("train", "val")]
         batches = EpochBatches(
@@ -56,6 +57,7 @@ def train(config: schema.Train, run_folder: Path) -> None:
             return
 
         # 2. What the run goes on from, if anything, and how it is fastest here.
+        process.main_does(lambda: held.enter_context(folder_lock(run_folder, "choose another hydra.run.dir")))
         hashes = [each.content_hash() for each in manifests]
         resume = config.resume or launched_before(run_folder)
         found, notes = process.main_does(

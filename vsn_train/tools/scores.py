@@ -7,7 +7,7 @@
     vsn-tools scores compare tsm.npz tsn.npz           difference with its interval, and a paired test
     vsn-tools scores fuse rgb.npz flow.npz --weights 1 1.5 --output fused.npz
     vsn-tools scores submit scores.npz --output test.csv
-    vsn-tools scores mean runs/hmdb51/*/eval/tencrop_10clip/scores.npz     over the three official splits
+    vsn-tools scores mean runs/hmdb51/*/eval/best/tencrop_10clip/scores.npz     over the three official splits
 
 Each takes --json FILE too. Accuracies are in percent, intervals are the middle 95 % of 1,000 bootstrap samples of the
 videos. Files are compared or fused only where they are of the same videos, labels and class order.
