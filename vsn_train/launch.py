@@ -25,7 +25,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from vsn_train import config as schema
 from vsn_train.data.workers import die_with_parent
 from vsn_train.engine.checkpoint import OpenedCheckpoint
-from vsn_train.engine.distributed import launched_before, meet
+from vsn_train.engine.distributed import launched_before, rendezvous
 from vsn_train.engine.interrupts import CANCELLED, REQUEUE
 from vsn_train.errors import InputError, StoppedError, refusal
 from vsn_train.run.evaluate import evaluate
@@ -50,8 +50,8 @@ def agree_on_run_folder(name: str, choose: Callable[[], str]) -> str:
     Processes that the elastic launcher has started anew get the folder that they had. Raises in all processes what
     choose() raises in the main one.
     """
-    adopt_slurm()
-    store, rank, _ = meet()
+    set_torch_env_from_slurm()
+    store, rank, _ = rendezvous()
     if rank == 0:
         try:
             answer = ["folder", _folder_of_this_launch(name) or choose()]
@@ -69,7 +69,7 @@ def _folder_of_this_launch(name: str) -> str | None:
     return next((str(folder) for folder in folders if launched_before(folder)), None)
 
 
-def adopt_slurm() -> None:
+def set_torch_env_from_slurm() -> None:
     """Say in torch's words (RANK, WORLD_SIZE, …) what srun says in its own; what is there already stays.
 
     A batch script without srun, or srun with a single task, is one process.
@@ -109,7 +109,7 @@ def _first_host(text: str) -> str:
 
 
 def _launch(command: str, work: Callable[..., None], devices: int, restarts: int, *arguments: Any) -> None:
-    adopt_slurm()
+    set_torch_env_from_slurm()
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # torchrun, srun or the like has started the others
         if "TORCHELASTIC_RUN_ID" in os.environ:
             die_with_parent(os.getppid())  # a killed torchrun must not leave processes that write

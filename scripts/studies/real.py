@@ -262,7 +262,7 @@ def job_of(run: Run, runs: Path, values: list[str]) -> Job:
         f"seed={run.seed}", "weights_new_head=true", "data.workers=0", *values,
         f"hydra.run.dir={folder}", f"resume={str(is_begun(folder)).lower()}",
     )  # fmt: skip
-    # The report has pictures of the videos, and nobody reads ninety reports.
+    # The report has images of the videos, and nobody reads ninety reports.
     evaluation = (VSN_EVAL, f"checkpoint={folder / 'checkpoints' / 'last.pt'}", "report=false")
     over = collect(runs, *run.place, keep_checkpoints=True)
     return Job(str(run), (evaluation,) if over else (training, evaluation), folder.parent / f"seed{run.seed}.log")
@@ -323,7 +323,7 @@ def pooled(outcomes: Outcomes) -> dict[int, Outcome]:
     return {seed: together(parts) for seed, parts in found.items() if len(parts) == len(HELD_OUT)}
 
 
-# ---- Tables and picture ----------------------------------------------------------------------------------------------
+# ---- Tables and figure ----------------------------------------------------------------------------------------------
 
 
 MEASURES: dict[str, Callable[[Outcome], float]] = {

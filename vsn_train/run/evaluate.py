@@ -20,7 +20,7 @@ from vsn_train.analysis.results import save_results
 from vsn_train.analysis.scores import Scores
 from vsn_train.analysis.strip import jpeg_frames
 from vsn_train.atomic import atomic_folder
-from vsn_train.data.loader import TestVideos, test_loader
+from vsn_train.data.loader import EvalVideos, eval_loader
 from vsn_train.data.manifest import Manifest
 from vsn_train.data.protocol import Protocol
 from vsn_train.data.video import VideoError
@@ -31,7 +31,7 @@ from vsn_train.engine.evaluate import Found, mean_of_views, score_videos, video_
 from vsn_train.engine.parts import ScoreParts
 from vsn_train.engine.precision import autocast_for
 from vsn_train.folder_lock import folder_lock
-from vsn_train.run.data import check_classes, check_mirrors, load_manifest, note_missing
+from vsn_train.run.data import check_classes, check_flips, load_manifest, note_missing
 from vsn_train.run.network import model_of, use_channels_last
 from vsn_train.run.record import environment, versions
 
@@ -39,8 +39,8 @@ from vsn_train.run.record import environment, versions
 def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) -> None:
     """vsn-eval in this process: writes eval/<checkpoint>/<protocol>/ into the run folder."""
     with join_processes(config.runtime.device, config.runtime.threads) as process, ExitStack() as held:
-        if len(set(process.gather(opened.hash))) > 1:  # it was replaced while the processes started
-            opened = process.main_does(lambda: opened)
+        if len(set(process.all_gather(opened.hash))) > 1:  # it was replaced while the processes started
+            opened = process.on_rank_zero(lambda: opened)
         checkpoint = opened.checkpoint
         manifest = load_manifest(config.dataset, config.split, process, config.data)
         check_classes(manifest, checkpoint.class_names, config.checkpoint)
@@ -67,12 +67,12 @@ def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) ->
         }
         stem = opened.path.stem
         folder = run_folder / "eval" / stem / (name if config.split == "val" else f"{name}_{config.split}")
-        process.main_does(lambda: hold(held, folder))
+        process.on_rank_zero(lambda: hold(held, folder))
         parts = ScoreParts(folder / "parts", facts)
         if process.is_main and not config.resume:
             parts.remove()
         done: Found = dict(parts.read()) if process.is_main else {}
-        finished = process.gather(list(done))[0]  # also: nobody writes a part before the old ones are gone
+        finished = process.all_gather(list(done))[0]  # also: nobody writes a part before the old ones are gone
         autocast = autocast_for(config.runtime.precision, process.device)
         evaluation = Evaluation(
             model, manifest, config.protocol, config, process, autocast,
@@ -141,19 +141,19 @@ class Evaluation:
         keep_views: bool = False,
         done: Collection[int] = (),
     ) -> None:
-        check_mirrors(protocol, manifest.flips_allowed, manifest.name)
+        check_flips(protocol, manifest.flips_allowed, manifest.name)
         self.model, self.manifest, self.process, self.keep_views = model, manifest, process, keep_views
         self.options: dict[str, Any] = {
             "protocol": protocol,
-            "mirrored_labels": manifest.mirrored_labels(),
+            "flipped_labels": manifest.flipped_labels(),
             "views_per_batch": config.runtime.views_per_batch,
             "keep_views": keep_views,
             "on_bad_video": config.on_bad_video,
             "autocast": autocast,
         }
         groups = video_groups(len(manifest), protocol.views, config.runtime.views_per_batch, process, set(done))
-        videos = TestVideos(manifest, config.backbone.num_frames, protocol, config.data.decoder, config.data.modality)
-        self.loader = test_loader(videos, groups, config.data.workers, config.data.timeout)
+        videos = EvalVideos(manifest, config.backbone.num_frames, protocol, config.data.decoder, config.data.modality)
+        self.loader = eval_loader(videos, groups, config.data.workers, config.data.timeout)
         self.total = len(groups)
 
     def __call__(
@@ -165,7 +165,7 @@ class Evaluation:
         if parts:
             parts.flush()
         found = dict(done or {})
-        for results in self.process.gather(mine):
+        for results in self.process.all_gather(mine):
             found |= results
         return scores_of(self.manifest, found, self.keep_views, facts)
 

@@ -18,9 +18,9 @@ from vsn_train.data.manifest import Manifest
 from vsn_train.data.workers import Loader
 from vsn_train.engine.checkpoint import Checkpoints
 from vsn_train.engine.distributed import Process, join_processes, launched_before
+from vsn_train.engine.figures import confusion_figure
 from vsn_train.engine.interrupts import Interrupts
 from vsn_train.engine.log import QUARANTINE, RunLog
-from vsn_train.engine.pictures import confusion_picture
 from vsn_train.engine.state import Checkpoint, Position, TrainState
 from vsn_train.engine.train import train as run_training
 from vsn_train.folder_lock import folder_lock
@@ -57,10 +57,10 @@ def train(config: schema.Train, run_folder: Path) -> None:
             return
 
         # 2. What the run goes on from, if anything, and how it is fastest here.
-        process.main_does(lambda: held.enter_context(folder_lock(run_folder, "choose another hydra.run.dir")))
+        process.on_rank_zero(lambda: held.enter_context(folder_lock(run_folder, "choose another hydra.run.dir")))
         hashes = [each.content_hash() for each in manifests]
         resume = config.resume or launched_before(run_folder)
-        found, notes = process.main_does(
+        found, notes = process.on_rank_zero(
             lambda: find_checkpoint(resume, run_folder / "checkpoints", given, batches.step_videos, hashes)
         )
         choices, reasons = choose_speed(config, model, process, found.choices if found else None)
@@ -117,7 +117,7 @@ def open_loader(
     """It leaves alone what earlier launches of the run have put into quarantine."""
     clips = training_clips(config, manifest)
     loader = training_loader(clips, batches, config.data.workers, config.data.timeout)
-    loader.quarantine |= process.main_does(lambda: read_quarantine(run_folder, clips))
+    loader.quarantine |= process.on_rank_zero(lambda: read_quarantine(run_folder, clips))
     log.quarantined |= loader.quarantine.keys()
     return loader
 
@@ -173,7 +173,7 @@ def validation(
     name = config.validation.name(config.data.short_side, config.data.crop_size)
 
     def validate(position: Position) -> float:
-        process.share_buffers(evaluation.model)  # from the main process: the others have seen other batches
+        process.broadcast_buffers(evaluation.model)  # from the main process: the others have seen other batches
         with interrupts.raised_at_once():  # only where nothing has been logged yet: the validation is done again
             scores = evaluation("validate", {"protocol": {"name": name, **asdict(config.validation)}})
         epoch = position.epoch + 1
@@ -183,7 +183,7 @@ def validation(
             "val", epoch, position.step, loss=scores.loss(), top1=top1, top5=top5, n=len(scores),
             protocol=name, manifest=manifest, checkpoint=f"epoch {epoch}",
         )  # fmt: skip
-        log.picture("confusion", position.step, confusion_picture(scores.confusion()))
+        log.figure("confusion", position.step, confusion_figure(scores.confusion()))
         return top1
 
     return validate
@@ -199,7 +199,9 @@ def describe_run(config: schema.Train, manifests: list[Manifest], process: Proce
     if process.is_main:
         lines += [line for each in manifests if (line := note_missing(each, run_folder))]
     if config.augment.flip and not train.flips_allowed:
-        lines.append("training without mirrors: they would change classes into ones that are not known (flip pairs)")
+        lines.append(
+            "horizontal flips disabled: the classes have a direction and no flip pairs are known (dataset.flip_pairs)"
+        )
     return lines
 
 
