@@ -72,10 +72,10 @@ def test_a_flipped_clip_has_the_flipped_label(manifest):
     for epoch in range(20):
         clip, label = plain[epoch, 0]
         other, other_label = flipped[epoch, 0]
-        flipped = not torch.equal(clip, other)
-        assert torch.equal(clip.flip(-1) if flipped else clip, other)
-        assert (label, other_label) == (0, int(flipped))
-        seen.add(flipped)
+        is_flipped = not torch.equal(clip, other)
+        assert torch.equal(clip.flip(-1) if is_flipped else clip, other)
+        assert (label, other_label) == (0, int(is_flipped))
+        seen.add(is_flipped)
     assert seen == {True, False}
 
 

@@ -11,7 +11,9 @@ import io
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,6 +74,14 @@ class Checkpoints:
             return
         self.wait()
         checkpoint = self.current()
+        try:
+            check_finite(checkpoint.model)
+        except ValueError as error:
+            left = f"; go on from {self.how_to_go_on()}" if self.last.exists() else ""
+            raise StoppedError(
+                f"after step {checkpoint.step} {error} has values that are not finite: the training has diverged, and "
+                f"nothing was saved; lower optimizer.lr, or look at the data{left}"
+            ) from error
         best = [int(epoch) for _, epoch in checkpoint.best]
         kept = {*self.milestones, *(best[: self.keep_best] if self.keep_best > 1 else [])}
         copies = []
@@ -193,6 +203,12 @@ def open_checkpoint(path: Path) -> OpenedCheckpoint:
     for _ in range(10):
         before = _identity(path)
         checkpoint = load_checkpoint(path)
+        try:
+            check_finite(checkpoint.average or checkpoint.model)
+        except ValueError as error:
+            raise InputError(
+                f"{path}: {error} has values that are not finite: its scores mean nothing; take an earlier checkpoint"
+            ) from error
         found = OpenedCheckpoint(path, file_hash(path), replace(checkpoint, optimizer={}, scaler={}))
         if before == _identity(path):
             return found
@@ -223,6 +239,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Raises InputError for anything else.
     """
+    check_sums(path)
     checkpoint = Checkpoint.of(read_tensors(path, mmap=True))
     if checkpoint is None:
         raise InputError(
@@ -230,6 +247,26 @@ def load_checkpoint(path: Path) -> Checkpoint:
             "elsewhere start a training: vsn-train weights=FILE"
         )
     return checkpoint
+
+
+def check_sums(path: Path) -> None:
+    """Raise InputError where the file is not what was written: torch.save keeps checksums, torch.load never looks."""
+    if not zipfile.is_zipfile(path):
+        return  # read_tensors says what it is
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+        raise InputError(f"{path}: damaged ({error}); copy or write it again") from error
+    if damaged:
+        raise InputError(f"{path}: damaged: the checksum of {damaged} does not fit; copy or write it again")
+
+
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError, which names the first tensor that has a value that is not finite."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(name)
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path, Checkpoint, list[str]]:

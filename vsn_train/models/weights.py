@@ -161,7 +161,7 @@ def read_tensors(path: str | Path, mmap: bool = False) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the unpickler about other protocols: such files end in an error below
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: refused: it is damaged, or holds Python objects that would run code when loaded; expected "
