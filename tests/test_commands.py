@@ -167,5 +167,5 @@ def test_embedded_data_set_is_made_trained_and_evaluated(tmp_path):
     assert result.code == 0, result.err
     result = run_command("vsn-eval", f"checkpoint={tmp_path}/run/checkpoints/best.pt")
     assert result.code == 0, result.err
-    scores = Scores.load(tmp_path / "run" / "eval" / "last" / "center_1clip" / "scores.npz")
+    scores = Scores.load(tmp_path / "run" / "eval" / "best" / "center_1clip" / "scores.npz")
     assert np.bincount(scores.labels).tolist() == [1] * 12

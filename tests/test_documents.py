@@ -181,8 +181,7 @@ def composed(tmp_path_factory):
     @cache
     def compose(program: str, choices: tuple[str, ...], own: str | None, trained: tuple[str, ...]) -> DictConfig:
         if program != "train":
-            stored = OmegaConf.to_container(compose("train", trained, own, ()), resolve=False)
-            schema.register_checkpoint(stored)
+            schema.register_checkpoint(schema.plain(OmegaConf.to_object(compose("train", trained, own, ()))))
         overrides = [*choices, *([f"hydra.searchpath=['file://{own}']"] if own else [])]
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
             return hydra.compose(program, overrides)

@@ -15,6 +15,7 @@ import torch
 from scripts.torture import VSN_TRAIN, motion, same, train_on_mutated
 from tests.conftest import CLIPS, SMALL, run_command
 from tests.runs import finish, log_of, start, wait_for_step
+from vsn_train import atomic
 
 
 @pytest.fixture(scope="module")
@@ -103,12 +104,14 @@ def test_a_full_disk_ends_in_one_message_and_leaves_the_previous_checkpoint(cach
     last = run / "checkpoints" / "last.pt"
     (run / "checkpoints" / "epoch_1.pt").write_bytes(last.read_bytes())
     last.write_bytes(last.read_bytes()[:1000])
-    (run / "checkpoints" / ".last.pt.123").write_bytes(b"half")
+    half = atomic.part_of(last)
+    half = half.with_name(half.name.replace(f"-{os.getpid()}-", "-999999999-"))  # of a process that is no more
+    half.write_bytes(b"half")
     code, text = finish(start([*values, "resume=true"], run))
     assert code == 0, text
     assert f"passed over: {last}: truncated, or not a checkpoint" in text
     assert f"going on from {run}/checkpoints/epoch_1.pt" in text
-    assert not (run / "checkpoints" / ".last.pt.123").exists()
+    assert not half.exists()
 
 
 def test_a_folder_that_cannot_be_written_to(cache, tmp_path):

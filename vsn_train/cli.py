@@ -92,6 +92,7 @@ def _run_command(name: str, work: Callable[[Any, Path], None]) -> None:
     OmegaConf.register_new_resolver("choices", _choices, replace=True)
     OmegaConf.register_new_resolver("new_folder", _new_folder, replace=True)
 
+    _OPENED.clear()
     program, words = sys.argv[0], sys.argv[1:]
     command = os.getpid()
 

@@ -7,7 +7,6 @@ import math
 import shutil
 import subprocess
 from copy import deepcopy
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -166,7 +165,7 @@ def takes_two_steps(recipe: Recipe, miniatures, run: Path, **backbone: object) -
         setattr(config.backbone, name, value)
     videos = len(load_manifest(config.dataset, "train", Process(0, 1, torch.device("cpu"))))
     config.data.batch_size = -(-videos // 2)
-    train(config, asdict(config), run)
+    train(config, run)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if line["split"] == "train"]
     assert all(math.isfinite(loss) for loss in losses)

@@ -15,7 +15,10 @@ from vsn_train.atomic import write_atomic
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table, padded so that it reads as plain text too; columns after the first to the right."""
     sides = ["left"] + ["right"] * (len(header) - 1)
-    return tabulate(rows, header, "pipe", disable_numparse=True, colalign=sides)
+    # The header as a row: tabulate makes the columns of its own headers two characters wider than they need to be.
+    table = tabulate([header, *rows], tablefmt="pipe", disable_numparse=True, colalign=sides)
+    rule, first, *others = table.splitlines()
+    return "\n".join([first, rule, *others])
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -28,7 +31,6 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     firsts = [next((row[column] for row in rows if row[column] is not None), "") for column in range(len(header))]
     sides = ["left" if isinstance(first, str) else "right" for first in firsts]
     # Text is never read as a number: "20230101" or "1e5" may be the name of a class.
-    # The header as a row: tabulate makes the columns of its own headers two characters wider than they need to be.
     table = tabulate([header, *cells], tablefmt="plain", disable_numparse=True, colalign=sides)
     return "\n".join(line.rstrip() for line in table.splitlines())
 
