@@ -264,7 +264,7 @@ def job_of(run: Run, runs: Path, values: list[str]) -> Job:
         f"seed={run.seed}", "weights_new_head=true", "data.workers=0", *values,
         f"hydra.run.dir={folder}", f"resume={str(is_begun(folder)).lower()}",
     )  # fmt: skip
-    # The report has pictures of the videos, and nobody reads ninety reports.
+    # The report has images of the videos, and nobody reads ninety reports.
     evaluation = (VSN_EVAL, f"checkpoint={folder / 'checkpoints' / 'last.pt'}", "report=false")
     over = collect(runs, *run.place, keep_checkpoints=True)
     return Job(str(run), (evaluation,) if over else (training, evaluation), folder.parent / f"seed{run.seed}.log")
@@ -274,7 +274,7 @@ def finish(run: Run, runs: Path, keep_checkpoints: bool) -> tuple[Result, Outcom
     """What a run that is trained and evaluated came to; its checkpoints are removed. None for any other."""
     folder = run_folder(runs, *run.place)
     result = collect(runs, *run.place, keep_checkpoints=True)
-    scores = next(folder.glob("eval/*/scores.npz"), None)
+    scores = next(folder.glob("eval/*/*/scores.npz"), None)
     if result is None or scores is None:
         return None
     if not keep_checkpoints:
@@ -325,7 +325,7 @@ def pooled(outcomes: Outcomes) -> dict[int, Outcome]:
     return {seed: together(parts) for seed, parts in found.items() if len(parts) == len(HELD_OUT)}
 
 
-# ---- Tables and picture ----------------------------------------------------------------------------------------------
+# ---- Tables and figure ----------------------------------------------------------------------------------------------
 
 
 MEASURES: dict[str, Callable[[Outcome], float]] = {

@@ -45,7 +45,7 @@ def training_clip(path: str, T: int, sampling: str, size: int, generator: np.ran
     return clip
 
 
-def test_views(
+def eval_views(
     path: str, T: int, clips: int, placement: str, crops: int, short_side: int, size: int, lap: Lap
 ) -> Tensor:
     """float32 (clips × crops, T, 3, size, size), clip by clip."""
@@ -69,7 +69,7 @@ def test_views(
     return stacked
 
 
-test_views.__test__ = False  # type: ignore[attr-defined]  # pytest, this is no test
+eval_views.__test__ = False  # type: ignore[attr-defined]  # pytest, this is no test
 
 
 def _open(path: str) -> Any:

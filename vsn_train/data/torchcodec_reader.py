@@ -79,7 +79,7 @@ class TorchCodecReader:
             raise self._error(f"images of shape {tuple(batch.data.shape[1:])}")
         for frame, seconds, image in zip(wanted, batch.pts_seconds.tolist(), batch.data.numpy(), strict=True):
             if abs(seconds - self._seconds[frame]) > self._tolerance:
-                raise self._error(f"it gave the picture at {seconds:.3f} s for frame {frame}")
+                raise self._error(f"it gave the image at {seconds:.3f} s for frame {frame}")
             yield frame, image
 
     def _error(self, cause: str) -> VideoError:

@@ -27,7 +27,7 @@ from vsn_train.errors import InputError
 
 Result = TypeVar("Result")
 
-MEETING_TIME = timedelta(minutes=10)  # that processes wait for each other at the start
+RENDEZVOUS_TIME = timedelta(minutes=10)  # that processes wait for each other at the start
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Process:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def totals(self, *values: float) -> list[float]:
+    def all_reduce_sum(self, *values: float) -> list[float]:
         """The sums of each value over all processes."""
         if self.world_size == 1:
             return list(values)
@@ -51,7 +51,7 @@ class Process:
         dist.all_reduce(sums)
         return sums.tolist()
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """Every process's value, in the order of ranks, on every process."""
         if self.world_size == 1:
             return [value]
@@ -59,7 +59,7 @@ class Process:
         dist.all_gather_object(values, value)
         return values
 
-    def main_does(self, work: Callable[[], Result]) -> Result:
+    def on_rank_zero(self, work: Callable[[], Result]) -> Result:
         """The result of work() in the main process, in every process; an InputError there is raised in all."""
         if self.world_size == 1:
             return work()
@@ -74,7 +74,7 @@ class Process:
             raise values[1]
         return values[0]
 
-    def share_buffers(self, model: nn.Module) -> None:
+    def broadcast_buffers(self, model: nn.Module) -> None:
         """Give every process the main one's buffers: batch-norm statistics are kept per process while training."""
         if self.world_size > 1:
             for buffer in model.buffers():
@@ -106,7 +106,7 @@ def join_processes(device: str, threads: int) -> Iterator[Process]:
         yield Process(0, 1, own)
         return
     # Numbers that the host needs go through gloo: through nccl they would make it wait for the device.
-    store, _, _ = meet()
+    store, _, _ = rendezvous()
     backend = "cpu:gloo,cuda:nccl" if use_cuda else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     try:
@@ -116,13 +116,13 @@ def join_processes(device: str, threads: int) -> Iterator[Process]:
 
 
 @cache
-def meet() -> tuple[dist.Store, int, int]:
+def rendezvous() -> tuple[dist.Store, int, int]:
     """The store through which the launcher's processes find each other, rank and world size, from the environment.
 
     Raises InputError when the main process cannot listen on MASTER_PORT.
     """
     try:
-        store, rank, world_size = next(dist.rendezvous("env://", timeout=MEETING_TIME))
+        store, rank, world_size = next(dist.rendezvous("env://", timeout=RENDEZVOUS_TIME))
         return dist.PrefixStore(_agree_on_a_name(store, rank, world_size), store), rank, world_size
     except dist.DistNetworkError as error:
         if "EADDRINUSE" not in str(error):

@@ -23,10 +23,10 @@ from vsn_train.data.transforms import normalize
 from vsn_train.data.workers import BadVideo, Loader
 from vsn_train.engine.checkpoint import Checkpoints
 from vsn_train.engine.distributed import Process
+from vsn_train.engine.figures import clip_grid
 from vsn_train.engine.interrupts import Interrupted, Interrupts
 from vsn_train.engine.log import Progress, RunLog
 from vsn_train.engine.meter import Meter, peak_memory
-from vsn_train.engine.pictures import clip_grid
 from vsn_train.engine.prefetch import on_device
 from vsn_train.engine.state import Position, TrainState
 from vsn_train.errors import InputError, StoppedError
@@ -105,7 +105,7 @@ def train(
         for step in progress.over(steps, len(batches), batches.steps_in(position.videos)):
             # One sum over the processes: the videos that the gradient is the mean over, the unreadable ones, whether
             # any process was asked to stop, and whether the main one's clock says save: all leave and save together.
-            videos, unreadable, stop, due = process.totals(
+            videos, unreadable, stop, due = process.all_reduce_sum(
                 sum(batch.size for batch in step), sum(len(batch.bad) for batch in step),
                 interrupts.received > 0, checkpoints.due(position.step),
             )  # fmt: skip
@@ -113,7 +113,7 @@ def train(
                 position.unreadable += int(unreadable)
                 report_bad_videos(step, loader, batches, position, options.max_bad_share, process, log)
             if position.videos == 0:
-                log.picture("clips", position.step + 1, clip_grid(step[0].video))
+                log.figure("clips", position.step + 1, clip_grid(step[0].video))
 
             draws = seed_step(options.seed, position.step, process.rank)
             done = train_step(state, step, options.step, process, int(videos), draws)
@@ -133,12 +133,12 @@ def train(
                 log.metrics("train", position.epoch + 1, position.step, **values, **more)
                 progress.show(summary(values))
             if stop or (due and position.videos < batches.videos):
-                position.sums = meter.gather()  # every process's sums, for the main one to save
+                position.sums = meter.all_gather()  # every process's sums, for the main one to save
                 checkpoints.save()
             if stop:
                 raise stopped_by(interrupts, checkpoints, process)
 
-        position.sums = meter.gather()  # every process's: a validation that is interrupted saves them
+        position.sums = meter.all_gather()  # every process's: a validation that is interrupted saves them
         log.line(f"{progress.title}  train {summary(values)}  {position.unreadable} unreadable")
         try:
             top1 = validate(position)
@@ -224,7 +224,7 @@ def what_is_broken(losses: list[Tensor], norm: float, scaler: torch.amp.GradScal
     if math.isfinite(norm):
         return ""
     # A sum over the processes, which all come here, as the norm is the same: the loss may be one process's alone.
-    (broken,) = process.totals(float(not torch.stack(losses).isfinite().all()))
+    (broken,) = process.all_reduce_sum(float(not torch.stack(losses).isfinite().all()))
     return "the loss" if broken else "" if scaler.is_enabled() else "the gradient"
 
 
@@ -244,7 +244,7 @@ def stopped_by(interrupts: Interrupts, checkpoints: Checkpoints, process: Proces
     """What ends a training that was asked to end, once all is written. process: for all to leave together."""
     checkpoints.wait()
     if process is not None:
-        process.totals(0)  # nothing to add up: nobody leaves before the main process has written
+        process.all_reduce_sum(0)  # nothing to add up: nobody leaves before the main process has written
     return StoppedError(f"stopped by {interrupts.name}; saved {checkpoints.how_to_go_on()}", interrupts.exit_code)
 
 
@@ -273,7 +273,7 @@ def report_bad_videos(
     """
     mine: list[BadVideo] = [bad for batch in step for bad in batch.bad]
     # From every process to every process: the main one writes the names, and all leave these videos alone.
-    named = [bad for part in process.gather(mine) for bad in part]
+    named = [bad for part in process.all_gather(mine) for bad in part]
     for bad in named:
         log.line(f"skipped unreadable video {bad.path}: {bad.cause}")
         if bad.lost and bad.index not in log.quarantined:

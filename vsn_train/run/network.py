@@ -149,7 +149,7 @@ def choose_speed(
         trial_step(config, states[channels_last], batch, count, autocast_for(precision, device))
 
     precisions = ["fp32", "bf16"] if runtime.precision == "auto" else [runtime.precision]
-    precision, channels_last, reasons = process.main_does(lambda: fastest_choices(step, precisions, formats, device))
+    precision, channels_last, reasons = process.on_rank_zero(lambda: fastest_choices(step, precisions, formats, device))
     return {"precision": precision, "channels_last": channels_last}, reasons
 
 
