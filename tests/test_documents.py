@@ -196,7 +196,7 @@ def check_values(
     flags = argparse.ArgumentParser(add_help=False)
     flags.add_argument("--config-dir")
     flags.add_argument("--cfg", choices=["job"])
-    for flag in ("--multirun", "--help"):
+    for flag in ("--multirun", "--help", "--version"):
         flags.add_argument(flag, action="store_true")
     known, words = flags.parse_known_args(arguments)
     own = folder / known.config_dir if known.config_dir else None
@@ -279,7 +279,7 @@ def check_tool(command: Command, folder: Path, composed) -> None:
     A sentence names a verb, its command or an option without what the verb needs besides.
     """
     verb, *words = command.arguments
-    if verb == "--help":
+    if verb in ("--help", "--version"):
         return
     assert verb in tools.VERBS, f"vsn-tools has no verb {verb}"
     module = importlib.import_module(f"vsn_train.tools.{verb}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import importlib.metadata
 import os
 import re
 import sys
@@ -26,6 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from vsn_train import __version__
 from vsn_train import config as schema
 from vsn_train.errors import InputError, StoppedError, refusal
 from vsn_train.folder_lock import new_folder
@@ -79,7 +81,21 @@ def predict() -> None:
     _run_command("predict", work)
 
 
+def version_line() -> str:
+    """What --version prints: ours, and those of what decides numbers. From their metadata, which imports nothing."""
+    found = []
+    for package in ("torch", "torchvision", "av"):
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            found.append(f"no {package}")
+    return f"vsn-train {__version__} ({', '.join(found)})"
+
+
 def _run_command(name: str, work: Callable[[Any, Path], None]) -> None:
+    if "--version" in sys.argv[1:]:  # Hydra's own flag would tell Hydra's version
+        print(version_line())
+        return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print: the messages below are ours
     # OpenMP's threads otherwise spin while they wait, and take the cores from the loader's workers: on a machine that
     # is busy with other work too, training was seen to take ten times as long.
