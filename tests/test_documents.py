@@ -38,6 +38,7 @@ from vsn_train.models.backbone import placement
 from vsn_train.models.layouts import mixing_of
 from vsn_train.models.weights import load_weights
 from vsn_train.tools import main as tools
+from vsn_train.typed_paths import hydra_words
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
@@ -199,6 +200,7 @@ def check_values(
     for flag in ("--multirun", "--help", "--version"):
         flags.add_argument(flag, action="store_true")
     known, words = flags.parse_known_args(arguments)
+    words = hydra_words(words, schema.PATHS, schema.PATH_LISTS, cli.POSITIONAL[program])
     own = folder / known.config_dir if known.config_dir else None
     assert own is None or own.is_dir(), f"{known.config_dir}: the document shows no file in it"
     words = [word.replace("…", "x") for word in words if word != "…" and not word.endswith("=…")]
@@ -236,7 +238,8 @@ def check_command(command: Command, folder: Path, composed) -> None:
     if program == "train":
         check_values(program, command.arguments, folder, composed)
         return
-    given = {argument.partition("=")[0] for argument in command.arguments}
+    words = hydra_words(command.arguments, schema.PATHS, schema.PATH_LISTS, cli.POSITIONAL[program])
+    given = {word.partition("=")[0] for word in words}
     assert given & {"checkpoint"}, "needs checkpoint=…"
     assert program != "predict" or "video" in given, "needs video=…"
     # What the checkpoint was trained on decides which keys there are: one of these has to fit.
