@@ -24,7 +24,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from vsn_train import config as schema
 from vsn_train.data.workers import die_with_parent
-from vsn_train.engine.distributed import launched_before, meet
+from vsn_train.engine.distributed import launched_before, rendezvous
 from vsn_train.engine.interrupts import CANCELLED, REQUEUE
 from vsn_train.errors import InputError, StoppedError, refusal
 from vsn_train.run.evaluate import evaluate
@@ -55,7 +55,7 @@ def agree_on_run_folder(name: str, choose: Callable[[], str]) -> str:
     choose() raises in the main one.
     """
     adopt_slurm()
-    store, rank, _ = meet()
+    store, rank, _ = rendezvous()
     if rank == 0:
         try:
             answer = ["folder", _folder_of_this_launch(name) or choose()]

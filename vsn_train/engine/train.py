@@ -105,7 +105,7 @@ def train(
         for step in progress.over(steps, len(batches), batches.steps_in(position.videos)):
             # One sum over the processes: the videos that the gradient is the mean over, the unreadable ones, whether
             # any process was asked to stop, and whether the main one's clock says save: all leave and save together.
-            videos, unreadable, stop, due = process.totals(
+            videos, unreadable, stop, due = process.all_reduce_sum(
                 sum(batch.size for batch in step), sum(len(batch.bad) for batch in step),
                 interrupts.received > 0, checkpoints.due(position.step),
             )  # fmt: skip
@@ -133,12 +133,12 @@ def train(
                 log.metrics("train", position.epoch + 1, position.step, **values, **more)
                 progress.show(summary(values))
             if stop or (due and position.videos < batches.videos):
-                position.sums = meter.gather()  # every process's sums, for the main one to save
+                position.sums = meter.all_gather()  # every process's sums, for the main one to save
                 checkpoints.save()
             if stop:
                 raise stopped_by(interrupts, checkpoints, process)
 
-        position.sums = meter.gather()  # every process's: a validation that is interrupted saves them
+        position.sums = meter.all_gather()  # every process's: a validation that is interrupted saves them
         log.line(f"{progress.title}  train {summary(values)}  {position.unreadable} unreadable")
         try:
             top1 = validate(position)
@@ -167,7 +167,7 @@ def train_step(
     scaler = state.scaler
     state.optimizer.zero_grad(set_to_none=True)
     for batch in batches:
-        with gradients_shared(state.network, at_once=batch is batches[-1]):
+        with gradient_sync(state.network, enabled=batch is batches[-1]):
             video, partner, share = mix_clips(
                 normalize(batch.video), batch.label, options.mixup, options.cutmix, draws
             )  # fmt: skip
@@ -210,9 +210,9 @@ def clip_loss(logits: Tensor, label: Tensor, partner: Tensor, share: float, labe
     return loss * (1 + 0 * loss.detach())  # times 1, or times nan
 
 
-def gradients_shared(network: nn.Module, at_once: bool) -> AbstractContextManager[None]:
+def gradient_sync(network: nn.Module, enabled: bool) -> AbstractContextManager[None]:
     """Processes exchange gradients in the backward pass, or leave that to a later batch of the same step."""
-    return nullcontext() if at_once or not isinstance(network, DistributedDataParallel) else network.no_sync()
+    return nullcontext() if enabled or not isinstance(network, DistributedDataParallel) else network.no_sync()
 
 
 def what_is_broken(losses: list[Tensor], norm: float, scaler: torch.amp.GradScaler, process: Process) -> str:
@@ -224,7 +224,7 @@ def what_is_broken(losses: list[Tensor], norm: float, scaler: torch.amp.GradScal
     if math.isfinite(norm):
         return ""
     # A sum over the processes, which all come here, as the norm is the same: the loss may be one process's alone.
-    (broken,) = process.totals(float(not torch.stack(losses).isfinite().all()))
+    (broken,) = process.all_reduce_sum(float(not torch.stack(losses).isfinite().all()))
     return "the loss" if broken else "" if scaler.is_enabled() else "the gradient"
 
 
@@ -244,7 +244,7 @@ def stopped_by(interrupts: Interrupts, checkpoints: Checkpoints, process: Proces
     """What ends a training that was asked to end, once all is written. process: for all to leave together."""
     checkpoints.wait()
     if process is not None:
-        process.totals(0)  # nothing to add up: nobody leaves before the main process has written
+        process.all_reduce_sum(0)  # nothing to add up: nobody leaves before the main process has written
     return StoppedError(f"stopped by {interrupts.name}; saved {checkpoints.how_to_go_on()}", interrupts.exit_code)
 
 
@@ -273,7 +273,7 @@ def report_bad_videos(
     """
     mine: list[BadVideo] = [bad for batch in step for bad in batch.bad]
     # From every process to every process: the main one writes the names, and all leave these videos alone.
-    named = [bad for part in process.gather(mine) for bad in part]
+    named = [bad for part in process.all_gather(mine) for bad in part]
     for bad in named:
         log.line(f"skipped unreadable video {bad.path}: {bad.cause}")
         if bad.lost and bad.index not in log.quarantined:

@@ -39,7 +39,7 @@ def load_manifest(dataset: schema.Dataset, split: str, process: Process, data: s
         print(f"cannot read {cause}", file=sys.stderr)
     if len(unreadable) > 3:
         print(f"and {len(unreadable) - 3} more {split} videos cannot be read", file=sys.stderr)
-    counts = process.gather(None if counted is None else counted.num_frames)[0]
+    counts = process.all_gather(None if counted is None else counted.num_frames)[0]
     return replace(manifest, num_frames=counts)
 
 

@@ -64,7 +64,7 @@ def evaluate(config: schema.Eval, run_folder: Path) -> None:
         if process.is_main and not config.resume:
             parts.remove()
         done: Found = dict(parts.read()) if process.is_main else {}
-        finished = process.gather(list(done))[0]  # also: nobody writes a part before the old ones are gone
+        finished = process.all_gather(list(done))[0]  # also: nobody writes a part before the old ones are gone
         autocast = autocast_for(config.runtime.precision, process.device)
         evaluation = Evaluation(
             model, manifest, config.protocol, config, process, autocast,
@@ -130,7 +130,7 @@ class Evaluation:
         if parts:
             parts.flush()
         found = dict(done or {})
-        for results in self.process.gather(mine):
+        for results in self.process.all_gather(mine):
             found |= results
         return scores_of(self.manifest, found, self.keep_views, facts)
 

@@ -57,7 +57,7 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
         # 2. What the run goes on from, if anything, and how it is fastest here.
         hashes = [each.content_hash() for each in manifests]
         resume = config.resume or launched_before(run_folder)
-        found, notes = process.main_does(
+        found, notes = process.on_rank_zero(
             lambda: find_checkpoint(resume, run_folder / "checkpoints", stored, batches.step_videos, hashes)
         )
         choices, reasons = choose_speed(config, model, process, found.choices if found else None)
@@ -114,7 +114,7 @@ def open_loader(
     """It leaves alone what earlier launches of the run have put into quarantine."""
     clips = training_clips(config, manifest)
     loader = training_loader(clips, batches, config.data.workers, config.data.timeout)
-    loader.quarantine |= process.main_does(lambda: read_quarantine(run_folder, clips))
+    loader.quarantine |= process.on_rank_zero(lambda: read_quarantine(run_folder, clips))
     log.quarantined |= loader.quarantine.keys()
     return loader
 
@@ -170,7 +170,7 @@ def validation(
     name = config.validation.name(config.data.short_side, config.data.crop_size)
 
     def validate(position: Position) -> float:
-        process.share_buffers(evaluation.model)  # from the main process: the others have seen other batches
+        process.broadcast_buffers(evaluation.model)  # from the main process: the others have seen other batches
         with interrupts.raised_at_once():  # only where nothing has been logged yet: the validation is done again
             scores = evaluation("validate", {"protocol": {"name": name, **asdict(config.validation)}})
         epoch = position.epoch + 1
