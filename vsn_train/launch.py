@@ -54,7 +54,7 @@ def agree_on_run_folder(name: str, choose: Callable[[], str]) -> str:
     Processes that the elastic launcher has started anew get the folder that they had. Raises in all processes what
     choose() raises in the main one.
     """
-    adopt_slurm()
+    set_torch_env_from_slurm()
     store, rank, _ = rendezvous()
     if rank == 0:
         try:
@@ -73,7 +73,7 @@ def _folder_of_this_launch(name: str) -> str | None:
     return next((str(folder) for folder in folders if launched_before(folder)), None)
 
 
-def adopt_slurm() -> None:
+def set_torch_env_from_slurm() -> None:
     """Say in torch's words (RANK, WORLD_SIZE, …) what srun says in its own; what is there already stays.
 
     A batch script without srun, or srun with a single task, is one process.
@@ -113,7 +113,7 @@ def _first_host(text: str) -> str:
 
 
 def _launch(command: str, work: Callable[..., None], devices: int, restarts: int, *arguments: Any) -> None:
-    adopt_slurm()
+    set_torch_env_from_slurm()
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # torchrun, srun or the like has started the others
         if "TORCHELASTIC_RUN_ID" in os.environ:
             die_with_parent(os.getppid())  # a killed torchrun must not leave processes that write
