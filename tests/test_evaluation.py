@@ -20,12 +20,10 @@ from tests.conftest import SMALL, run_command
 from tests.media import write_counting_folder, write_counting_video
 from vsn_train.analysis.scores import Scores
 from vsn_train.data.datasets.something_v1 import MIRROR_CLASSES, load_something_v1
-from vsn_train.data.loader import TestVideos, test_loader
+from vsn_train.data.loader import EvalVideos, eval_loader
 from vsn_train.data.protocol import Protocol
 from vsn_train.engine.distributed import Process
 from vsn_train.engine.evaluate import mean_of_views, score_videos, video_groups
-
-test_loader.__test__ = False  # type: ignore[attr-defined]  # a function of the library, not a test
 
 CLASSES = ["SoccerJuggling", "ApplyEyeMakeup", "HandstandPushups"]  # of the checkpoint of `ucf101_run`
 VIDEOS = 12
@@ -197,13 +195,13 @@ def test_mirrored_views_of_left_and_right_are_swapped_back(something_v1, pair):
     protocol = Protocol(2, "uniform", 10, 36, 36)
     process = Process(0, 1, torch.device("cpu"))
     mine = np.flatnonzero(np.isin(manifest.labels, (left_to_right, right_to_left)))
-    videos = TestVideos(manifest, 8, protocol.clips, protocol.placement, protocol.short_side, "auto")
+    videos = EvalVideos(manifest, 8, protocol.clips, protocol.placement, protocol.short_side, "auto")
     options = {"keep_views": True, "on_bad_video": "error", "title": ""}
 
     def views(mirrored_labels: np.ndarray) -> dict:
         groups = video_groups(len(manifest), protocol.views, 16, process)
         return score_videos(
-            model, test_loader(videos, groups, 0), len(groups), process, lambda results: None, protocol=protocol,
+            model, eval_loader(videos, groups, 0), len(groups), process, lambda results: None, protocol=protocol,
             mirrored_labels=mirrored_labels, views_per_batch=16, autocast=torch.autocast("cpu", enabled=False),
             **options,
         )  # fmt: skip

@@ -10,17 +10,15 @@ from vsn_train.data.loader import (
     IGNORED,
     BadVideo,
     EpochBatches,
-    TestVideos,
+    EvalVideos,
     TrainingClips,
-    read_test_video,
-    test_loader,
+    eval_loader,
+    read_eval_video,
     training_loader,
 )
 from vsn_train.data.manifest import make_manifest
 from vsn_train.data.sampling import flow_stacks, sample_indices
 from vsn_train.data.transforms import take_clip
-
-test_loader.__test__ = False  # type: ignore[attr-defined]  # a function of the library, not a test
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +50,7 @@ def test_a_clip_holds_the_frames_that_the_sampler_chose(manifest):
 
 
 def test_a_test_video_holds_the_frames_of_its_clips(manifest):
-    video = read_test_video(manifest.path(2), 4, 2, "uniform", 64, "auto")
+    video = read_eval_video(manifest.path(2), 4, 2, "uniform", 64, "auto")
     shown = np.array([read_counter(frame) for frame in video.frames])
     assert shown[video.clips].tolist() == sample_indices(20, 4, 2).tolist()
     assert len(shown) == len(set(shown))
@@ -119,9 +117,9 @@ def test_workers_change_nothing(manifest):
 
 
 def test_test_videos_decode_each_frame_once(manifest):
-    videos = TestVideos(manifest, 8, 10, "dense", 32, "auto")
+    videos = EvalVideos(manifest, 8, 10, "dense", 32, "auto")
     groups = [[0, 1], [2], [4]]
-    first, second, third = list(test_loader(videos, groups, 0, 0))
+    first, second, third = list(eval_loader(videos, groups, 0, 0))
     assert [video.index for video in first] == [0, 1]
     assert first[0].frames.shape == (3, 3, 32, 32)  # of 12 frames: 0, 8 and 16 - 12 = 4
     assert first[0].clips.shape == (10, 8)
@@ -156,7 +154,7 @@ def test_a_flow_clip_holds_stacks_of_five_fields(flow_manifest, index, fields):
     wanted = sample_indices(fields, 4, 1, "uniform", np.random.default_rng((3, 2, index)), length=5)[0]
     assert counters(clip) == expected_counters(wanted, fields)
 
-    video = read_test_video(flow_manifest.path(index), 4, 2, "uniform", 64, "auto", "flow")
+    video = read_eval_video(flow_manifest.path(index), 4, 2, "uniform", 64, "auto", "flow")
     assert video.frames.shape[1:] == (2, 64, 64)
     for clip_of, wanted in zip(video.clips, sample_indices(fields, 4, 2, length=5), strict=True):
         assert counters(take_clip(video.frames, torch.as_tensor(clip_of))) == expected_counters(wanted, fields)

@@ -12,7 +12,7 @@ from tests.conftest import CLIPS
 from tests.media import write_counting_video
 from vsn_train.analysis.scores import softmax
 from vsn_train.config import Runtime
-from vsn_train.data.loader import BadVideo, TestVideos, test_loader
+from vsn_train.data.loader import BadVideo, EvalVideos, eval_loader
 from vsn_train.data.manifest import make_manifest
 from vsn_train.data.protocol import Protocol
 from vsn_train.data.sampling import sample_indices
@@ -24,8 +24,6 @@ from vsn_train.engine.parts import ScoreParts
 from vsn_train.errors import InputError
 from vsn_train.run.data import check_mirrors
 from vsn_train.run.network import use_channels_last
-
-test_loader.__test__ = False  # type: ignore[attr-defined]  # a function of the library, not a test
 
 REAL = ["ucf101/eye_makeup_test.avi", "hmdb51/wave/TrumanShow_wave_f_nm_np1_fr_med_26.avi", "odd/video_90.mov"]
 ALONE = Process(0, 1, torch.device("cpu"))
@@ -60,10 +58,10 @@ def manifest(tmp_path_factory):
 
 def scores_of(manifest, protocol, views_per_batch=16, workers=0, model=None, **change):
     groups = video_groups(len(manifest), protocol.views, views_per_batch, ALONE)
-    videos = TestVideos(manifest, FRAMES, protocol.clips, protocol.placement, protocol.short_side, "auto")
+    videos = EvalVideos(manifest, FRAMES, protocol.clips, protocol.placement, protocol.short_side, "auto")
     options = {"keep_views": True, "on_bad_video": "error", "title": ""} | change
     found = score_videos(
-        model or Net(), test_loader(videos, groups, workers), len(groups), ALONE, lambda results: None,
+        model or Net(), eval_loader(videos, groups, workers), len(groups), ALONE, lambda results: None,
         protocol=protocol, mirrored_labels=manifest.mirrored_labels(), views_per_batch=views_per_batch,
         autocast=torch.autocast("cpu", enabled=False), **options,
     )  # fmt: skip

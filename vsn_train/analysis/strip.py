@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.io import encode_jpeg
 
-from vsn_train.data.loader import TestVideo
+from vsn_train.data.loader import EvalVideo
 from vsn_train.data.sampling import sample_indices
 from vsn_train.data.transforms import resize_short_side
 from vsn_train.data.video import VideoError, open_video
@@ -22,7 +22,7 @@ PER_ROW = 8
 
 
 def draw_prediction(
-    picture: Path, video_path: Path, video: TestVideo, best: Sequence[tuple[str, int, float]], protocol: str
+    picture: Path, video_path: Path, video: EvalVideo, best: Sequence[tuple[str, int, float]], protocol: str
 ) -> None:
     """Write a PNG of the frames of the middle clip with their times, and of the best classes (name, index, share)."""
     # Uniform clips begin with the one of the segments' middles; dense ones follow the time of the video.

@@ -94,8 +94,8 @@ def training_clip(path: str, reading: Reading, generator: np.random.Generator, l
     return clip
 
 
-def test_frames(path: str, reading: Reading, lap: Callable[[str], None]) -> tuple[Tensor, np.ndarray]:
-    """uint8 (U, 3, H, W) and positions (clips, T): what `read_test_video` gives, in laps."""
+def eval_frames(path: str, reading: Reading, lap: Callable[[str], None]) -> tuple[Tensor, np.ndarray]:
+    """uint8 (U, 3, H, W) and positions (clips, T): what `read_eval_video` gives, in laps."""
     with open_video(path) as video:
         lap("open")
         wanted = sample_indices(video.num_frames, reading.T, reading.clips, reading.sampling)
@@ -105,9 +105,6 @@ def test_frames(path: str, reading: Reading, lap: Callable[[str], None]) -> tupl
     frames = resize_short_side(frames, reading.short_side)
     lap("crop and resize")
     return frames, positions.reshape(wanted.shape)
-
-
-test_frames.__test__ = False  # type: ignore[attr-defined]  # pytest, this is no test
 
 
 def views_on_device(frames: Tensor, clips: np.ndarray, reading: Reading) -> None:
@@ -142,14 +139,14 @@ def read_all(pipeline: str, videos: Videos, reading: Reading, seed: int, lap: La
         elif reading.mode == "train":
             batch.append(training_clip(path, reading, generator, lap))
         elif pipeline == "baseline":
-            views = reference_reading.test_views(
+            views = reference_reading.eval_views(
                 path, reading.T, reading.clips, reading.sampling, reading.crops, reading.short_side, reading.crop_size,
                 lap,
             )  # fmt: skip
             hand_over(views)
             lap("hand-over")
         else:
-            hand_over(test_frames(path, reading, lap)[0])
+            hand_over(eval_frames(path, reading, lap)[0])
             lap("hand-over")
     if batch:
         if pipeline != "baseline":  # uint8 with the channels last in memory
@@ -197,7 +194,7 @@ def time_on_device(videos: Videos, reading: Reading) -> float:
             before = time.perf_counter()
             normalize(frames)
         else:
-            frames, clips = test_frames(path, reading, lambda stage: None)
+            frames, clips = eval_frames(path, reading, lambda stage: None)
             before = time.perf_counter()
             views_on_device(frames, clips, reading)
         seconds += time.perf_counter() - before

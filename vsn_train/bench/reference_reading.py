@@ -45,7 +45,7 @@ def training_clip(path: str, T: int, sampling: str, size: int, generator: np.ran
     return clip
 
 
-def test_views(
+def eval_views(
     path: str, T: int, clips: int, placement: str, crops: int, short_side: int, size: int, lap: Lap
 ) -> Tensor:
     """float32 (clips × crops, T, 3, size, size), clip by clip."""
@@ -67,9 +67,6 @@ def test_views(
     stacked = torch.stack(views)
     lap("to float")
     return stacked
-
-
-test_views.__test__ = False  # type: ignore[attr-defined]  # pytest, this is no test
 
 
 def _open(path: str) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch.utils.data import Dataset
 
 from vsn_train.data.datasets.presence import VIDEO_SUFFIXES
-from vsn_train.data.loader import BadVideo, TestVideo, read_test_video
+from vsn_train.data.loader import BadVideo, EvalVideo, read_eval_video
 from vsn_train.data.video import VideoError
 from vsn_train.errors import InputError
 
@@ -42,7 +42,7 @@ def _in_folder(folder: Path) -> list[Path]:
 
 
 @dataclass(eq=False)
-class GivenVideos(Dataset["TestVideo | BadVideo"]):
+class GivenVideos(Dataset["EvalVideo | BadVideo"]):
     """The part of each video between two times, in seconds (end None: to its end), decoded once and resized once."""
 
     paths: Sequence[Path]
@@ -58,9 +58,9 @@ class GivenVideos(Dataset["TestVideo | BadVideo"]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> TestVideo | BadVideo:
+    def __getitem__(self, index: int) -> EvalVideo | BadVideo:
         try:
-            return read_test_video(
+            return read_eval_video(
                 self.paths[index], self.num_frames, self.clips, self.placement, self.short_side, self.decoder,
                 self.modality, index, start=self.start, end=self.end,
             )  # fmt: skip

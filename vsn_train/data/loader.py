@@ -43,15 +43,13 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class TestVideo:
+class EvalVideo:
     """The decoded frames of a video's views.
 
     frames: uint8 (U, C, H, W), each needed frame once. clips: int64 (clips, T), positions in `frames`; for optical flow
     (clips, T, 5). `take_clip` puts a clip together. numbers: int64 (U,), which frames of the video these are. fps: of
     the video.
     """
-
-    __test__ = False  # pytest, this is no test
 
     index: int
     frames: Tensor
@@ -100,10 +98,8 @@ class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
 
 
 @dataclass(eq=False)
-class TestVideos(Dataset[TestVideo | BadVideo]):
+class EvalVideos(Dataset[EvalVideo | BadVideo]):
     """All frames that a video's test views need, decoded once and resized once."""
-
-    __test__ = False  # pytest, this is no test
 
     manifest: Manifest
     num_frames: int
@@ -116,10 +112,10 @@ class TestVideos(Dataset[TestVideo | BadVideo]):
     def __len__(self) -> int:
         return len(self.manifest)
 
-    def __getitem__(self, index: int) -> TestVideo | BadVideo:
+    def __getitem__(self, index: int) -> EvalVideo | BadVideo:
         path = self.manifest.path(index)
         try:
-            return read_test_video(
+            return read_eval_video(
                 path, self.num_frames, self.clips, self.placement, self.short_side, self.decoder, self.modality, index,
                 self.manifest.known_frames(index),
             )  # fmt: skip
@@ -131,7 +127,7 @@ class TestVideos(Dataset[TestVideo | BadVideo]):
         return key, self.manifest.path(key)
 
 
-def read_test_video(
+def read_eval_video(
     path: Path,
     num_frames: int,
     clips: int,
@@ -143,7 +139,7 @@ def read_test_video(
     known_frames: int | None = None,
     start: float = 0.0,
     end: float | None = None,
-) -> TestVideo:
+) -> EvalVideo:
     """Decode and resize what the views of one video need.
 
     known_frames: see open_video. start, end: seconds; the part of the video that counts (end None: to its end).
@@ -157,7 +153,7 @@ def read_test_video(
         unique, positions = np.unique(wanted, return_inverse=True)
         frames = video.read(unique)
     frames = resize_short_side(frames, short_side)
-    return TestVideo(index, frames, positions.reshape(wanted.shape), unique, video.fps)
+    return EvalVideo(index, frames, positions.reshape(wanted.shape), unique, video.fps)
 
 
 def _frames_between(path: Path, frames: int, fps: float, start: float, end: float | None) -> tuple[int, int]:
@@ -246,13 +242,13 @@ def training_loader(clips: TrainingClips, batches: EpochBatches, workers: int, t
     return Loader(clips, batches, collate, workers, timeout)
 
 
-def test_loader(
-    videos: Dataset[TestVideo | BadVideo],
+def eval_loader(
+    videos: Dataset[EvalVideo | BadVideo],
     groups: list[list[int]],
     workers: int,
-    timeout: float = 0.0,  # noqa: PT028
-) -> Loader[list[TestVideo | BadVideo]]:
-    """Yields one list of `TestVideo | BadVideo` for each group of indices."""
+    timeout: float = 0.0,
+) -> Loader[list[EvalVideo | BadVideo]]:
+    """Yields one list of `EvalVideo | BadVideo` for each group of indices."""
     return Loader(videos, groups, list, workers, timeout)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vsn_train.data.loader import BadVideo, TestVideo
+from vsn_train.data.loader import BadVideo, EvalVideo
 from vsn_train.data.protocol import Protocol
 from vsn_train.data.transforms import crop_windows, mirror, normalize, take_clip
 from vsn_train.data.video import VideoError
@@ -23,7 +23,7 @@ Found = dict[int, "np.ndarray | BadVideo"]
 @torch.inference_mode()
 def score_videos(
     model: nn.Module,
-    groups: Iterable[list[TestVideo | BadVideo]],
+    groups: Iterable[list[EvalVideo | BadVideo]],
     total: int,
     process: Process,
     store: Callable[[Found], None],
@@ -51,7 +51,7 @@ def score_videos(
             bad = next(video for video in group if isinstance(video, BadVideo))
             raise VideoError(bad.path, bad.cause)
 
-        good = [video for video in group if isinstance(video, TestVideo)]
+        good = [video for video in group if isinstance(video, EvalVideo)]
         views = [view for video in good for view in distinct_views(video, protocol, process.device)]
         logits = torch.empty(len(views), len(swap), device=process.device)
         for start in range(0, len(views), views_per_batch):
@@ -76,7 +76,7 @@ def score_videos(
 
 class View(NamedTuple):
     """One clip of one video through one window. frames: (U, C, H, W) on the device; clip: positions in it, see
-    `TestVideo.clips`."""
+    `EvalVideo.clips`."""
 
     frames: Tensor
     clip: Tensor
@@ -86,7 +86,7 @@ class View(NamedTuple):
     mirrored: bool
 
 
-def distinct_clips(video: TestVideo) -> tuple[np.ndarray, np.ndarray]:
+def distinct_clips(video: EvalVideo) -> tuple[np.ndarray, np.ndarray]:
     """The clips of a video, each once, and (clips,) which of them each clip is. The dense clips of a video shorter than
     their window are all the same, and go through the network once."""
     flat = video.clips.reshape(len(video.clips), -1)
@@ -94,7 +94,7 @@ def distinct_clips(video: TestVideo) -> tuple[np.ndarray, np.ndarray]:
     return video.clips[first], which.reshape(-1)
 
 
-def distinct_views(video: TestVideo, protocol: Protocol, device: torch.device) -> list[View]:
+def distinct_views(video: EvalVideo, protocol: Protocol, device: torch.device) -> list[View]:
     """The views of the distinct clips of one video, clip after clip. Its frames go to the device once; nothing is cut
     yet."""
     frames = video.frames.to(device)
@@ -106,7 +106,7 @@ def distinct_views(video: TestVideo, protocol: Protocol, device: torch.device) -
     ]
 
 
-def all_views(video: TestVideo, protocol: Protocol, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def all_views(video: EvalVideo, protocol: Protocol, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(V, K): the scores of one video's views, the first of `scores` (rows of distinct views, K); and the rest."""
     clips, which = distinct_clips(video)
     own, rest = np.split(scores, [len(clips) * protocol.crops])

@@ -17,7 +17,7 @@ from vsn_train.analysis.report import write_report
 from vsn_train.analysis.results import save_results
 from vsn_train.analysis.scores import Scores
 from vsn_train.analysis.strip import jpeg_frames
-from vsn_train.data.loader import TestVideos, test_loader
+from vsn_train.data.loader import EvalVideos, eval_loader
 from vsn_train.data.manifest import Manifest
 from vsn_train.data.protocol import Protocol
 from vsn_train.data.video import VideoError
@@ -114,11 +114,11 @@ class Evaluation:
             "autocast": autocast,
         }
         groups = video_groups(len(manifest), protocol.views, config.runtime.views_per_batch, process, set(done))
-        videos = TestVideos(
+        videos = EvalVideos(
             manifest, config.backbone.num_frames, protocol.clips, protocol.placement, protocol.short_side,
             config.data.decoder, config.data.modality,
         )  # fmt: skip
-        self.loader = test_loader(videos, groups, config.data.workers, config.data.timeout)
+        self.loader = eval_loader(videos, groups, config.data.workers, config.data.timeout)
         self.total = len(groups)
 
     def __call__(

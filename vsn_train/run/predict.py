@@ -13,7 +13,7 @@ from vsn_train import config as schema
 from vsn_train.analysis.scores import softmax
 from vsn_train.analysis.strip import draw_prediction
 from vsn_train.data.inputs import GivenVideos, find_videos
-from vsn_train.data.loader import test_loader
+from vsn_train.data.loader import eval_loader
 from vsn_train.data.manifest import mirrored_labels
 from vsn_train.data.workers import BadVideo
 from vsn_train.engine.checkpoint import load_checkpoint
@@ -45,7 +45,7 @@ def predict(config: schema.Predict, run_folder: Path) -> None:
         trained = OmegaConf.create(checkpoint.config).data
         protocol_name = protocol.name(trained.short_side, trained.crop_size)
         predictions: list[dict[str, Any]] = []
-        for path, (video,) in zip(paths, test_loader(videos, [[i] for i in range(len(paths))], workers), strict=True):
+        for path, (video,) in zip(paths, eval_loader(videos, [[i] for i in range(len(paths))], workers), strict=True):
             found = score_videos(
                 model, [[video]], 1, process, lambda results: None, protocol=protocol,
                 mirrored_labels=mirrored_labels(len(names), checkpoint.flip_pairs),

@@ -45,7 +45,7 @@ from vsn_train.analysis.attention_figures import draw_figures
 from vsn_train.analysis.scores import Scores
 from vsn_train.analysis.tables import write_results
 from vsn_train.bench.timing import hardware
-from vsn_train.data.loader import TestVideos, test_loader
+from vsn_train.data.loader import EvalVideos, eval_loader
 from vsn_train.data.manifest import Manifest
 from vsn_train.data.prepare import written_aside
 from vsn_train.engine.checkpoint import file_hash, load_checkpoint
@@ -195,7 +195,7 @@ def shares_of_videos(
     It is the evaluation loop of vsn-eval: the shares travel as further classes, which a mirror leaves as they are.
     """
     protocol = config.protocol
-    videos = TestVideos(
+    videos = EvalVideos(
         manifest, config.backbone.num_frames, protocol.clips, protocol.placement, protocol.short_side,
         config.data.decoder, config.data.modality,
     )  # fmt: skip
@@ -205,7 +205,7 @@ def shares_of_videos(
     if len(manifest.class_names) == classes:
         columns[:classes] = manifest.mirrored_labels()
     workers = min(config.data.workers, len(groups))
-    with closing(test_loader(videos, groups, workers, config.data.timeout)) as loader:
+    with closing(eval_loader(videos, groups, workers, config.data.timeout)) as loader:
         return score_videos(
             network, loader, len(groups), process, lambda results: None, protocol=replace(protocol, average="logits"),
             mirrored_labels=columns, views_per_batch=config.runtime.views_per_batch, keep_views=False,
