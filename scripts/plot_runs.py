@@ -1,6 +1,6 @@
 """Draw runs side by side: validation accuracy over the epochs, and each run's confusion matrix.
 
-Writes the picture --output, by default runs.png.
+Writes the figure --output, by default runs.png.
 
     python scripts/plot_runs.py runs/motion/tsm runs/motion/tsn --output result.png
 
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def plot_runs(runs: list[Path], output: Path) -> None:
-    """One picture of all runs. Raises InputError for a folder that is no run or has no evaluation yet."""
+    """One figure of all runs. Raises InputError for a folder that is no run or has no evaluation yet."""
     figure, axes = plt.subplots(
         1,
         1 + len(runs),

@@ -19,7 +19,7 @@ from torch import nn
 from tests.conftest import SMALL, run_command
 from tests.media import write_counting_folder, write_counting_video
 from vsn_train.analysis.scores import Scores
-from vsn_train.data.datasets.something_v1 import MIRROR_CLASSES, load_something_v1
+from vsn_train.data.datasets.something_v1 import FLIP_CLASSES, load_something_v1
 from vsn_train.data.loader import EvalVideos, eval_loader
 from vsn_train.data.protocol import Protocol
 from vsn_train.engine.distributed import Process
@@ -140,9 +140,9 @@ OTHERS = ["Holding something", "Unfolding something"]
 
 @pytest.fixture(scope="module")
 def something_v1(tmp_path_factory):
-    """Its official file formats, the names of its mirrored classes, and two others; frame folders of moving bars."""
+    """Its official file formats, the names of its flipped classes, and two others; frame folders of moving bars."""
     top = tmp_path_factory.mktemp("ssv1")
-    names = [OTHERS[0], *(name for pair in MIRROR_CLASSES for name in pair), OTHERS[1]]
+    names = [OTHERS[0], *(name for pair in FLIP_CLASSES for name in pair), OTHERS[1]]
     (top / "something-something-v1-labels.csv").write_text("".join(f"{name}\n" for name in names))
     rows = []
     for index, name in enumerate(names * 2):
@@ -184,8 +184,8 @@ class TellsTheWay(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize("pair", MIRROR_CLASSES, ids=lambda pair: pair[0].split()[0])
-def test_mirrored_views_of_left_and_right_are_swapped_back(something_v1, pair):
+@pytest.mark.parametrize("pair", FLIP_CLASSES, ids=lambda pair: pair[0].split()[0])
+def test_flipped_views_of_left_and_right_are_swapped_back(something_v1, pair):
     manifest = load_something_v1(something_v1, "val")
     assert len(manifest.flip_pairs) == 3
     left_to_right, right_to_left = (manifest.class_names.index(name) for name in pair)
@@ -198,20 +198,20 @@ def test_mirrored_views_of_left_and_right_are_swapped_back(something_v1, pair):
     videos = EvalVideos(manifest, 8, protocol.clips, protocol.placement, protocol.short_side, "auto")
     options = {"keep_views": True, "on_bad_video": "error", "title": ""}
 
-    def views(mirrored_labels: np.ndarray) -> dict:
+    def views(flipped_labels: np.ndarray) -> dict:
         groups = video_groups(len(manifest), protocol.views, 16, process)
         return score_videos(
             model, eval_loader(videos, groups, 0), len(groups), process, lambda results: None, protocol=protocol,
-            mirrored_labels=mirrored_labels, views_per_batch=16, autocast=torch.autocast("cpu", enabled=False),
+            flipped_labels=flipped_labels, views_per_batch=16, autocast=torch.autocast("cpu", enabled=False),
             **options,
         )  # fmt: skip
 
-    swapped, kept = views(manifest.mirrored_labels()), views(np.arange(len(manifest.class_names)))
+    swapped, kept = views(manifest.flipped_labels()), views(np.arange(len(manifest.class_names)))
     for index in mine:
         label = manifest.labels[index]
-        assert (swapped[index].argmax(axis=1) == label).all()  # every view, mirrored or not
+        assert (swapped[index].argmax(axis=1) == label).all()  # every view, flipped or not
         assert mean_of_views(swapped[index]).argmax() == label
-        assert (kept[index][:, label] > 0).mean() == 0.5  # without the swap the mirrored half says the other way
+        assert (kept[index][:, label] > 0).mean() == 0.5  # without the swap the flipped half says the other way
 
 
 @pytest.fixture(scope="module")
@@ -270,8 +270,8 @@ def test_prediction_of_folders_patterns_and_parts_of_videos(ucf101_run, many, tm
     assert facts["predictions"][0]["frames"] == [[7, 22, 37, 52]]
     assert facts["predictions"][0]["classes"] == facts["predictions"][1]["classes"]
     for each in facts["predictions"]:
-        picture = (out / each["picture"]).read_bytes()
-        assert picture.startswith(b"\x89PNG")
+        figure = (out / each["picture"]).read_bytes()
+        assert figure.startswith(b"\x89PNG")
         assert len(each["classes"]) == 3
         assert sum(one["probability"] for one in each["classes"]) == pytest.approx(1)
 

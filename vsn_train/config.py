@@ -64,7 +64,7 @@ class Custom(Dataset):
     val: str | None = None  # likewise
     test: str | None = None  # likewise; may lack labels
     classes: str | None = None  # file with a class name a line, in index order; null: what the training list names
-    flip_pairs: list[list[str]] = field(default_factory=list)  # pairs of class names that a mirror exchanges
+    flip_pairs: list[list[str]] = field(default_factory=list)  # pairs of class names that a horizontal flip exchanges
     max_missing_share: float = 0.0
     count_frames: bool = False
 
@@ -124,7 +124,7 @@ class Data:
     batch_size: int = 8  # videos per process and step
     workers: int = 2  # loader processes per training process
     decoder: str = "auto"  # "auto", "decord", "pyav" or "torchcodec"
-    modality: str = "rgb"  # "rgb", or "flow": optical flow from folders of x and y pictures
+    modality: str = "rgb"  # "rgb", or "flow": optical flow from folders of x and y images
     sampling: str = "uniform"  # frames of a training clip: "uniform" segments, or a "dense" window of 64 frames
     short_side: int = 256  # pixels: the test's resize
     crop_size: int = 224  # pixels: what the network sees
@@ -141,7 +141,7 @@ class Augment:
     scales: list[float] | None = None
     area: list[float] = field(default_factory=lambda: [0.08, 1.0])  # random_resized: least and largest share of a frame
     aspect: list[float] = field(default_factory=lambda: [0.75, 1.3333])  # random_resized: width / height, from and to
-    flip: bool = True  # mirror every second clip; the label follows the data set's flip pairs
+    flip: bool = True  # flip every second clip; the label follows the data set's flip pairs
     rand_augment: int = 0  # RandAugment's N: operations per clip
     magnitude: int = 9  # RandAugment's M, 0 to 30
     brightness: float = 0.0  # colour jitter: factors from 1 - value to 1 + value
@@ -246,7 +246,7 @@ class Train:
     name: str = "${dataset.name}_${backbone.operator}_${backbone.arch}"
     seed: int = 0
     resume: bool = False  # go on from the newest checkpoint of the run folder
-    check: bool = False  # do not train: look at two batches, what limits the speed, and a picture of the clips
+    check: bool = False  # do not train: look at two batches, what limits the speed, and a figure of the clips
     weights: str | None = None  # file to start from: of torchvision, the TSM repository, mmaction2 or vsn-train
     weights_new_head: bool = False  # leave the file's classifier out although the number of classes fits
     weights_other_operator: bool = False  # take a file that was trained with another operator, or placed otherwise

@@ -70,7 +70,7 @@ def run_study(arguments: argparse.Namespace) -> None:
     extract = ["flow", str(clips), str(flow), "--method", arguments.flow_method]
     run_command(VSN_TOOLS, *extract, "--bound", FLOW_BOUND)
     on_flow = [
-        # Flow is a data set of one's own, with the recipe and the mirrors of motion.
+        # Flow is a data set of one's own, with the recipe and the flips of motion.
         "dataset=custom", f"dataset.root={flow}", "data.modality=flow", "experiment=motion",
         "dataset.flip_pairs=[[left,right],[clockwise,counterclockwise]]",
     ]  # fmt: skip

@@ -51,10 +51,10 @@ def test_views_read_one_by_one_give_the_same_scores(videos):
     assert [video.decord for video in listed] == [find_spec("decord") is not None, False]
     assert once.shape == by_view.shape == (2, 20, 7)
     np.testing.assert_allclose(by_view, once, atol=1e-5)
-    assert np.abs(once[0, 0] - once[0, 5:]).max(axis=1).min() > 1e-3  # another window or mirror would show
+    assert np.abs(once[0, 0] - once[0, 5:]).max(axis=1).min() > 1e-3  # another window or flip would show
 
 
-def test_mirrored_flow_points_the_other_way_in_both(tmp_path):
+def test_flipped_flow_points_the_other_way_in_both(tmp_path):
     folder = write_counting_folder(tmp_path / "flow", 12, "flow_x_{:05d}.jpg")
     write_counting_folder(folder, 12, "flow_y_{:05d}.jpg", offset=100)
     once, by_view, _ = both_ways([folder], Protocol(1, "uniform", 10, 36, 32), "flow")

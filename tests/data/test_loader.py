@@ -23,7 +23,7 @@ from vsn_train.data.transforms import take_clip
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
-    """Four videos of 12 to 24 frames in two classes that are each other's mirror image, and one that is no video."""
+    """Four videos of 12 to 24 frames in two classes that a horizontal flip exchanges, and one that is no video."""
     root = tmp_path_factory.mktemp("videos")
     names = [f"{index}.mp4" for index in range(5)]
     for index, name in enumerate(names[:4]):
@@ -63,16 +63,16 @@ def test_a_sample_depends_on_seed_epoch_and_index_alone(manifest):
     assert not any(torch.equal(first, other) for other in others)
 
 
-def test_a_mirrored_clip_has_the_mirrored_label(manifest):
+def test_a_flipped_clip_has_the_flipped_label(manifest):
     plain, flipped = clips_of(manifest), clips_of(manifest, flip=True)
     seen = set()
     for epoch in range(20):
         clip, label = plain[epoch, 0]
         other, other_label = flipped[epoch, 0]
-        mirrored = not torch.equal(clip, other)
-        assert torch.equal(clip.flip(-1) if mirrored else clip, other)
-        assert (label, other_label) == (0, int(mirrored))
-        seen.add(mirrored)
+        is_flipped = not torch.equal(clip, other)
+        assert torch.equal(clip.flip(-1) if is_flipped else clip, other)
+        assert (label, other_label) == (0, int(is_flipped))
+        seen.add(is_flipped)
     assert seen == {True, False}
 
 
@@ -116,7 +116,7 @@ def test_workers_change_nothing(manifest):
     assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
 
 
-def test_test_videos_decode_each_frame_once(manifest):
+def test_eval_videos_decode_each_frame_once(manifest):
     videos = EvalVideos(manifest, 8, 10, "dense", 32, "auto")
     groups = [[0, 1], [2], [4]]
     first, second, third = list(eval_loader(videos, groups, 0, 0))

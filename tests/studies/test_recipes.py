@@ -152,7 +152,7 @@ def miniatures(tmp_path_factory, ucf101, recipes):
 
 
 def takes_two_steps(recipe: Recipe, miniatures, run: Path, **backbone: object) -> None:
-    """Train on a miniature as vsn-train does, with smaller pictures; `backbone` makes the network smaller too."""
+    """Train on a miniature as vsn-train does, with smaller images; `backbone` makes the network smaller too."""
     config = deepcopy(recipe.config)
     root, annotations = miniatures[recipe.dataset, config.data.modality == "flow"]
     config.dataset.root, config.dataset.annotations = str(root), annotations and str(annotations)

@@ -121,14 +121,14 @@ def test_a_damaged_copy_says_so(tmp_path):
 
 
 @pytest.mark.parametrize("pattern", ["{:05d}.jpg", "img_{:05d}.png"])
-def test_pictures_are_taken_over_byte_for_byte(tmp_path, pattern):
+def test_images_are_taken_over_byte_for_byte(tmp_path, pattern):
     folder = write_counting_folder(tmp_path / "78687", 12, pattern)
     made = prepare(folder, tmp_path / "copies" / "78687.mp4", 256, 18, "rgb")
     assert (made.num_frames, made.psnr) == (12, None)
-    with open_video(folder) as pictures, open_video(tmp_path / "copies" / "78687.mp4") as copy:
+    with open_video(folder) as images, open_video(tmp_path / "copies" / "78687.mp4") as copy:
         assert isinstance(copy, FastSeekCopy)
         order = [11, 3, 3, 0]
-        assert torch.equal(copy.read(order), pictures.read(order))
+        assert torch.equal(copy.read(order), images.read(order))
         assert counters(copy, order) == order
         assert [copy.packets(i)[0] for i in range(12)] == [
             (folder / pattern.format(i + 1)).read_bytes() for i in range(12)
@@ -137,11 +137,11 @@ def test_pictures_are_taken_over_byte_for_byte(tmp_path, pattern):
 
 def test_flow_is_packed_in_pairs(tmp_path):
     if not CLIPS.is_dir():
-        pytest.skip("needs the real flow pictures")
+        pytest.skip("needs the real flow images")
     folder = CLIPS / "frames" / "imgs"
     prepare(folder, tmp_path / "flow.mp4", 256, 18, "flow")
-    with open_video(folder, modality="flow") as pictures, open_video(tmp_path / "flow.mp4", modality="flow") as copy:
-        assert torch.equal(copy.read([4, 0, 2]), pictures.read([4, 0, 2]))
+    with open_video(folder, modality="flow") as images, open_video(tmp_path / "flow.mp4", modality="flow") as copy:
+        assert torch.equal(copy.read([4, 0, 2]), images.read([4, 0, 2]))
         assert copy.num_frames == 5
     with pytest.raises(VideoError, match=r"holds flow frames: set data\.modality=flow"):
         open_video(tmp_path / "flow.mp4")

@@ -1,6 +1,6 @@
 """A recognizer as a file that other runtimes read, checked against the network it came from.
 
-The number of frames T and the picture size are fixed in the file; the number of clips stays free unless one is given.
+The number of frames T and the image size are fixed in the file; the number of clips stays free unless one is given.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The frames that a network saw of a video, as pictures."""
+"""The frames that a network saw of a video, as images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PER_ROW = 8
 
 
 def draw_prediction(
-    picture: Path, video_path: Path, video: EvalVideo, best: Sequence[tuple[str, int, float]], protocol: str
+    figure: Path, video_path: Path, video: EvalVideo, best: Sequence[tuple[str, int, float]], protocol: str
 ) -> None:
     """Write a PNG of the frames of the middle clip with their times, and of the best classes (name, index, share)."""
     # Uniform clips begin with the one of the segments' middles; dense ones follow the time of the video.
@@ -33,7 +33,7 @@ def draw_prediction(
     captions = [f"{number / video.fps:.2f} s" if video.fps else f"frame {number}" for number in numbers]
     classes = [(name, share) for name, _, share in best]
     clips = "" if len(video.clips) == 1 else f", middle one of {len(video.clips)} clips"
-    draw_strip(picture, video.frames[clip], captions, classes, f"{video_path.name}   {protocol}{clips}")
+    draw_strip(figure, video.frames[clip], captions, classes, f"{video_path.name}   {protocol}{clips}")
 
 
 def draw_strip(
@@ -62,7 +62,7 @@ def draw_strip(
     for axis in axes:
         axis.axis("off")
     for axis, frame, caption in zip(axes, frames, captions, strict=False):
-        axis.imshow(_picture(frame).permute(1, 2, 0).numpy())
+        axis.imshow(_image(frame).permute(1, 2, 0).numpy())
         axis.set_title(caption, fontsize=7, pad=2)
     bars = bottom.subplots()
     names, shares = [name for name, _ in classes], np.array([share for _, share in classes])
@@ -85,9 +85,9 @@ def jpeg_frames(path: Path, count: int, short_side: int, decoder: str = "auto", 
             frames = resize_short_side(video.read(sample_indices(video.num_frames, count)[0]), short_side)
     except VideoError:
         return []
-    return [encode_jpeg(_picture(frame), quality=80).numpy().tobytes() for frame in frames]
+    return [encode_jpeg(_image(frame), quality=80).numpy().tobytes() for frame in frames]
 
 
-def _picture(frame: Tensor) -> Tensor:
+def _image(frame: Tensor) -> Tensor:
     """(3, H, W): optical flow's x and y as red and green over the grey that means rest."""
     return frame if len(frame) == 3 else torch.cat([frame, torch.full_like(frame[:1], 128)])

@@ -5,8 +5,8 @@ What the usual way does for each view of each video, which is what a data set of
 1. Open the file. The number of frames is known from an annotation list, so nothing is counted.
 2. Decode the T frames of the view's clip: through decord with one thread and `get_batch`, as mmaction2 and PySlowFast
    do by default. Where decord gives other pixels than a full decode does (HMDB51's own files: other frames), or none,
-   from the first frame of the file to the last one of the clip. Pictures of a folder are read one by one.
-3. Resize the T frames, cut out the one window, mirror it.
+   from the first frame of the file to the last one of the clip. Images of a folder are read one by one.
+3. Resize the T frames, cut out the one window, flip it.
 4. Hand uint8 over from a worker process; stack `views_per_batch` views, of whichever videos; make floats and normalize.
 5. The network as it was built, in PyTorch's default memory format.
 
@@ -34,7 +34,7 @@ from vsn_train.data.inputs import GivenVideos
 from vsn_train.data.loader import STACK_LENGTH, eval_loader, read_clip
 from vsn_train.data.protocol import Protocol
 from vsn_train.data.sampling import sample_indices
-from vsn_train.data.transforms import crop_windows, mirror, normalize, resize_short_side
+from vsn_train.data.transforms import crop_windows, flip_clip, normalize, resize_short_side
 from vsn_train.data.video import Video, open_video
 from vsn_train.engine.distributed import Process
 from vsn_train.engine.evaluate import score_videos, video_groups
@@ -67,7 +67,7 @@ def score_decoding_once(work: EvalWorkload) -> np.ndarray:
     with closing(eval_loader(videos, groups, work.workers)) as loader:
         found = score_videos(
             work.model, loader, len(groups), work.process, lambda results: None,
-            protocol=protocol, mirrored_labels=np.arange(work.classes), views_per_batch=work.views_per_batch,
+            protocol=protocol, flipped_labels=np.arange(work.classes), views_per_batch=work.views_per_batch,
             keep_views=True, on_bad_video="error", autocast=work.autocast, title="",
         )  # fmt: skip
     return np.stack([np.asarray(found[index]) for index in range(len(videos))])
@@ -138,9 +138,9 @@ class _Views(Dataset[Tensor]):
         frames = resize_short_side(_clip_of(self.videos[number], clip, self.modality), self.protocol.short_side)
         height, width = frames.shape[-2:]
         size = self.protocol.crop_size
-        top, left, mirrored = crop_windows(height, width, self.protocol.crops, size)[crop]
+        top, left, flipped = crop_windows(height, width, self.protocol.crops, size)[crop]
         window = frames[..., top : top + size, left : left + size]
-        return mirror(window) if mirrored else window.contiguous()
+        return flip_clip(window) if flipped else window.contiguous()
 
 
 def _clip_of(listed: Listed, clip: int, modality: str) -> Tensor:

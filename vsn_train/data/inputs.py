@@ -14,7 +14,7 @@ from vsn_train.data.loader import BadVideo, EvalVideo, read_eval_video
 from vsn_train.data.video import VideoError
 from vsn_train.errors import InputError
 
-PICTURES = {".jpg", ".jpeg", ".png"}
+IMAGES = {".jpg", ".jpeg", ".png"}
 
 
 def find_videos(given: str | Sequence[str]) -> list[Path]:
@@ -36,7 +36,7 @@ def find_videos(given: str | Sequence[str]) -> list[Path]:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    if any(path.suffix.lower() in PICTURES for path in folder.iterdir()):
+    if any(path.suffix.lower() in IMAGES for path in folder.iterdir()):
         return [folder]
     return sorted(path for path in folder.rglob("*") if path.suffix[1:].lower() in VIDEO_SUFFIXES and path.is_file())
 

@@ -71,7 +71,7 @@ class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
     modality: str = "rgb"
 
     def __post_init__(self) -> None:
-        self.mirrored = self.manifest.mirrored_labels()
+        self.flipped = self.manifest.flipped_labels()
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -88,9 +88,9 @@ class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
                 clip = read_clip(video, wanted[0], self.modality)
         except VideoError as error:
             return BadVideo(index, str(path), error.cause)
-        clip, mirrored = augment(clip, self.augmentation, generator)
+        clip, flipped = augment(clip, self.augmentation, generator)
         label = int(self.manifest.labels[index])
-        return clip, int(self.mirrored[label]) if mirrored else label
+        return clip, int(self.flipped[label]) if flipped else label
 
     def video_of(self, key: tuple[int, int]) -> tuple[int, Path]:
         """Index and path of the video that a key asks for."""

@@ -310,5 +310,5 @@ def open_video(
     if index and (decoder not in READERS or modality == "flow"):
         return FastSeekCopy(path, index, modality)
     if modality == "flow" and os.path.exists(path):
-        raise VideoError(path, "optical flow is read from a folder of pictures, which `vsn-tools flow` makes")
+        raise VideoError(path, "optical flow is read from a folder of images, which `vsn-tools flow` makes")
     return Video(path, decoder)

@@ -27,7 +27,7 @@ from vsn_train.errors import InputError
 
 Result = TypeVar("Result")
 
-RENDEZVOUS_TIMEOUT = timedelta(minutes=10)  # that processes wait for each other at the start
+RENDEZVOUS_TIME = timedelta(minutes=10)  # that processes wait for each other at the start
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def rendezvous() -> tuple[dist.Store, int, int]:
     Raises InputError when the main process cannot listen on MASTER_PORT.
     """
     try:
-        store, rank, world_size = next(dist.rendezvous("env://", timeout=RENDEZVOUS_TIMEOUT))
+        store, rank, world_size = next(dist.rendezvous("env://", timeout=RENDEZVOUS_TIME))
         return dist.PrefixStore(_agree_on_store_prefix(store, rank, world_size), store), rank, world_size
     except dist.DistNetworkError as error:
         if "EADDRINUSE" not in str(error):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vsn_train.data.loader import BadVideo, EvalVideo
 from vsn_train.data.protocol import Protocol
-from vsn_train.data.transforms import crop_windows, mirror, normalize, take_clip
+from vsn_train.data.transforms import crop_windows, flip_clip, normalize, take_clip
 from vsn_train.data.video import VideoError
 from vsn_train.engine.distributed import Process
 from vsn_train.engine.log import Progress
@@ -29,7 +29,7 @@ def score_videos(
     store: Callable[[Found], None],
     *,
     protocol: Protocol,
-    mirrored_labels: np.ndarray,
+    flipped_labels: np.ndarray,
     views_per_batch: int,
     keep_views: bool,
     on_bad_video: str,
@@ -38,13 +38,13 @@ def score_videos(
 ) -> Found:
     """What this process found for its groups of videos; `store` is told after every group.
 
-    model: (B, T, C, H, W) -> (B, K). mirrored_labels: (K,), see `Manifest.mirrored_labels`. on_bad_video: "wrong"
+    model: (B, T, C, H, W) -> (B, K). flipped_labels: (K,), see `Manifest.flipped_labels`. on_bad_video: "wrong"
     leaves a video that cannot be read in the result as what it is; "error" raises VideoError for it, because a number
     over fewer videos is another number. title: of the progress bar; empty for none.
     """
     model.eval()
     found: Found = {}
-    swap = torch.as_tensor(mirrored_labels, device=process.device)
+    swap = torch.as_tensor(flipped_labels, device=process.device)
     for group in Progress(title, process.is_main and bool(title)).over(groups, total):
         results: Found = {video.index: video for video in group if isinstance(video, BadVideo)}
         if results and on_bad_video == "error":
@@ -60,9 +60,9 @@ def score_videos(
             with autocast:
                 logits[chunk] = model(normalize(clips)).float()
 
-        # A mirrored clip of "left" looks like "right": its score for a class is that of the class's mirror image.
-        mirrored = torch.tensor([view.mirrored for view in views], dtype=torch.bool, device=process.device)
-        scores = torch.where(mirrored[:, None], logits[:, swap], logits)
+        # A flipped clip of "left" looks like "right": its score for a class is that of the other class of the pair.
+        flipped = torch.tensor([view.flipped for view in views], dtype=torch.bool, device=process.device)
+        scores = torch.where(flipped[:, None], logits[:, swap], logits)
         if protocol.average == "probabilities":
             scores = scores.softmax(dim=1)
         left = scores.cpu().numpy()
@@ -83,7 +83,7 @@ class View(NamedTuple):
     top: int
     left: int
     size: int
-    mirrored: bool
+    flipped: bool
 
 
 def distinct_clips(video: EvalVideo) -> tuple[np.ndarray, np.ndarray]:
@@ -102,7 +102,7 @@ def distinct_views(video: EvalVideo, protocol: Protocol, device: torch.device) -
     windows = crop_windows(height, width, protocol.crops, protocol.crop_size)
     clips = torch.as_tensor(distinct_clips(video)[0], device=device)
     return [
-        View(frames, clip, top, left, protocol.crop_size, mirrored) for clip in clips for top, left, mirrored in windows
+        View(frames, clip, top, left, protocol.crop_size, flipped) for clip in clips for top, left, flipped in windows
     ]
 
 
@@ -117,7 +117,7 @@ def cut(view: View) -> Tensor:
     """uint8 (T, C, S, S)."""
     window = view.frames[..., view.top : view.top + view.size, view.left : view.left + view.size]
     clip = take_clip(window, view.clip)
-    return mirror(clip) if view.mirrored else clip
+    return flip_clip(clip) if view.flipped else clip
 
 
 def mean_of_views(views: np.ndarray) -> np.ndarray:

@@ -121,8 +121,8 @@ class Checkpoint:
     metrics_bytes: int = 0  # size of metrics.jsonl; what lies behind was logged after this file was written
     config: dict[str, Any]  # of the run, as plain types
     class_names: list[str]
-    flip_pairs: list[list[int]]  # classes that are each other's mirror image
-    flips_allowed: bool = True  # whether a mirror image has a known class
+    flip_pairs: list[list[int]]  # classes that a horizontal flip exchanges
+    flips_allowed: bool = True  # whether a flipped clip has a known class
     manifests: list[str] = field(default_factory=list)  # content hashes of the training and the validation split
     mixing: dict[str, str] | None = None  # where the network mixes frames, see models/layouts.py
     epoch: int  # from here on see `Position`

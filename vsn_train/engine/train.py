@@ -23,10 +23,10 @@ from vsn_train.data.transforms import normalize
 from vsn_train.data.workers import BadVideo, Loader
 from vsn_train.engine.checkpoint import Checkpoints
 from vsn_train.engine.distributed import Process
+from vsn_train.engine.figures import clip_grid
 from vsn_train.engine.interrupts import Interrupted, Interrupts
 from vsn_train.engine.log import Progress, RunLog
 from vsn_train.engine.meter import Meter, peak_memory
-from vsn_train.engine.pictures import clip_grid
 from vsn_train.engine.prefetch import on_device
 from vsn_train.engine.state import Position, TrainState
 from vsn_train.errors import InputError, StoppedError
@@ -113,7 +113,7 @@ def train(
                 position.unreadable += int(unreadable)
                 report_bad_videos(step, loader, batches, position, options.max_bad_share, process, log)
             if position.videos == 0:
-                log.picture("clips", position.step + 1, clip_grid(step[0].video))
+                log.figure("clips", position.step + 1, clip_grid(step[0].video))
 
             draws = seed_step(options.seed, position.step, process.rank)
             done = train_step(state, step, options.step, process, int(videos), draws)

@@ -63,7 +63,7 @@ def temporal_conv(x: Tensor, weight: Tensor, num_frames: int, groups: int = 1, s
 
 
 def _time_and_space(x: Tensor, num_frames: int, stride: int) -> Tensor:
-    """(B*T, C, H, W) -> (B, C, T, H'*W'), time and space as the two axes of a picture.
+    """(B*T, C, H, W) -> (B, C, T, H'*W'), time and space as the two axes of an image.
 
     For x in channels_last this is a view in channels_last, so that an ordinary 2D convolution does the work and
     nothing is copied.

@@ -112,12 +112,12 @@ def check_classes(manifest: Manifest, trained: list[str], path: str) -> None:
     )
 
 
-def check_mirrors(protocol: Protocol, flips_allowed: bool, name: str) -> None:
-    """Refuse mirrored crops where a mirror image may be of another class that nobody named."""
+def check_flips(protocol: Protocol, flips_allowed: bool, name: str) -> None:
+    """Refuse flipped crops where a flipped clip may be of another class that nobody named."""
     if protocol.crops == 10 and not flips_allowed:
         raise InputError(
-            f"protocol.crops=10 mirrors every crop, but {name} has classes that differ in direction and their pairs "
-            "are not known; use protocol.crops=5, or a protocol without mirrors"
+            f"protocol.crops=10 flips every crop, but {name} has classes that differ in direction and their pairs "
+            "are not known; use protocol.crops=5, or a protocol without flips"
         )
 
 

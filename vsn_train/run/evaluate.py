@@ -27,7 +27,7 @@ from vsn_train.engine.distributed import Process, join_processes
 from vsn_train.engine.evaluate import Found, mean_of_views, score_videos, video_groups
 from vsn_train.engine.parts import ScoreParts
 from vsn_train.engine.precision import autocast_for
-from vsn_train.run.data import check_classes, check_mirrors, load_manifest, note_missing
+from vsn_train.run.data import check_classes, check_flips, load_manifest, note_missing
 from vsn_train.run.network import model_of, use_channels_last
 from vsn_train.run.record import environment, versions
 
@@ -103,11 +103,11 @@ class Evaluation:
         keep_views: bool = False,
         done: Collection[int] = (),
     ) -> None:
-        check_mirrors(protocol, manifest.flips_allowed, manifest.name)
+        check_flips(protocol, manifest.flips_allowed, manifest.name)
         self.model, self.manifest, self.process, self.keep_views = model, manifest, process, keep_views
         self.options: dict[str, Any] = {
             "protocol": protocol,
-            "mirrored_labels": manifest.mirrored_labels(),
+            "flipped_labels": manifest.flipped_labels(),
             "views_per_batch": config.runtime.views_per_batch,
             "keep_views": keep_views,
             "on_bad_video": config.on_bad_video,

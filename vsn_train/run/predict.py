@@ -14,25 +14,25 @@ from vsn_train.analysis.scores import softmax
 from vsn_train.analysis.strip import draw_prediction
 from vsn_train.data.inputs import GivenVideos, find_videos
 from vsn_train.data.loader import eval_loader
-from vsn_train.data.manifest import mirrored_labels
+from vsn_train.data.manifest import flipped_labels
 from vsn_train.data.workers import BadVideo
 from vsn_train.engine.checkpoint import load_checkpoint
 from vsn_train.engine.distributed import join_processes
 from vsn_train.engine.evaluate import score_videos
 from vsn_train.engine.precision import autocast_for
 from vsn_train.errors import InputError
-from vsn_train.run.data import check_mirrors
+from vsn_train.run.data import check_flips
 from vsn_train.run.network import model_of, use_channels_last
 
 
 def predict(config: schema.Predict, run_folder: Path) -> None:
-    """vsn-predict: prints the best classes of each video; writes prediction.json and a picture of each.
+    """vsn-predict: prints the best classes of each video; writes prediction.json and a figure of each.
 
     Raises VideoError for a single video that cannot be read; of several, InputError after the others are done.
     """
     checkpoint = load_checkpoint(Path(config.checkpoint))
     protocol, names = config.protocol, checkpoint.class_names
-    check_mirrors(protocol, checkpoint.flips_allowed, "the checkpoint's data set")
+    check_flips(protocol, checkpoint.flips_allowed, "the checkpoint's data set")
     paths = find_videos(config.video)
     with join_processes(config.runtime.device, config.runtime.threads) as process:
         model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
@@ -48,7 +48,7 @@ def predict(config: schema.Predict, run_folder: Path) -> None:
         for path, (video,) in zip(paths, eval_loader(videos, [[i] for i in range(len(paths))], workers), strict=True):
             found = score_videos(
                 model, [[video]], 1, process, lambda results: None, protocol=protocol,
-                mirrored_labels=mirrored_labels(len(names), checkpoint.flip_pairs),
+                flipped_labels=flipped_labels(len(names), checkpoint.flip_pairs),
                 views_per_batch=config.runtime.views_per_batch, keep_views=False,
                 on_bad_video="error" if len(paths) == 1 else "wrong",
                 autocast=autocast_for(config.runtime.precision, process.device), title="",
@@ -60,13 +60,13 @@ def predict(config: schema.Predict, run_folder: Path) -> None:
             shares = found[0] if protocol.average == "probabilities" else softmax(found[0])
             best = [(names[index], int(index), float(shares[index])) for index in np.argsort(-shares, kind="stable")]
             run_folder.mkdir(parents=True, exist_ok=True)
-            picture = run_folder / (f"{len(predictions):04d}_{path.stem}.png" if len(paths) > 1 else "prediction.png")
-            draw_prediction(picture, path, video, best[:5], protocol_name)
+            figure = run_folder / (f"{len(predictions):04d}_{path.stem}.png" if len(paths) > 1 else "prediction.png")
+            draw_prediction(figure, path, video, best[:5], protocol_name)
             print_bars(str(path) if len(paths) > 1 else "", best[: config.top_k])
             classes = [{"name": name, "index": index, "probability": share} for name, index, share in best]
             clips = video.numbers[video.clips].tolist()
             predictions.append(
-                {"video": str(path), "frames": clips, "picture": picture.name, "classes": classes[: config.top_k]}
+                {"video": str(path), "frames": clips, "picture": figure.name, "classes": classes[: config.top_k]}
             )
     facts = {"checkpoint": config.checkpoint, "protocol": protocol_name, "start": config.start, "end": config.end}
     path = run_folder / "prediction.json"
@@ -74,7 +74,7 @@ def predict(config: schema.Predict, run_folder: Path) -> None:
     path.write_text(
         json.dumps(facts | {"predictions": predictions}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
-    print(f"written: {path} and {len(predictions)} picture{'s' if len(predictions) > 1 else ''}")
+    print(f"written: {path} and {len(predictions)} figure{'s' if len(predictions) > 1 else ''}")
     if bad := [each for each in predictions if "error" in each]:
         raise InputError(
             f"{len(bad)} of {len(paths)} videos could not be read, first {bad[0]['video']}: {bad[0]['error']}; the "

@@ -18,9 +18,9 @@ from vsn_train.data.manifest import Manifest
 from vsn_train.data.workers import Loader
 from vsn_train.engine.checkpoint import Checkpoints
 from vsn_train.engine.distributed import Process, join_processes, launched_before
+from vsn_train.engine.figures import confusion_figure
 from vsn_train.engine.interrupts import Interrupts
 from vsn_train.engine.log import QUARANTINE, RunLog
-from vsn_train.engine.pictures import confusion_picture
 from vsn_train.engine.state import Checkpoint, Position, TrainState
 from vsn_train.engine.train import train as run_training
 from vsn_train.models.layouts import mixing_of
@@ -163,7 +163,7 @@ def open_checkpoints(
 def validation(
     config: schema.Train, evaluation: Evaluation, manifest: str, interrupts: Interrupts, process: Process, log: RunLog
 ) -> Callable[[Position], float]:
-    """What the loop calls at the end of an epoch: logs the validation's figures and returns its top-1 in percent.
+    """What the loop calls at the end of an epoch: logs the validation's metrics and returns its top-1 in percent.
 
     manifest: content hash of the validation split.
     """
@@ -180,7 +180,7 @@ def validation(
             "val", epoch, position.step, loss=scores.loss(), top1=top1, top5=top5, n=len(scores),
             protocol=name, manifest=manifest, checkpoint=f"epoch {epoch}",
         )  # fmt: skip
-        log.picture("confusion", position.step, confusion_picture(scores.confusion()))
+        log.figure("confusion", position.step, confusion_figure(scores.confusion()))
         return top1
 
     return validate
@@ -196,7 +196,7 @@ def describe_run(config: schema.Train, manifests: list[Manifest], process: Proce
     if process.is_main:
         lines += [line for each in manifests if (line := note_missing(each, run_folder))]
     if config.augment.flip and not train.flips_allowed:
-        lines.append("training without mirrors: they would change classes into ones that are not known (flip pairs)")
+        lines.append("horizontal flips disabled: the classes have a direction and their flip pairs are not known")
     return lines
 
 

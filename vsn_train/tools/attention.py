@@ -55,7 +55,7 @@ from vsn_train.engine.precision import autocast_for
 from vsn_train.engine.state import Checkpoint
 from vsn_train.errors import InputError
 from vsn_train.models import Recognizer
-from vsn_train.run.data import check_mirrors, load_manifest
+from vsn_train.run.data import check_flips, load_manifest
 from vsn_train.run.network import build_model, model_of, use_channels_last
 from vsn_train.tools.compose import eval_config
 
@@ -111,19 +111,19 @@ def study(own: dict[str, list[str]], overrides: list[str]) -> None:
         print(f"{path}: {run.data}: temporal share {100 * run.overall:.1f} % (n={run.facts['n']})")
         runs.append(run)
     text = report(runs)
-    pictures, absent = draw_figures(runs, output)
-    links = "\n\n".join(f"![{path.stem}]({path.name})" for path in pictures)
+    figures, absent = draw_figures(runs, output)
+    links = "\n\n".join(f"![{path.stem}]({path.name})" for path in figures)
     write_results(output, "Temporal share of the attention of STH", facts, f"{text}\n\n{links}", as_json(runs))
     if document:
         folder = Path(os.path.relpath(output.parent, document.parent))
-        links = "\n".join(f"![{path.stem}]({(folder / path.name).as_posix()})" for path in pictures)
+        links = "\n".join(f"![{path.stem}]({(folder / path.name).as_posix()})" for path in figures)
         with written_aside(document) as part:
             text = replace_findings(document, f"{BEGIN}\n{judgement(runs)}\n\n{links}\n{END}")
             part.write_text(text, encoding="utf-8")
     print(judgement(runs))
     for line in absent:
         print(line)
-    files = [output.with_suffix(".md"), output.with_suffix(".json"), *pictures]
+    files = [output.with_suffix(".md"), output.with_suffix(".json"), *figures]
     print(f"written: {', '.join(map(str, files))}")
     if document:
         print(f"rewritten: {document}")
@@ -141,7 +141,7 @@ def measure(config: schema.Eval, checkpoint: Checkpoint, label: str | None, proc
     manifest = load_manifest(config.dataset, config.split, process, config.data)
     classes = len(checkpoint.class_names)
     same_classes = list(manifest.class_names) == checkpoint.class_names
-    check_mirrors(config.protocol, manifest.flips_allowed, manifest.name)
+    check_flips(config.protocol, manifest.flips_allowed, manifest.name)
 
     groups = video_groups(len(manifest), config.protocol.views, config.runtime.views_per_batch, process)
     autocast = autocast_for(config.runtime.precision, process.device)
@@ -192,7 +192,7 @@ def shares_of_videos(
 ) -> Any:
     """The columns of `WithShares` of the videos of these groups, means over each video's views: index -> (1, K + 2 L).
 
-    It is the evaluation loop of vsn-eval: the shares travel as further classes, which a mirror leaves as they are.
+    It is the evaluation loop of vsn-eval: the shares travel as further classes, which a flip leaves as they are.
     """
     protocol = config.protocol
     videos = EvalVideos(
@@ -203,12 +203,12 @@ def shares_of_videos(
     classes = model.head.out_features
     columns = np.arange(classes + 2 * len(network.layers))
     if len(manifest.class_names) == classes:
-        columns[:classes] = manifest.mirrored_labels()
+        columns[:classes] = manifest.flipped_labels()
     workers = min(config.data.workers, len(groups))
     with closing(eval_loader(videos, groups, workers, config.data.timeout)) as loader:
         return score_videos(
             network, loader, len(groups), process, lambda results: None, protocol=replace(protocol, average="logits"),
-            mirrored_labels=columns, views_per_batch=config.runtime.views_per_batch, keep_views=False,
+            flipped_labels=columns, views_per_batch=config.runtime.views_per_batch, keep_views=False,
             on_bad_video=config.on_bad_video, autocast=autocast, title=title,
         )  # fmt: skip
 

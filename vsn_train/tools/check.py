@@ -5,7 +5,7 @@
     vsn-tools check manifest.npz --report check.json --timeout 60
     vsn-tools check list.csv --root /data/mine
 
-Checks every video and folder of pictures below a folder, the videos of a manifest (Manifest.save), or those of a list
+Checks every video and folder of images below a folder, the videos of a manifest (Manifest.save), or those of a list
 (`path`, `path,label` or `path,label,num_frames` a line; a list of dataset=custom). Each is decoded from the first
 frame to the last in a process of its own; then a sample of frames is read backwards, by each reader, and compared with
 that. The report has a line for every file: what is wrong with it, and how many frames it has by decoding, by its header
@@ -141,7 +141,7 @@ def files_of(source: Path, root: Path | None) -> tuple[Path, dict[str, int | Non
     if source.is_dir():
         names, _ = find_sources(source)
         if not names:
-            raise InputError(f"{source}: expected videos, or folders of pictures, in it; found neither")
+            raise InputError(f"{source}: expected videos, or folders of images, in it; found neither")
         return source, dict.fromkeys(names)
     if not source.is_file():
         raise InputError(f"{source}: no such folder, manifest or list")
