@@ -1,4 +1,4 @@
-"""`vsn-tools bench eval`: the baseline that reads every view anew finds the scores of the evaluation loop."""
+"""`vsn-tools bench eval`: the reference that reads every view anew finds the scores of the evaluation loop."""
 
 from __future__ import annotations
 
