@@ -1,7 +1,9 @@
 # Two commands on a fresh machine: `make quickstart` and `make test`. Both make .venv and install what they need.
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: quickstart test test-slow claims attention-study lint clean
+# The oldest Python here that the oldest torch has wheels for.
+OLDEST_PYTHON ?= $(shell for v in 10 11 12; do python3.$$v -m venv -h >/dev/null 2>&1 && echo python3.$$v && break; done)
+.PHONY: quickstart test test-slow test-oldest claims attention-study lint clean
 
 quickstart: .venv/installed
 	@run=runs/quickstart/$$(date +%Y-%m-%d_%H-%M-%S) && \
@@ -14,6 +16,10 @@ test: .venv/installed-test lint
 # Minutes longer: trains TSM, TSN and two forms of STH to the end, exports every form of every operator.
 test-slow: .venv/installed-test
 	$(BIN)/pytest -m slow
+
+# The oldest versions that pyproject.toml allows, in a .venv-oldest of 6 GB: networks, videos, engine, commands.
+test-oldest: .venv-oldest/installed-test
+	OMP_NUM_THREADS=1 .venv-oldest/bin/pytest -m "not slow" tests/models tests/data tests/engine tests/test_commands.py
 
 # Trains fifteen small STH networks (can be stopped and goes on), rewrites docs/results/attention* and docs/attention.md.
 attention-study: .venv/installed-test
@@ -43,5 +49,11 @@ lint: .venv/installed-test
 	$(BIN)/pip install --quiet --editable ".[test]"
 	touch $@
 
+.venv-oldest/installed-test: pyproject.toml constraints/oldest.txt
+	@test -n "$(OLDEST_PYTHON)" || { echo "test-oldest needs Python 3.10, 3.11 or 3.12: OLDEST_PYTHON=…"; exit 1; }
+	$(OLDEST_PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet --editable ".[test]" --constraint constraints/oldest.txt
+	touch $@
+
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build dist
+	rm -rf .venv .venv-oldest .mypy_cache .ruff_cache .pytest_cache build dist

@@ -34,8 +34,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from vsn_train.atomic import write_atomic
 from vsn_train.data.isolated import Failure, work_isolated
-from vsn_train.data.prepare import find_sources, written_aside
+from vsn_train.data.prepare import find_sources
 from vsn_train.data.video import READERS, Video, open_video
 from vsn_train.errors import InputError, VideoError
 
@@ -102,8 +103,8 @@ def run(arguments: argparse.Namespace) -> int:
     text = markdown(kinds, unreadable)
     if arguments.output:
         for suffix, content in ((".md", text), (".json", json.dumps(by_clip, indent=1) + "\n")):
-            with written_aside(arguments.output.with_suffix(suffix).resolve()) as part:
-                part.write_text(content, encoding="utf-8")
+            arguments.output.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(arguments.output.with_suffix(suffix), content)
     print(text)
     return int(any(tally.wrong for reader, tally in kinds["all"].items() if reader.startswith("open_video")))
 

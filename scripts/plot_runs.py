@@ -4,7 +4,7 @@ Writes the figure --output, by default runs.png.
 
     python scripts/plot_runs.py runs/motion/tsm runs/motion/tsn --output result.png
 
-A run's confusion matrix comes from its newest eval/*/scores.npz; run vsn-eval first.
+A run's confusion matrix comes from its newest eval/*/*/scores.npz; run vsn-eval first.
 """
 
 from __future__ import annotations
@@ -78,9 +78,11 @@ def validation_curve(run: Path) -> tuple[list[int], list[float]]:
 
 
 def evaluated_scores(run: Path) -> Scores:
-    found = sorted(run.glob("eval/*/scores.npz"), key=lambda path: path.stat().st_mtime)
+    found = sorted(run.glob("eval/*/*/scores.npz"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise InputError(f"{run}: found no eval/*/scores.npz; run vsn-eval checkpoint={run}/checkpoints/best.pt first")
+        raise InputError(
+            f"{run}: found no eval/*/*/scores.npz; run vsn-eval checkpoint={run}/checkpoints/best.pt first"
+        )
     return Scores.load(found[-1])
 
 

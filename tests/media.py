@@ -161,7 +161,7 @@ def write_packed_video(path: str | Path, num_frames: int, **options: object) -> 
         packed[0] = packed[0][:place] + b"\0\0\1\xb2DivX503b1393p" + packed[0][place:]
         for number, data in enumerate(packed):
             packet = av.Packet(data)
-            packet.stream, packet.time_base = stream, stream.time_base
+            packet.stream = stream
             packet.pts = packet.dts = number
             packet.duration, packet.is_keyframe = 1, number == 0
             target.mux(packet)

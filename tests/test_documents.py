@@ -181,8 +181,7 @@ def composed(tmp_path_factory):
     @cache
     def compose(program: str, choices: tuple[str, ...], own: str | None, trained: tuple[str, ...]) -> DictConfig:
         if program != "train":
-            stored = OmegaConf.to_container(compose("train", trained, own, ()), resolve=False)
-            schema.register_checkpoint(stored)
+            schema.register_checkpoint(schema.plain(OmegaConf.to_object(compose("train", trained, own, ()))))
         overrides = [*choices, *([f"hydra.searchpath=['file://{own}']"] if own else [])]
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
             return hydra.compose(program, overrides)
@@ -197,7 +196,7 @@ def check_values(
     flags = argparse.ArgumentParser(add_help=False)
     flags.add_argument("--config-dir")
     flags.add_argument("--cfg", choices=["job"])
-    for flag in ("--multirun", "--help"):
+    for flag in ("--multirun", "--help", "--version"):
         flags.add_argument(flag, action="store_true")
     known, words = flags.parse_known_args(arguments)
     own = folder / known.config_dir if known.config_dir else None
@@ -280,7 +279,7 @@ def check_tool(command: Command, folder: Path, composed) -> None:
     A sentence names a verb, its command or an option without what the verb needs besides.
     """
     verb, *words = command.arguments
-    if verb == "--help":
+    if verb in ("--help", "--version"):
         return
     assert verb in tools.VERBS, f"vsn-tools has no verb {verb}"
     module = importlib.import_module(f"vsn_train.tools.{verb}")
@@ -529,7 +528,7 @@ def test_add_an_operator_works_as_written(reader, tmp_path, capsys):
     assert said.split() == expected_output(document, "vsn-eval: ").split()
     code, said = reader(evaluate, "data.workers=0")
     assert code == 0, said
-    assert json.loads(Path("runs/time_conv/eval/center_1clip/metrics.json").read_text())["n"] == 12
+    assert json.loads(Path("runs/time_conv/eval/best/center_1clip/metrics.json").read_text())["n"] == 12
 
     check = next(block for block in blocks_of(document) if block.text.startswith("import torch"))
     exec(compile(check.text, document, "exec"), {})
@@ -558,7 +557,7 @@ def test_add_a_data_set_works_as_written(reader, tmp_path):
     assert code == 2
     assert "add dataset.loader=diving48.load" in said
     assert reader(evaluate, "data.workers=0")[0] == 0
-    metrics = json.loads(Path("runs/diving48/eval/center_2clip/metrics.json").read_text())
+    metrics = json.loads(Path("runs/diving48/eval/best/center_2clip/metrics.json").read_text())
     assert (metrics["dataset"], metrics["n"]) == ("diving48", 3)
 
 

@@ -7,9 +7,8 @@ holds what a type cannot say. Below run/ nobody sees a config.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -317,6 +316,14 @@ BACKBONES: dict[str, type[Backbone]] = {
 }
 
 
+# Keys whose values are paths, and those of them that take a list of paths.
+PATHS = {
+    "checkpoint", "video", "weights", "weights_class_order", "dataset.root", "dataset.annotations", "dataset.train",
+    "dataset.val", "dataset.test", "dataset.classes", "hydra.run.dir", "hydra.sweep.dir",
+}  # fmt: skip
+PATH_LISTS = {"video"}
+
+
 def config_folder() -> Path:
     """The YAML files: inside the installed package, or at the top of the source tree."""
     package = Path(__file__).resolve().parent
@@ -324,11 +331,6 @@ def config_folder() -> Path:
         if folder.is_dir():
             return folder
     raise InputError(f"found no configs folder in or beside {package}; install vsn-train again")
-
-
-def with_home(argument: str) -> str:
-    """key=~/videos with the home folder's path: shells leave that to the program, and Hydra takes a ~ for an error."""
-    return re.sub(r"(?<=[=,\[])~(?=/|$)", lambda _: os.path.expanduser("~"), argument)
 
 
 def register_schemas() -> None:
@@ -357,8 +359,26 @@ def register_schemas() -> None:
             store.store(group=group, name=f"{name}_schema", node=node)
 
 
+def plain(config: Train) -> dict[str, Any]:
+    """The values of a config, as config.yaml and checkpoints keep them; folders with their absolute paths."""
+    values = asdict(config)
+    for key in ("root", "annotations"):  # a checkpoint is used from other folders
+        if values["dataset"].get(key):
+            values["dataset"][key] = os.path.abspath(os.path.expanduser(values["dataset"][key]))
+    return values
+
+
+def _literal(value: Any) -> Any:
+    """Text that OmegaConf gives back as it is."""
+    if isinstance(value, dict):
+        return {key: _literal(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_literal(each) for each in value]
+    return value.replace("${", "\\${") if isinstance(value, str) else value
+
+
 def register_checkpoint(config: dict[str, Any] | None) -> None:
-    """Make a checkpoint's own config what vsn-eval and vsn-predict start from.
+    """Make a checkpoint's own config what vsn-eval and vsn-predict start from. config: plain values.
 
     None stands for "no checkpoint read yet": keys can then be checked before torch is imported, every data set's and
     every backbone's keys being accepted until it is known which one it is.
@@ -372,10 +392,18 @@ def register_checkpoint(config: dict[str, Any] | None) -> None:
             "runtime": Runtime,
         }
     else:
+        config = {key: _literal(value) for key, value in config.items()}
+        # The views' sizes follow those of the data, as in configs/protocol.
+        sizes = {size: key for key in ("crop_size", "short_side") if (size := config["data"].get(key))}
+        protocol = config["protocol"] | {
+            key: f"${{data.{sizes[config['protocol'][key]]}}}"
+            for key in ("short_side", "crop_size")
+            if config["protocol"][key] in sizes
+        }
         nodes = {
             "dataset": _type_of(config, "dataset", "name", DATASETS)(**config["dataset"]),
             "backbone": _type_of(config, "backbone", "operator", BACKBONES)(**config["backbone"]),
-            "protocol": Protocol(**config["protocol"]),
+            "protocol": Protocol(**protocol),
             "data": Data(**config["data"]),
             "runtime": Runtime(**config["runtime"]),
         }

@@ -24,6 +24,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from vsn_train import config as schema
 from vsn_train.data.workers import die_with_parent
+from vsn_train.engine.checkpoint import OpenedCheckpoint
 from vsn_train.engine.distributed import launched_before, rendezvous
 from vsn_train.engine.interrupts import CANCELLED, REQUEUE
 from vsn_train.errors import InputError, StoppedError, refusal
@@ -33,19 +34,14 @@ from vsn_train.run.train import train
 PEER_LOST = 3  # exit code of a process that ended because another one did; that one tells why
 
 
-def launch_train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> None:
+def launch_train(config: schema.Train, run_folder: Path) -> None:
     """Train in this process, or in runtime.devices local ones."""
-    # Absolute paths: the config goes into checkpoints, which are used from other folders.
-    for key in ("root", "annotations"):
-        if value := getattr(config.dataset, key, None):
-            stored["dataset"][key] = os.path.abspath(os.path.expanduser(value))
-    restarts = config.runtime.restarts
-    _launch("vsn-train", train, config.runtime.devices, restarts, config, stored, run_folder.absolute())
+    _launch("vsn-train", train, config.runtime.devices, config.runtime.restarts, config, run_folder.absolute())
 
 
-def launch_evaluate(config: schema.Eval, run_folder: Path) -> None:
+def launch_evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) -> None:
     """Evaluate in this process, or in runtime.devices local ones."""
-    _launch("vsn-eval", evaluate, config.runtime.devices, 0, config, run_folder.absolute())
+    _launch("vsn-eval", evaluate, config.runtime.devices, 0, config, opened, run_folder.absolute())
 
 
 def agree_on_run_folder(name: str, choose: Callable[[], str]) -> str:

@@ -67,7 +67,9 @@ WEIGHTS = {  # network -> the files that its weights are made of
 }
 HELD_OUT = ((2, 5, 8), (0, 3, 6), (1, 4, 7))  # people of each rotation's validation
 # The clips have 64 x 64 pixels and 7 to 39 frames. The rest is experiment/custom.
-VALUES = ["backbone.num_frames=8", "data.short_side=64", "data.crop_size=64", "schedule.epochs=20"]
+VALUES = [
+    "backbone.num_frames=8", "data.short_side=64", "data.crop_size=64", "schedule.epochs=8", "optimizer.lr=0.003",
+]  # fmt: skip
 COLUMNS = ("path", "frames", "class", "person", "mirrored")  # that are read of clips.csv
 
 
@@ -272,7 +274,7 @@ def finish(run: Run, runs: Path, keep_checkpoints: bool) -> tuple[Result, Outcom
     """What a run that is trained and evaluated came to; its checkpoints are removed. None for any other."""
     folder = run_folder(runs, *run.place)
     result = collect(runs, *run.place, keep_checkpoints=True)
-    scores = next(folder.glob("eval/*/scores.npz"), None)
+    scores = next(folder.glob("eval/*/*/scores.npz"), None)
     if result is None or scores is None:
         return None
     if not keep_checkpoints:

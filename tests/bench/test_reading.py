@@ -16,6 +16,7 @@ from vsn_train.bench import reading as module
 from vsn_train.bench import reference_reading
 from vsn_train.bench.reading import Reading, StageTimer, gather_videos, worker_memory
 from vsn_train.data.loader import read_eval_video
+from vsn_train.data.protocol import Protocol
 from vsn_train.data.sampling import sample_indices
 from vsn_train.data.transforms import crop_views, normalize
 from vsn_train.errors import InputError
@@ -38,7 +39,7 @@ def test_stages_add_up_to_what_the_loader_gives(folder):
     assert all(timer.seconds[stage] > 0 for stage in ("open", "decode", "crop and resize"))
     test = Reading("two", T=4, clips=2, short_side=40, crop_size=32)
     frames, clips = module.eval_frames(path, test, timer)
-    expected = read_eval_video(Path(path), 4, 2, "uniform", 40, "auto")
+    expected = read_eval_video(Path(path), 4, Protocol(2, "uniform", 1, 40, 40), "auto")
     assert torch.equal(frames, expected.frames)
     assert np.array_equal(clips, expected.clips)
 
@@ -53,7 +54,7 @@ def test_the_reference_reads_the_same_frames_at_the_same_place(folder):
     assert (clip - normalize(ours)).abs().mean() < 0.05  # two ways to resize
     views = reference_reading.eval_views(path, 4, 2, "uniform", 10, 48, 48, lambda stage: None)
     assert views.shape == (20, 4, 3, 48, 48)
-    video = read_eval_video(Path(path), 4, 2, "uniform", 48, "auto")
+    video = read_eval_video(Path(path), 4, Protocol(2, "uniform", 1, 48, 48), "auto")
     wanted = sample_indices(22, 4, 2)
     assert [read_counter(frame) for frame in video.frames[video.clips[1]]] == wanted[1].tolist()
     view = crop_views(video.frames[torch.as_tensor(video.clips[1])], 10, 48)[7][0]

@@ -17,6 +17,7 @@ from vsn_train.data.loader import (
     training_loader,
 )
 from vsn_train.data.manifest import make_manifest
+from vsn_train.data.protocol import Protocol
 from vsn_train.data.sampling import flow_stacks, sample_indices
 from vsn_train.data.transforms import take_clip
 
@@ -50,7 +51,7 @@ def test_a_clip_holds_the_frames_that_the_sampler_chose(manifest):
 
 
 def test_a_test_video_holds_the_frames_of_its_clips(manifest):
-    video = read_eval_video(manifest.path(2), 4, 2, "uniform", 64, "auto")
+    video = read_eval_video(manifest.path(2), 4, Protocol(2, "uniform", 1, 64, 64), "auto")
     shown = np.array([read_counter(frame) for frame in video.frames])
     assert shown[video.clips].tolist() == sample_indices(20, 4, 2).tolist()
     assert len(shown) == len(set(shown))
@@ -117,7 +118,7 @@ def test_workers_change_nothing(manifest):
 
 
 def test_eval_videos_decode_each_frame_once(manifest):
-    videos = EvalVideos(manifest, 8, 10, "dense", 32, "auto")
+    videos = EvalVideos(manifest, 8, Protocol(10, "dense", 1, 32, 32), "auto")
     groups = [[0, 1], [2], [4]]
     first, second, third = list(eval_loader(videos, groups, 0, 0))
     assert [video.index for video in first] == [0, 1]
@@ -154,7 +155,7 @@ def test_a_flow_clip_holds_stacks_of_five_fields(flow_manifest, index, fields):
     wanted = sample_indices(fields, 4, 1, "uniform", np.random.default_rng((3, 2, index)), length=5)[0]
     assert counters(clip) == expected_counters(wanted, fields)
 
-    video = read_eval_video(flow_manifest.path(index), 4, 2, "uniform", 64, "auto", "flow")
+    video = read_eval_video(flow_manifest.path(index), 4, Protocol(2, "uniform", 1, 64, 64), "auto", "flow")
     assert video.frames.shape[1:] == (2, 64, 64)
     for clip_of, wanted in zip(video.clips, sample_indices(fields, 4, 2, length=5), strict=True):
         assert counters(take_clip(video.frames, torch.as_tensor(clip_of))) == expected_counters(wanted, fields)

@@ -58,7 +58,7 @@ def manifest(tmp_path_factory):
 
 def scores_of(manifest, protocol, views_per_batch=16, workers=0, model=None, **change):
     groups = video_groups(len(manifest), protocol.views, views_per_batch, ALONE)
-    videos = EvalVideos(manifest, FRAMES, protocol.clips, protocol.placement, protocol.short_side, "auto")
+    videos = EvalVideos(manifest, FRAMES, protocol, "auto")
     options = {"keep_views": True, "on_bad_video": "error", "title": ""} | change
     found = score_videos(
         model or Net(), eval_loader(videos, groups, workers), len(groups), ALONE, lambda results: None,

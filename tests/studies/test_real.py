@@ -182,13 +182,13 @@ def test_finished_runs_are_reported_without_training(call, tmp_path, capsys):
         for rotation, held_out in enumerate(real.HELD_OUT):
             run = real.Run("resnet18", operator, rotation, 0)
             folder = run_folder(tmp_path / "runs", *run.place)
-            (folder / "eval" / "center_1clip").mkdir(parents=True)
+            (folder / "eval" / "best" / "center_1clip").mkdir(parents=True)
             (folder / "checkpoints").mkdir()
             _, validation = real.split_clips(clips, held_out)
             labels = [CLASSES.index(clip.label) for clip in validation]
             # Always "down", unless the bonus of the clip's own class is larger.
             rows = [(label, [1 - k % 2 + bonus * (k == label) for k in range(4)]) for label in labels]
-            made_up(rows).save(folder / "eval" / "center_1clip" / "scores.npz")
+            made_up(rows).save(folder / "eval" / "best" / "center_1clip" / "scores.npz")
             result = Result(
                 run.place[0], operator, 0, 50.0, 100.0, len(rows), 4, 20, "center_1clip", f"m{rotation}", "resnet18",
                 8, 64, 8, 48, 60.0,

@@ -149,7 +149,7 @@ def test_training_evaluation_and_prediction_on_flow(ucf101: Path, tmp_path: Path
     assert result.code == 0, result.err
     result = run_command("vsn-eval", f"checkpoint={run}/checkpoints/last.pt", "protocol.clips=2")
     assert result.code == 0, result.err
-    (folder,) = (run / "eval").iterdir()
+    (folder,) = (run / "eval" / "last").iterdir()
     scores = Scores.load(folder / "scores.npz")
     # The ids of the official list: the scores of an RGB network on the videos can be fused with these.
     assert scores.ids.tolist()[0] == "SoccerJuggling/v_SoccerJuggling_g01_c01.avi"

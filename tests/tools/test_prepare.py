@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import av
@@ -15,6 +17,7 @@ import torch
 from tests.conftest import CLIPS, SMALL, run_command
 from tests.media import read_counter, write_counting_folder, write_counting_video
 from tests.runs import TOOLS
+from vsn_train.atomic import DAY
 from vsn_train.data.fastseek import FastSeekCopy
 from vsn_train.data.prepare import copy_size, find_sources, prepare, psnr, take_shard
 from vsn_train.data.video import Video, open_video
@@ -172,7 +175,9 @@ def test_the_script_goes_on_and_lists_what_it_cannot_read(tmp_path):
     first = run_script(source, target, "--shard", "1/2", "--workers", "2")
     assert first.returncode == 0, first.stderr
     assert "3 copies made, 0 were there, 0 failed" in first.stdout  # 0.mp4, 2.mp4, frames/17
-    (target / "a class" / ".1.mp4.host-1.part").write_bytes(b"of a run that was killed")
+    left = target / "a class" / ".1.mp4.host-1-00000000.part"
+    left.write_bytes(b"of a run that was killed, on another machine, two days ago")
+    os.utime(left, (time.time() - 2 * DAY,) * 2)
     times = {path: path.stat().st_mtime_ns for path in target.rglob("*.mp4")}
     second = run_script(source, target, "--workers", "1")
     assert second.returncode == 0, second.stderr

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.io import encode_jpeg
 
+from vsn_train.atomic import atomic_path
 from vsn_train.data.loader import EvalVideo
 from vsn_train.data.sampling import sample_indices
 from vsn_train.data.transforms import resize_short_side
@@ -75,7 +76,8 @@ def draw_strip(
     bars.tick_params(length=0)
     for side in ("top", "right", "bottom"):
         bars.spines[side].set_visible(False)
-    figure.savefig(path)
+    with atomic_path(path) as written:
+        figure.savefig(written, format="png")
 
 
 def jpeg_frames(path: Path, count: int, short_side: int, decoder: str = "auto", modality: str = "rgb") -> list[bytes]:

@@ -60,9 +60,7 @@ class EvalWorkload:
 def score_decoding_once(work: EvalWorkload) -> np.ndarray:
     """(N, V, K): as vsn-eval does it."""
     protocol = work.protocol
-    videos = GivenVideos(
-        work.paths, work.num_frames, protocol.clips, protocol.placement, protocol.short_side, "auto", work.modality
-    )  # fmt: skip
+    videos = GivenVideos(work.paths, work.num_frames, protocol, "auto", work.modality)
     groups = video_groups(len(videos), protocol.views, work.views_per_batch, work.process)
     with closing(eval_loader(videos, groups, work.workers)) as loader:
         found = score_videos(

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from vsn_train.data.datasets.presence import VIDEO_SUFFIXES
 from vsn_train.data.loader import BadVideo, EvalVideo, read_eval_video
+from vsn_train.data.protocol import Protocol
 from vsn_train.data.video import VideoError
 from vsn_train.errors import InputError
 
@@ -47,9 +48,7 @@ class GivenVideos(Dataset["EvalVideo | BadVideo"]):
 
     paths: Sequence[Path]
     num_frames: int
-    clips: int
-    placement: str
-    short_side: int
+    protocol: Protocol
     decoder: str
     modality: str = "rgb"
     start: float = 0.0
@@ -61,8 +60,8 @@ class GivenVideos(Dataset["EvalVideo | BadVideo"]):
     def __getitem__(self, index: int) -> EvalVideo | BadVideo:
         try:
             return read_eval_video(
-                self.paths[index], self.num_frames, self.clips, self.placement, self.short_side, self.decoder,
-                self.modality, index, start=self.start, end=self.end,
+                self.paths[index], self.num_frames, self.protocol, self.decoder, self.modality, index,
+                start=self.start, end=self.end,
             )  # fmt: skip
         except VideoError as error:
             return BadVideo(index, str(self.paths[index]), error.cause)

@@ -20,6 +20,7 @@ from vsn_train.data.augment import Augmentation, augment
 from vsn_train.data.fastseek import FastSeekCopy
 from vsn_train.data.frames import FrameFolder
 from vsn_train.data.manifest import Manifest
+from vsn_train.data.protocol import Protocol
 from vsn_train.data.sampling import FLOW_STACK, flow_stacks, sample_indices
 from vsn_train.data.transforms import resize_short_side, take_clip
 from vsn_train.data.video import Video, VideoError, open_video
@@ -103,9 +104,7 @@ class EvalVideos(Dataset[EvalVideo | BadVideo]):
 
     manifest: Manifest
     num_frames: int
-    clips: int
-    placement: str
-    short_side: int
+    protocol: Protocol
     decoder: str
     modality: str = "rgb"
 
@@ -116,7 +115,7 @@ class EvalVideos(Dataset[EvalVideo | BadVideo]):
         path = self.manifest.path(index)
         try:
             return read_eval_video(
-                path, self.num_frames, self.clips, self.placement, self.short_side, self.decoder, self.modality, index,
+                path, self.num_frames, self.protocol, self.decoder, self.modality, index,
                 self.manifest.known_frames(index),
             )  # fmt: skip
         except VideoError as error:
@@ -130,9 +129,7 @@ class EvalVideos(Dataset[EvalVideo | BadVideo]):
 def read_eval_video(
     path: Path,
     num_frames: int,
-    clips: int,
-    placement: str,
-    short_side: int,
+    protocol: Protocol,
     decoder: str,
     modality: str = "rgb",
     index: int = 0,
@@ -147,12 +144,14 @@ def read_eval_video(
     """
     with open_video(path, decoder, modality, known_frames) as video:
         first, stop = _frames_between(path, video.num_frames, video.fps, start, end)
-        wanted = first + sample_indices(stop - first, num_frames, clips, placement, length=STACK_LENGTH[modality])
+        wanted = first + sample_indices(
+            stop - first, num_frames, protocol.clips, protocol.placement, length=STACK_LENGTH[modality]
+        )
         if modality == "flow":
             wanted = flow_stacks(wanted, stop)
         unique, positions = np.unique(wanted, return_inverse=True)
         frames = video.read(unique)
-    frames = resize_short_side(frames, short_side)
+    frames = resize_short_side(frames, protocol.short_side)
     return EvalVideo(index, frames, positions.reshape(wanted.shape), unique, video.fps)
 
 

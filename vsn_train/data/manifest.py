@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vsn_train.atomic import write_atomic
 from vsn_train.errors import InputError
 
 UNLABELLED = -1  # label of every video of a test split whose answers are not public
@@ -96,9 +96,7 @@ class Manifest:
             columns["num_frames"] = self.num_frames
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **columns, facts=np.array(json.dumps(facts)))
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
-        aside.write_bytes(buffer.getvalue())
-        os.replace(aside, path)
+        write_atomic(path, buffer.getvalue())
 
     @staticmethod
     def load(path: str | Path) -> Manifest:

@@ -6,13 +6,10 @@ then gets its name; so whatever has its name is whole.
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import re
-import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vsn_train.atomic import atomic_path, write_atomic
 from vsn_train.data.colour import RgbConverter
 from vsn_train.data.datasets.presence import video_name
 from vsn_train.data.fastseek import FastSeekCopy, append_index
@@ -73,28 +71,13 @@ def target_of(source: Path, target: Path) -> Path:
 
 def prepare(source: Path, target: Path, short_side: int, crf: int, modality: str) -> Copy:
     """Make the copy of one video or folder. Raises VideoError; nothing is left behind then."""
-    with open_video(source, modality=modality) as video, written_aside(target) as part:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open_video(source, modality=modality) as video, atomic_path(target) as part:
         if isinstance(video, FrameFolder):
             pack_images(video, part, modality)
             return Copy(video.num_frames, space_of(source), part.stat().st_size, None)
         sample = encode(video, part, short_side, crf)
         return Copy(video.num_frames, space_of(source), part.stat().st_size, check(part, video.num_frames, sample))
-
-
-@contextmanager
-def written_aside(target: Path) -> Iterator[Path]:
-    """A name to write to; the file gets its own name when the `with` block ends well, and is gone when it does not."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{socket.gethostname()}-{os.getpid()}.part")
-    try:
-        yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(target)
-        for left in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
-            left.unlink(missing_ok=True)  # of a run that was killed here
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def space_of(source: Path) -> int:
@@ -248,8 +231,8 @@ def keep_settings(path: Path, settings: dict[str, object]) -> None:
         if found != settings:
             raise InputError(f"{path} says that what lies there was made with {found}, now {settings} is asked for")
         return
-    with written_aside(path) as part:
-        part.write_text(json.dumps(settings) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps(settings) + "\n")
 
 
 def list_failed(target: Path, shard: str, failed: Sequence[str]) -> None:
@@ -257,6 +240,5 @@ def list_failed(target: Path, shard: str, failed: Sequence[str]) -> None:
     path = target / ("failed.txt" if shard == "1/1" else f"failed-{shard.replace('/', '-of-')}.txt")
     path.unlink(missing_ok=True)
     if failed:
-        with written_aside(path) as part:
-            part.write_text("".join(f"{line}\n" for line in sorted(failed)), encoding="utf-8")
+        write_atomic(path, "".join(f"{line}\n" for line in sorted(failed)))
         print(f"failed: {path}")

@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 from torch import Tensor
 
+from vsn_train.atomic import atomic_path
 from vsn_train.data.loader import IGNORED, Batch, EvalVideo
 from vsn_train.data.workers import BadVideo, Loader
 
@@ -106,5 +107,6 @@ def save_contact_sheet(path: Path, video: Tensor, titles: Sequence[str], clips: 
         axes[row, 0].set_title(titles[row], fontsize=8, loc="left")
     figure.tight_layout(pad=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with atomic_path(path) as drawn:
+        figure.savefig(drawn, dpi=110, format="png")
     plt.close(figure)

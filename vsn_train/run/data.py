@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from vsn_train import config as schema
+from vsn_train.atomic import write_atomic
 from vsn_train.data.augment import Augmentation
 from vsn_train.data.datasets.custom import load_custom
 from vsn_train.data.datasets.hmdb51 import load_hmdb51
@@ -86,7 +87,7 @@ def note_missing(manifest: Manifest, folder: Path) -> str:
     if not manifest.missing:
         path.unlink(missing_ok=True)  # of an evaluation before the folder was completed
         return ""
-    path.write_text("".join(f"{each}\n" for each in manifest.missing), encoding="utf-8")
+    write_atomic(path, "".join(f"{each}\n" for each in manifest.missing))
     listed = len(manifest) + len(manifest.missing)
     return (
         f"{len(manifest.missing)} of {listed} {manifest.split} videos are not under {manifest.root} and are left out; "

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
+import yaml
 
 from vsn_train import __version__
+from vsn_train.atomic import write_atomic
 from vsn_train.engine.distributed import launch_id
 
 
@@ -35,10 +36,10 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_config(run_folder: Path, stored: dict[str, Any]) -> None:
+def write_config(run_folder: Path, given: dict[str, Any]) -> None:
     """config.yaml and environment.json: what was asked for and where it ran."""
-    OmegaConf.save(OmegaConf.create(stored), run_folder / "config.yaml")
-    (run_folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+    write_atomic(run_folder / "config.yaml", yaml.safe_dump(given, sort_keys=False, allow_unicode=True))
+    write_atomic(run_folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
 
 
 def environment() -> dict[str, Any]:

@@ -25,10 +25,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from vsn_train.atomic import atomic_path
 from vsn_train.data.check import FileReport, check_file
 from vsn_train.data.isolated import Failure, usable_cores, work_isolated
 from vsn_train.data.manifest import Manifest
-from vsn_train.data.prepare import find_sources, take_shard, written_aside
+from vsn_train.data.prepare import find_sources, take_shard
 from vsn_train.data.video import DECODERS, MODALITIES, READERS
 from vsn_train.errors import InputError
 
@@ -127,7 +128,9 @@ def row_of(name: str, result: FileReport | Failure) -> dict[str, object]:
 
 
 def write_report(path: Path, rows: list[dict[str, object]]) -> None:
-    with written_aside(path.expanduser().resolve()) as part, part.open("w", newline="", encoding="utf-8") as file:
+    path = path.expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         if path.suffix == ".json":
             file.write(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
         else:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vsn_train.atomic import remove_parts
 from vsn_train.data.isolated import usable_cores, work_with_bar
 from vsn_train.data.prepare import (
     CRF,
@@ -62,6 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     targets = {name: target_of(source / name, target / name) for name in mine}
     there = [name for name in mine if targets[name].is_file()]
     missing = sorted(set(mine) - set(there))
+    for folder in {targets[name].parent for name in missing}:
+        remove_parts(folder)
     work = partial(
         prepare_one,
         source=source,
