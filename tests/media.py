@@ -54,7 +54,7 @@ def add_counting_stream(
 ) -> av.VideoStream:
     """A video stream of `container`; `options` are FFmpeg's for the encoder."""
     if codec == "libx264":
-        # Scene cuts would make every frame a key picture.
+        # Scene cuts would make every frame a key frame.
         options = {"preset": "ultrafast", "crf": "20", "sc_threshold": "0", "b_strategy": "0", **options}
     elif codec == "libx265":
         quiet = "log-level=none:scenecut=0:pools=1:b-adapt=0"

@@ -27,8 +27,6 @@ from vsn_train.engine.distributed import Process
 from vsn_train.engine.evaluate import mean_of_views, score_videos, video_groups
 from vsn_train.folder_lock import folder_lock
 
-eval_loader.__test__ = False  # type: ignore[attr-defined]  # a function of the library, not a test
-
 CLASSES = ["SoccerJuggling", "ApplyEyeMakeup", "HandstandPushups"]  # of the checkpoint of `ucf101_run`
 VIDEOS = 12
 
@@ -274,8 +272,8 @@ def test_prediction_of_folders_patterns_and_parts_of_videos(ucf101_run, many, tm
     assert facts["predictions"][0]["frames"] == [[7, 22, 37, 52]]
     assert facts["predictions"][0]["classes"] == facts["predictions"][1]["classes"]
     for each in facts["predictions"]:
-        picture = (out / each["picture"]).read_bytes()
-        assert picture.startswith(b"\x89PNG")
+        figure = (out / each["picture"]).read_bytes()
+        assert figure.startswith(b"\x89PNG")
         assert len(each["classes"]) == 3
         assert sum(one["probability"] for one in each["classes"]) == pytest.approx(1)
 

@@ -1,4 +1,4 @@
-"""`vsn-tools bench eval`: the baseline that reads every view anew finds the scores of the evaluation loop."""
+"""`vsn-tools bench eval`: the reference that reads every view anew finds the scores of the evaluation loop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from tests.conftest import CLIPS
 from tests.media import write_counting_folder, write_counting_video, write_packed_video
 from tests.runs import TOOLS
-from vsn_train.bench.evaluation import Test, list_videos, score_decoding_once, score_view_by_view
+from vsn_train.bench.evaluation import EvalWorkload, list_videos, score_decoding_once, score_view_by_view
 from vsn_train.data.protocol import Protocol
 from vsn_train.engine.distributed import Process
 from vsn_train.models import create_model
@@ -41,10 +41,10 @@ def both_ways(paths, protocol, modality="rgb"):
     torch.nn.init.normal_(model.head.weight, std=0.05)
     alone = Process(0, 1, torch.device("cpu"))
     options = (paths, 2, protocol, alone, torch.autocast("cpu", enabled=False), 8, 0, 7, modality)
-    once = score_decoding_once(Test(copy.deepcopy(model).to(memory_format=torch.channels_last), *options))
-    test = Test(model, *options)
-    listed = list_videos(test)
-    return once, score_view_by_view(test, listed), listed
+    once = score_decoding_once(EvalWorkload(copy.deepcopy(model).to(memory_format=torch.channels_last), *options))
+    work = EvalWorkload(model, *options)
+    listed = list_videos(work)
+    return once, score_view_by_view(work, listed), listed
 
 
 def test_views_read_one_by_one_give_the_same_scores(videos):

@@ -14,7 +14,7 @@ from tests.media import read_counter, write_counting_video
 from tests.runs import TOOLS
 from vsn_train.bench import reading as module
 from vsn_train.bench import reference_reading
-from vsn_train.bench.reading import Laps, Reading, gather_videos, worker_memory
+from vsn_train.bench.reading import Reading, StageTimer, gather_videos, worker_memory
 from vsn_train.data.loader import read_eval_video
 from vsn_train.data.protocol import Protocol
 from vsn_train.data.sampling import sample_indices
@@ -31,24 +31,24 @@ def folder(tmp_path_factory):
 
 
 def test_stages_add_up_to_what_the_loader_gives(folder):
-    path, lap = str(folder / "1.mp4"), Laps()
-    lap.start()
+    path, timer = str(folder / "1.mp4"), StageTimer()
+    timer.start()
     reading = Reading("train", T=4, crop_size=48)
-    clip = module.training_clip(path, reading, np.random.default_rng((0, 2, 0)), lap)
+    clip = module.training_clip(path, reading, np.random.default_rng((0, 2, 0)), timer)
     assert torch.equal(clip, module.training_clips([path], reading)[2, 0][0])
-    assert all(lap.seconds[stage] > 0 for stage in ("open", "decode", "crop and resize"))
+    assert all(timer.seconds[stage] > 0 for stage in ("open", "decode", "crop and resize"))
     test = Reading("two", T=4, clips=2, short_side=40, crop_size=32)
-    frames, clips = module.eval_frames(path, test, lap)
+    frames, clips = module.eval_frames(path, test, timer)
     expected = read_eval_video(Path(path), 4, Protocol(2, "uniform", 1, 40, 40), "auto")
     assert torch.equal(frames, expected.frames)
     assert np.array_equal(clips, expected.clips)
 
 
-def test_the_baseline_reads_the_same_frames_at_the_same_place(folder):
+def test_the_reference_reads_the_same_frames_at_the_same_place(folder):
     pytest.importorskip("decord")
     path = str(folder / "2.mp4")
     clip = reference_reading.training_clip(path, 4, "uniform", 48, np.random.default_rng(5), lambda stage: None)
-    ours = module.training_clip(path, Reading("train", 4, crop_size=48), np.random.default_rng(5), Laps())
+    ours = module.training_clip(path, Reading("train", 4, crop_size=48), np.random.default_rng(5), StageTimer())
     assert clip.dtype == torch.float32
     assert clip.shape == ours.shape == (4, 3, 48, 48)
     assert (clip - normalize(ours)).abs().mean() < 0.05  # two ways to resize

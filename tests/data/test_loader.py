@@ -21,8 +21,6 @@ from vsn_train.data.protocol import Protocol
 from vsn_train.data.sampling import flow_stacks, sample_indices
 from vsn_train.data.transforms import take_clip
 
-eval_loader.__test__ = False  # type: ignore[attr-defined]  # a function of the library, not a test
-
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
@@ -119,7 +117,7 @@ def test_workers_change_nothing(manifest):
     assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
 
 
-def test_test_videos_decode_each_frame_once(manifest):
+def test_eval_videos_decode_each_frame_once(manifest):
     videos = EvalVideos(manifest, 8, Protocol(10, "dense", 1, 32, 32), "auto")
     groups = [[0, 1], [2], [4]]
     first, second, third = list(eval_loader(videos, groups, 0, 0))

@@ -25,8 +25,6 @@ from vsn_train.errors import InputError
 from vsn_train.run.data import check_flips
 from vsn_train.run.network import use_channels_last
 
-eval_loader.__test__ = False  # type: ignore[attr-defined]  # a function of the library, not a test
-
 REAL = ["ucf101/eye_makeup_test.avi", "hmdb51/wave/TrumanShow_wave_f_nm_np1_fr_med_26.avi", "odd/video_90.mov"]
 ALONE = Process(0, 1, torch.device("cpu"))
 FRAMES, CLASSES = 4, 5

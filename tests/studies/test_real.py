@@ -40,18 +40,18 @@ def call(tmp_path, monkeypatch):
 
 
 def make_data(folder, frames=7, pixels=0):
-    """Nine people, a clip of each in every class and its mirror image; without images where pixels is 0."""
+    """Nine people, a clip of each in every class and its flipped copy; without images where pixels is 0."""
     rows = ["path,frames,class,label,person,mirrored"]
     generator = np.random.default_rng(0)
     for label, name in enumerate(CLASSES):
         for person in range(9):
             images = [generator.integers(0, 255, (pixels, pixels, 3), dtype=np.uint8) for _ in range(frames)]
-            for mirrored, letter in enumerate("ab"):
+            for flipped, letter in enumerate("ab"):
                 path = folder / name / f"p{person}_{letter}_f001"
                 path.mkdir(parents=True)
-                rows.append(f"{name}/{path.name},{frames},{name},{label},{person},{mirrored}")
+                rows.append(f"{name}/{path.name},{frames},{name},{label},{person},{flipped}")
                 for number, image in enumerate(images if pixels else [], 1):
-                    Image.fromarray(image[:, ::-1] if mirrored else image).save(path / f"{number:05d}.jpg")
+                    Image.fromarray(image[:, ::-1] if flipped else image).save(path / f"{number:05d}.jpg")
     (folder / "clips.csv").write_text("\n".join(rows) + "\n")
     return folder
 
@@ -95,10 +95,10 @@ def test_every_person_is_held_out_once_and_never_on_both_sides(tmp_path):
         training, validation = sides
         assert not {clip.person for clip in training} & {clip.person for clip in validation}
         assert {clip.label for clip in training} == {clip.label for clip in validation} == set(CLASSES)
-        assert sum(clip.mirrored for clip in training) == len(training) / 2 == 24
-        assert not any(clip.mirrored for clip in validation)
+        assert sum(clip.flipped for clip in training) == len(training) / 2 == 24
+        assert not any(clip.flipped for clip in validation)
         held_out += validation
-    assert sorted(clip.path for clip in held_out) == sorted(clip.path for clip in clips if not clip.mirrored)
+    assert sorted(clip.path for clip in held_out) == sorted(clip.path for clip in clips if not clip.flipped)
 
 
 @pytest.mark.parametrize(

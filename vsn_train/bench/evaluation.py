@@ -42,10 +42,8 @@ from vsn_train.errors import InputError, VideoError
 
 
 @dataclass(frozen=True)
-class Test:
-    """One test of a network, with the worker processes and the chunks that it runs in."""
-
-    __test__ = False  # pytest, this is no test
+class EvalWorkload:
+    """One evaluation of a network, with the worker processes and the chunks that it runs in."""
 
     model: nn.Module
     paths: Sequence[Path]
@@ -59,16 +57,16 @@ class Test:
     modality: str = "rgb"
 
 
-def score_decoding_once(test: Test) -> np.ndarray:
+def score_decoding_once(work: EvalWorkload) -> np.ndarray:
     """(N, V, K): as vsn-eval does it."""
-    protocol = test.protocol
-    videos = GivenVideos(test.paths, test.num_frames, protocol, "auto", test.modality)
-    groups = video_groups(len(videos), protocol.views, test.views_per_batch, test.process)
-    with closing(eval_loader(videos, groups, test.workers)) as loader:
+    protocol = work.protocol
+    videos = GivenVideos(work.paths, work.num_frames, protocol, "auto", work.modality)
+    groups = video_groups(len(videos), protocol.views, work.views_per_batch, work.process)
+    with closing(eval_loader(videos, groups, work.workers)) as loader:
         found = score_videos(
-            test.model, loader, len(groups), test.process, lambda results: None,
-            protocol=protocol, flipped_labels=np.arange(test.classes), views_per_batch=test.views_per_batch,
-            keep_views=True, on_bad_video="error", autocast=test.autocast, title="",
+            work.model, loader, len(groups), work.process, lambda results: None,
+            protocol=protocol, flipped_labels=np.arange(work.classes), views_per_batch=work.views_per_batch,
+            keep_views=True, on_bad_video="error", autocast=work.autocast, title="",
         )  # fmt: skip
     return np.stack([np.asarray(found[index]) for index in range(len(videos))])
 
@@ -85,14 +83,14 @@ class Listed:
     decord: bool
 
 
-def list_videos(test: Test) -> list[Listed]:
+def list_videos(work: EvalWorkload) -> list[Listed]:
     """What an annotation list says; not part of the time that is measured. Raises VideoError."""
     listed = []
-    for path in test.paths:
-        with open_video(path, modality=test.modality) as video:
+    for path in work.paths:
+        with open_video(path, modality=work.modality) as video:
             clips = sample_indices(
-                video.num_frames, test.num_frames, test.protocol.clips, test.protocol.placement,
-                length=STACK_LENGTH[test.modality],
+                video.num_frames, work.num_frames, work.protocol.clips, work.protocol.placement,
+                length=STACK_LENGTH[work.modality],
             )  # fmt: skip
             same = isinstance(video, Video) and all(_decord_agrees(path, video, clip) for clip in clips)
         listed.append(Listed(path, clips, same))
@@ -108,17 +106,17 @@ def _decord_agrees(path: Path, video: Video, indices: np.ndarray) -> bool:
 
 
 @torch.inference_mode()
-def score_view_by_view(test: Test, videos: Sequence[Listed]) -> np.ndarray:
+def score_view_by_view(work: EvalWorkload, videos: Sequence[Listed]) -> np.ndarray:
     """(N, V, K): the usual way, see the top of this file."""
     loader = DataLoader(
-        _Views(videos, test.protocol, test.modality), batch_size=test.views_per_batch, num_workers=test.workers
+        _Views(videos, work.protocol, work.modality), batch_size=work.views_per_batch, num_workers=work.workers
     )
-    test.model.eval()
+    work.model.eval()
     logits = []
     for views in loader:
-        with test.autocast:
-            logits.append(test.model(normalize(views.to(test.process.device))).float().cpu())
-    return torch.cat(logits).numpy().reshape(len(videos), test.protocol.views, -1)
+        with work.autocast:
+            logits.append(work.model(normalize(views.to(work.process.device))).float().cpu())
+    return torch.cat(logits).numpy().reshape(len(videos), work.protocol.views, -1)
 
 
 class _Views(Dataset[Tensor]):

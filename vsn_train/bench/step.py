@@ -165,7 +165,7 @@ def _time_in_group(
     if work.device == "cuda":
         torch.cuda.set_device(rank)
     backend = "nccl" if work.device == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=f"file://{folder}/meet", rank=rank, world_size=processes)
+    dist.init_process_group(backend, init_method=f"file://{folder}/rendezvous", rank=rank, world_size=processes)
     try:
         found = _time_here(choices, operator, work, rounds, processes)
         if rank == 0:

@@ -52,8 +52,6 @@ class EvalVideo:
     the video.
     """
 
-    __test__ = False  # pytest, this is no test
-
     index: int
     frames: Tensor
     clips: np.ndarray
@@ -103,8 +101,6 @@ class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
 @dataclass(eq=False)
 class EvalVideos(Dataset[EvalVideo | BadVideo]):
     """All frames that a video's test views need, decoded once and resized once."""
-
-    __test__ = False  # pytest, this is no test
 
     manifest: Manifest
     num_frames: int

@@ -97,7 +97,7 @@ def copy_size(height: int, width: int, short_side: int) -> tuple[int, int]:
 
 
 def encode(video: Video | FastSeekCopy, path: Path, short_side: int, crf: int) -> dict[int, np.ndarray]:
-    """Write every frame as an H.264 key picture. Returns some of the resized frames: frame -> (H, W, 3) uint8."""
+    """Write every frame as an H.264 key frame. Returns some of the resized frames: frame -> (H, W, 3) uint8."""
     import av
 
     height, width = copy_size(video.height, video.width, short_side)

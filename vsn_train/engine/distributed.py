@@ -1,4 +1,4 @@
-"""This process among the others: rank, device, and the few exchanges the loops need.
+"""This process among the others: rank, device, and the few collectives the loops need.
 
 Every function works in a single process too, where there is nothing to exchange.
 """
@@ -60,7 +60,7 @@ class Process:
         return values
 
     def on_rank_zero(self, work: Callable[[], Result]) -> Result:
-        """The result of work() in the main process, in every process; an InputError there is raised in all."""
+        """The result of work() on rank 0, in every process; an InputError there is raised in all."""
         if self.world_size == 1:
             return work()
         values: list[Any] = [None, None]
@@ -75,7 +75,7 @@ class Process:
         return values[0]
 
     def broadcast_buffers(self, model: nn.Module) -> None:
-        """Give every process the main one's buffers: batch-norm statistics are kept per process while training."""
+        """Give every process the buffers of rank 0: batch-norm statistics are kept per process while training."""
         if self.world_size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
@@ -123,7 +123,7 @@ def rendezvous() -> tuple[dist.Store, int, int]:
     """
     try:
         store, rank, world_size = next(dist.rendezvous("env://", timeout=RENDEZVOUS_TIME))
-        return dist.PrefixStore(_agree_on_a_name(store, rank, world_size), store), rank, world_size
+        return dist.PrefixStore(_agree_on_store_prefix(store, rank, world_size), store), rank, world_size
     except dist.DistNetworkError as error:
         if "EADDRINUSE" not in str(error):
             raise
@@ -133,20 +133,20 @@ def rendezvous() -> tuple[dist.Store, int, int]:
         ) from None
 
 
-def _agree_on_a_name(store: dist.Store, rank: int, world_size: int) -> str:
-    """A name for what these processes keep in the store, which no earlier start of theirs has used.
+def _agree_on_store_prefix(store: dist.Store, rank: int, world_size: int) -> str:
+    """A prefix for what these processes keep in the store, which no earlier start of theirs has used.
 
     torch's elastic launcher keeps its store when it starts processes anew (seen with 2.14), and in it the addresses of
     those that are gone; its count of restarts may differ between machines. So each process leaves a number of its own,
-    the main one answers every number that it finds there with the name, and knows from the reply that it was not an
+    the main one answers every number that it finds there with the prefix, and knows from the reply that it was not an
     old one.
     """
     own = uuid.uuid4().hex
     if rank > 0:
         store.set(f"vsn-train/{rank}", own)
-        name = store.get(f"vsn-train/{own}").decode()
-        store.set(f"vsn-train/{name}/{rank}", "heard")
-        return name
+        prefix = store.get(f"vsn-train/{own}").decode()
+        store.set(f"vsn-train/{prefix}/{rank}", "heard")
+        return prefix
     for other in range(1, world_size):
         while not store.check([f"vsn-train/{own}/{other}"]):
             store.set(f"vsn-train/{store.get(f'vsn-train/{other}').decode()}", own)
@@ -154,8 +154,8 @@ def _agree_on_a_name(store: dist.Store, rank: int, world_size: int) -> str:
     return own
 
 
-def settle_buckets(network: DistributedDataParallel, video: Tensor, autocast: torch.autocast) -> None:
-    """Have DDP arrange its gradients before the first step, in a pass that changes nothing. video: (B, T, C, H, W).
+def rebuild_buckets(network: DistributedDataParallel, video: Tensor, autocast: torch.autocast) -> None:
+    """Have DDP rebuild its buckets before the first step, in a pass that changes nothing. video: (B, T, C, H, W).
 
     DDP sorts gradients into buckets anew after its first backward pass, by when they were ready. Where in its bucket a
     gradient lies decides in which order more than two processes add it up. Without this pass the first step of a

@@ -15,7 +15,7 @@ from vsn_train.engine.distributed import Process
 class Meter:
     """Sums over an epoch's videos on the device; the host reads them only when it logs.
 
-    sums: what `gather` returned when the run was saved, to go on from; empty at the start of an epoch.
+    sums: what `all_gather` returned when the run was saved, to go on from; empty at the start of an epoch.
     """
 
     def __init__(self, process: Process, sums: list[list[float]]) -> None:

@@ -167,7 +167,7 @@ def train_step(
     scaler = state.scaler
     state.optimizer.zero_grad(set_to_none=True)
     for batch in batches:
-        with gradients_shared(state.network, at_once=batch is batches[-1]):
+        with gradient_sync(state.network, enabled=batch is batches[-1]):
             video, partner, share = mix_clips(
                 normalize(batch.video), batch.label, options.mixup, options.cutmix, draws
             )  # fmt: skip
@@ -210,9 +210,9 @@ def clip_loss(logits: Tensor, label: Tensor, partner: Tensor, share: float, labe
     return loss * (1 + 0 * loss.detach())  # times 1, or times nan
 
 
-def gradients_shared(network: nn.Module, at_once: bool) -> AbstractContextManager[None]:
+def gradient_sync(network: nn.Module, enabled: bool) -> AbstractContextManager[None]:
     """Processes exchange gradients in the backward pass, or leave that to a later batch of the same step."""
-    return nullcontext() if at_once or not isinstance(network, DistributedDataParallel) else network.no_sync()
+    return nullcontext() if enabled or not isinstance(network, DistributedDataParallel) else network.no_sync()
 
 
 def what_is_broken(losses: list[Tensor], norm: float, scaler: torch.amp.GradScaler, process: Process) -> str:

@@ -166,7 +166,7 @@ def open_checkpoints(
 def validation(
     config: schema.Train, evaluation: Evaluation, manifest: str, interrupts: Interrupts, process: Process, log: RunLog
 ) -> Callable[[Position], float]:
-    """What the loop calls at the end of an epoch: logs the validation's figures and returns its top-1 in percent.
+    """What the loop calls at the end of an epoch: logs the validation's metrics and returns its top-1 in percent.
 
     manifest: content hash of the validation split.
     """
@@ -199,9 +199,7 @@ def describe_run(config: schema.Train, manifests: list[Manifest], process: Proce
     if process.is_main:
         lines += [line for each in manifests if (line := note_missing(each, run_folder))]
     if config.augment.flip and not train.flips_allowed:
-        lines.append(
-            "horizontal flips disabled: the classes have a direction and no flip pairs are known (dataset.flip_pairs)"
-        )
+        lines.append("horizontal flips disabled: the classes have a direction and their flip pairs are not known")
     return lines
 
 
