@@ -21,7 +21,7 @@ LOCK = ".lock"
 
 @contextmanager
 def folder_lock(folder: Path, advice: str) -> Iterator[None]:
-    """Hold the folder, which must exist, for this process alone; killed processes hold nothing.
+    """Hold the folder, made where it is missing, for this process alone; killed processes hold nothing.
 
     advice: the end of the message for whoever comes second. Raises InputError where another process holds it. On file
     systems without locks nothing is held.
@@ -29,6 +29,7 @@ def folder_lock(folder: Path, advice: str) -> Iterator[None]:
     if fcntl is None:
         yield
         return
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
     file = _lock(path, folder, advice)
     try:

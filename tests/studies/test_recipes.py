@@ -194,7 +194,7 @@ def test_two_streams_are_fused_as_the_document_says(recipes, miniatures, tmp_pat
         takes_two_steps(recipes[name], miniatures, run)
         evaluated = run_command("vsn-eval", f"checkpoint={run}/checkpoints/last.pt")
         assert evaluated.code == 0, evaluated.err
-        files.append(run / "eval" / "best" / "center_1clip" / "scores.npz")
+        files.append(run / "eval" / "last" / "center_1clip" / "scores.npz")
     output = tmp_path / "fused.npz"
     subprocess.run([*TOOLS, "scores", "fuse", *files, "--output", output], check=True)
     rgb, flow, fused = (Scores.load(path) for path in (*files, output))

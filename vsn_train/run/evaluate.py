@@ -104,7 +104,6 @@ def hold(held: ExitStack, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     # Beside it: what lies in the folder is replaced as a whole.
     place = folder.parent / f".{folder.name}"
-    place.mkdir(exist_ok=True)
     for each in (folder.parent.parent, folder.parent, folder, place):  # the last first; where nothing was written
         held.callback(remove_if_empty, each)
     held.enter_context(folder_lock(place, "wait for that evaluation, or choose another hydra.run.dir"))
