@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib.metadata
 import json
 import platform
 import random
@@ -39,6 +38,7 @@ from vsn_train.data.isolated import Failure, work_isolated
 from vsn_train.data.prepare import find_sources
 from vsn_train.data.video import READERS, Video, open_video
 from vsn_train.errors import InputError, VideoError
+from vsn_train.versions import installed
 
 # Grey levels of a cell: what the rounding of the signatures, and of more than 8 bits to 8, amounts to.
 TOLERANCE, DEEP_TOLERANCE = 0.1, 1.0
@@ -214,12 +214,7 @@ def markdown(kinds: dict[str, dict[str, Tally]], unreadable: list[tuple[str, str
         tallies = kinds[kind]
         lines.append(f"| {kind} | {tallies[readers[0]].clips} | {' | '.join(str(tallies[r]) for r in readers)} |")
     lines += [""] + [f"No reader is asked for {name}: {cause}." for name, cause in unreadable]
-    versions = []
-    for package in ("av", "decord", "torchcodec"):
-        try:
-            versions.append(f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    versions = [f"{package} {version}" for package, version in installed("av", "decord", "torchcodec").items()]
     system = f"{platform.system()} {platform.machine()}"
     lines.append(f"Wrong frames out of those asked for. {', '.join(versions)}, {system}, {date.today()}.")
     return "\n".join(lines) + "\n"

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from tests.conftest import run_command
 from vsn_train import config as schema
+from vsn_train.tools.compose import composed
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
@@ -62,3 +63,24 @@ def test_cfg_job_prints_the_config():
     result = run_command("vsn-train", "--cfg", "job")
     assert result.code == 0, result.err
     assert "num_frames: 8" in result.out
+
+
+def test_the_views_sizes_follow_those_of_the_data_where_they_were_trained_equal():
+    data = {"short_side": 64, "crop_size": 64}
+    config = {
+        "dataset": {"name": "motion"}, "backbone": {"operator": "tsm"}, "data": data, "runtime": {},
+        "protocol": {"clips": 1, "placement": "uniform", "crops": 1} | data,
+    }  # fmt: skip
+    schema.register_schemas()
+    schema.register_checkpoint(config)
+    for value, sizes in (("data.crop_size=48", (64, 48)), ("data.short_side=80", (80, 64))):
+        found = composed("eval", ["checkpoint=best.pt", value]).protocol
+        assert (found.short_side, found.crop_size) == sizes
+
+
+def test_checkpoints_of_a_sweep_keep_their_names(tmp_path):
+    (tmp_path / "${x}.pt").write_bytes(b"no checkpoint")
+    for words, name in ((["--multirun", "checkpoint=it's.pt,b.pt"], "it's.pt"), (["checkpoint=${x}.pt"], "${x}.pt")):
+        result = run_command("vsn-eval", *words, cwd=tmp_path)
+        assert result.code == 2
+        assert result.err.startswith(f"vsn-eval: {name}: ")

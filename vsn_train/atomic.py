@@ -114,5 +114,5 @@ def _is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except OSError:  # somebody else's
-        return True
+        pass
     return True

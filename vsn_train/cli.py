@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import importlib.metadata
 import os
 import re
 import sys
@@ -27,11 +26,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vsn_train import __version__
 from vsn_train import config as schema
 from vsn_train.errors import InputError, StoppedError, refusal
 from vsn_train.folder_lock import new_folder
 from vsn_train.typed_paths import SWEEP_FLAGS, hydra_words, quoted
+from vsn_train.versions import version_line
 
 if TYPE_CHECKING:
     from vsn_train.engine.checkpoint import OpenedCheckpoint
@@ -79,17 +78,6 @@ def predict() -> None:
         predict(config, _opened(config.checkpoint), run_folder)
 
     _run_command("predict", work)
-
-
-def version_line() -> str:
-    """What --version prints: ours, and those of what decides numbers. From their metadata, which imports nothing."""
-    found = []
-    for package in ("torch", "torchvision", "av"):
-        try:
-            found.append(f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            found.append(f"no {package}")
-    return f"vsn-train {__version__} ({', '.join(found)})"
 
 
 def _run_command(name: str, work: Callable[[Any, Path], None]) -> None:
@@ -225,14 +213,21 @@ def _for_each_checkpoint(words: list[str]) -> list[list[str]]:
 
 def _given(words: Sequence[str], key: str) -> str | list[str] | None:
     """The value of a key on the command line; a list where it is swept over; None where it is not given."""
-    overrides = [word for word in words if not word.startswith("-") and "=" in word]
-    parsed = OverridesParser.create().parse_overrides(overrides)
+    parsed = OverridesParser.create().parse_overrides(_overrides(words))
     found = next((each for each in parsed if each.key_or_group == key), None)
     if found is None:
         return None
+    choices = list(found.sweep_iterator()) if found.is_sweep_override() else [found.value()]
+    # As OmegaConf will read them: the parser leaves escaped interpolations escaped.
+    texts = [str(OmegaConf.create([getattr(choice, "text", choice)])[0]) for choice in choices if choice is not None]
     if found.is_sweep_override():
-        return [str(choice).strip("'") for choice in found.sweep_string_iterator()]
-    return None if found.value() is None else str(found.value())
+        return texts
+    return texts[0] if texts else None
+
+
+def _overrides(words: Sequence[str]) -> list[str]:
+    """The words that change the config, without Hydra's flags."""
+    return [word for word in words if not word.startswith("-") and "=" in word]
 
 
 _OPENED: dict[str, OpenedCheckpoint] = {}  # what this process has read, by its path as given
@@ -258,7 +253,7 @@ def _start_from_checkpoint(name: str) -> None:
     path = _given(words, "checkpoint")
     if not isinstance(path, str):
         return  # the job says that it is missing
-    overrides = [word for word in words if not word.startswith("-") and "=" in word]
+    overrides = _overrides(words)
     sweeps = bool(set(SWEEP_FLAGS) & set(words))
     if not sweeps:
         _compose(name, overrides)  # a misspelt key is told before torch is imported

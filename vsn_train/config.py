@@ -394,12 +394,10 @@ def register_checkpoint(config: dict[str, Any] | None) -> None:
     else:
         config = {key: _literal(value) for key, value in config.items()}
         # The views' sizes follow those of the data, as in configs/protocol.
-        sizes = {size: key for key in ("crop_size", "short_side") if (size := config["data"].get(key))}
-        protocol = config["protocol"] | {
-            key: f"${{data.{sizes[config['protocol'][key]]}}}"
-            for key in ("short_side", "crop_size")
-            if config["protocol"][key] in sizes
-        }
+        protocol = dict(config["protocol"])
+        for key, followed in (("short_side", ["short_side"]), ("crop_size", ["crop_size", "short_side"])):
+            same = [each for each in followed if config["data"].get(each) == protocol[key]]
+            protocol[key] = f"${{data.{same[0]}}}" if same else protocol[key]
         nodes = {
             "dataset": _type_of(config, "dataset", "name", DATASETS)(**config["dataset"]),
             "backbone": _type_of(config, "backbone", "operator", BACKBONES)(**config["backbone"]),

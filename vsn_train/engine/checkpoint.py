@@ -74,14 +74,12 @@ class Checkpoints:
             return
         self.wait()
         checkpoint = self.current()
-        try:
-            check_finite(checkpoint.model)
-        except ValueError as error:
+        if broken := not_finite(checkpoint.model):
             left = f"; go on from {self.how_to_go_on()}" if self.last.exists() else ""
             raise StoppedError(
-                f"after step {checkpoint.step} {error} has values that are not finite: the training has diverged, and "
+                f"after step {checkpoint.step} {broken} has values that are not finite: the training has diverged, and "
                 f"nothing was saved; lower optimizer.lr, or look at the data{left}"
-            ) from error
+            )
         best = [int(epoch) for _, epoch in checkpoint.best]
         kept = {*self.milestones, *(best[: self.keep_best] if self.keep_best > 1 else [])}
         copies = []
@@ -203,12 +201,10 @@ def open_checkpoint(path: Path) -> OpenedCheckpoint:
     for _ in range(10):
         before = _identity(path)
         checkpoint = load_checkpoint(path)
-        try:
-            check_finite(checkpoint.average or checkpoint.model)
-        except ValueError as error:
+        if broken := not_finite(checkpoint.average or checkpoint.model):
             raise InputError(
-                f"{path}: {error} has values that are not finite: its scores mean nothing; take an earlier checkpoint"
-            ) from error
+                f"{path}: {broken} has values that are not finite: its scores mean nothing; take an earlier checkpoint"
+            )
         found = OpenedCheckpoint(path, file_hash(path), replace(checkpoint, optimizer={}, scaler={}))
         if before == _identity(path):
             return found
@@ -262,11 +258,10 @@ def check_sums(path: Path) -> None:
         raise InputError(f"{path}: damaged: the checksum of {damaged} does not fit; copy or write it again")
 
 
-def check_finite(tensors: Mapping[str, Tensor]) -> None:
-    """Raise ValueError, which names the first tensor that has a value that is not finite."""
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ValueError(name)
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor that has a value that is not finite."""
+    broken = (name for name, each in tensors.items() if each.is_floating_point() and not torch.isfinite(each).all())
+    return next(broken, None)
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path, Checkpoint, list[str]]:

@@ -90,8 +90,8 @@ def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) ->
                     details: dict[str, Any] = {"config": OmegaConf.to_yaml(OmegaConf.structured(config))}
                     details["environment"] = environment()
                     write_report(written / "report.html", scores, frames_of(manifest, config.data), details)
-                if line := note_missing(manifest, written):
-                    lines.append(line.replace(str(written), str(folder)))
+            if line := note_missing(manifest, folder):
+                lines.append(line)
             print("\n".join(lines))
             if replaced:
                 print(f"replaced: results of another evaluation there ({', '.join(replaced)} differed)")
@@ -100,8 +100,7 @@ def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) ->
 
 
 def hold(held: ExitStack, folder: Path) -> None:
-    """Make the folder of an evaluation and keep other evaluations out of it. Raises InputError where one is there."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Keep other evaluations out of the folder of this one. Raises InputError where one is at work there."""
     # Beside it: what lies in the folder is replaced as a whole.
     place = folder.parent / f".{folder.name}"
     for each in (folder.parent.parent, folder.parent, folder, place):  # the last first; where nothing was written

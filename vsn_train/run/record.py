@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -16,6 +15,7 @@ import yaml
 from vsn_train import __version__
 from vsn_train.atomic import write_atomic
 from vsn_train.engine.distributed import launch_id
+from vsn_train.versions import installed
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -28,12 +28,7 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Of what decides numbers: this program, torch, torchvision and the decoders."""
     found = {"vsn-train": __version__, "python": platform.python_version()}
-    for package in ("torch", "torchvision", "decord", "av", "torchcodec", "numpy"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # decord has no wheel for some platforms
-    return found
+    return found | installed("torch", "torchvision", "decord", "av", "torchcodec", "numpy")
 
 
 def write_config(run_folder: Path, given: dict[str, Any]) -> None:

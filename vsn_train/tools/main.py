@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from vsn_train.errors import InputError
+from vsn_train.versions import version_line
 
 WRONG_INPUT = 2
 VERBS = {
@@ -40,8 +41,6 @@ def main() -> None:
         print(help_text())
         sys.exit(0 if words else WRONG_INPUT)
     if words[0] == "--version":
-        from vsn_train.cli import version_line
-
         print(version_line())
         return
     verb = words[0]
