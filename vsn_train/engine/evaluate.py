@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from vsn_train.data.transforms import crop_windows, flip_clip, normalize, take_c
 from vsn_train.data.video import VideoError
 from vsn_train.engine.distributed import Process
 from vsn_train.engine.log import Progress
+from vsn_train.engine.prefetch import to_device, to_host
 
 # What became of each video, by its index: its views' scores, float32 (V, K), or (1, K) where only their mean is kept.
 Found = dict[int, "np.ndarray | BadVideo"]
@@ -45,12 +47,19 @@ def score_videos(
     model.eval()
     found: Found = {}
     swap = torch.as_tensor(flipped_labels, device=process.device)
-    for group in Progress(title, process.is_main and bool(title)).over(groups, total):
-        results: Found = {video.index: video for video in group if isinstance(video, BadVideo)}
-        if results and on_bad_video == "error":
-            bad = next(video for video in group if isinstance(video, BadVideo))
-            raise VideoError(bad.path, bad.cause)
+    # A GPU computes a group while the host waits for the scores of the one before and cuts the one behind.
+    ahead = 1 if process.device.type == "cuda" else 0
+    started: deque[_Started] = deque()
 
+    def finish(group: _Started) -> None:
+        results = group.finished(protocol, keep_views)
+        store(results)
+        found.update(results)
+
+    for group in Progress(title, process.is_main and bool(title)).over(groups, total):
+        bad = [video for video in group if isinstance(video, BadVideo)]
+        if bad and on_bad_video == "error":
+            raise VideoError(bad[0].path, bad[0].cause)
         good = [video for video in group if isinstance(video, EvalVideo)]
         views = [view for video in good for view in distinct_views(video, protocol, process.device)]
         logits = torch.empty(len(views), len(swap), device=process.device)
@@ -61,17 +70,35 @@ def score_videos(
                 logits[chunk] = model(normalize(clips)).float()
 
         # A flipped clip of "left" looks like "right": its score for a class is that of the other class of the pair.
-        flipped = torch.tensor([view.flipped for view in views], dtype=torch.bool, device=process.device)
+        flipped = to_device(torch.tensor([view.flipped for view in views], dtype=torch.bool), process.device)
         scores = torch.where(flipped[:, None], logits[:, swap], logits)
         if protocol.average == "probabilities":
             scores = scores.softmax(dim=1)
-        left = scores.cpu().numpy()
-        for video in good:
+        started.append(_Started(good, bad, *to_host(scores)))
+        while len(started) > ahead:
+            finish(started.popleft())
+    for rest in started:
+        finish(rest)
+    return found
+
+
+class _Started(NamedTuple):
+    """A group whose scores are computed. scores: (distinct views of the good videos, K), there after `arrived`."""
+
+    good: list[EvalVideo]
+    bad: list[BadVideo]
+    scores: Tensor
+    arrived: torch.cuda.Event | None
+
+    def finished(self, protocol: Protocol, keep_views: bool) -> Found:
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        results: Found = {video.index: video for video in self.bad}
+        left = self.scores.numpy()
+        for video in self.good:
             rows, left = all_views(video, protocol, left)
             results[video.index] = rows if keep_views else mean_of_views(rows)[None]
-        store(results)
-        found |= results
-    return found
+        return results
 
 
 class View(NamedTuple):
@@ -97,10 +124,10 @@ def distinct_clips(video: EvalVideo) -> tuple[np.ndarray, np.ndarray]:
 def distinct_views(video: EvalVideo, protocol: Protocol, device: torch.device) -> list[View]:
     """The views of the distinct clips of one video, clip after clip. Its frames go to the device once; nothing is cut
     yet."""
-    frames = video.frames.to(device)
+    frames = to_device(video.frames, device)
     height, width = frames.shape[-2:]
     windows = crop_windows(height, width, protocol.crops, protocol.crop_size)
-    clips = torch.as_tensor(distinct_clips(video)[0], device=device)
+    clips = to_device(torch.as_tensor(distinct_clips(video)[0]), device)
     return [
         View(frames, clip, top, left, protocol.crop_size, flipped) for clip in clips for top, left, flipped in windows
     ]
