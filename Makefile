@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The oldest Python here that the oldest torch has wheels for.
 OLDEST_PYTHON ?= $(shell for v in 10 11 12; do python3.$$v -m venv -h >/dev/null 2>&1 && echo python3.$$v && break; done)
-.PHONY: quickstart test test-slow test-oldest claims attention-study lint clean
+.PHONY: quickstart test test-slow test-oldest claims attention-study wheelhouse lint clean
 
 quickstart: .venv/installed
 	@run=runs/quickstart/$$(date +%Y-%m-%d_%H-%M-%S) && \
@@ -32,6 +32,11 @@ claims: .venv/installed
 		--operators tsn tsm vsn_compact:standard_block=plain vsn_compact vsn_headtail sth sth:integration=sum \
 		--runs runs/claims --output docs/results/claims experiment=claims
 
+# Wheels for a machine without a package index, which has torch and torchvision: into wheelhouse/, under 60 MB.
+# make wheelhouse WHEELHOUSE="--python 3.12 --platform manylinux_2_28_x86_64"
+wheelhouse: .venv/installed-test
+	$(BIN)/python scripts/wheelhouse.py $(WHEELHOUSE)
+
 lint: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -56,4 +61,4 @@ lint: .venv/installed-test
 	touch $@
 
 clean:
-	rm -rf .venv .venv-oldest .mypy_cache .ruff_cache .pytest_cache build dist
+	rm -rf .venv .venv-oldest wheelhouse .mypy_cache .ruff_cache .pytest_cache build dist
