@@ -230,7 +230,7 @@ def remove_traces(job: Job, runs: Path) -> None:
     """Of a job that was refused, and of the whole comparison where it had no run yet."""
     job.log.unlink()
     if not any(runs.rglob("config.yaml")):
-        (runs / RECIPE).unlink()
+        (runs / RECIPE).unlink(missing_ok=True)  # the attention study has none
     for folder in job.log.parents:
         if any(folder.iterdir()):
             return
