@@ -32,7 +32,7 @@ claims: .venv/installed
 		--operators tsn tsm vsn_compact:standard_block=plain vsn_compact vsn_headtail sth sth:integration=sum \
 		--runs runs/claims --output docs/results/claims experiment=claims
 
-# Wheels for a machine without a package index, which has torch and torchvision: into wheelhouse/, under 60 MB.
+# Wheels for a machine without a package index, which has torch and torchvision: into wheelhouse/, under 60 MiB.
 # make wheelhouse WHEELHOUSE="--python 3.12 --platform manylinux_2_28_x86_64"
 wheelhouse: .venv/installed-test
 	$(BIN)/python scripts/wheelhouse.py $(WHEELHOUSE)

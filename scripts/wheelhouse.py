@@ -7,8 +7,8 @@ On that machine, which has torch, torchvision and numpy:
 
     pip install --no-index --no-deps wheelhouse/*.whl
 
-Left out are torch, torchvision and what comes with them; decord, because PyAV reads every video; what TensorBoard needs
-to show its pages, but not to write its files; and what matplotlib needs for PDF alone. --also takes any of them in.
+Left out are torch, torchvision and what comes with them; decord, because PyAV reads every video; and what TensorBoard
+needs to show its pages, but not to write its files. --also takes any of them in.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vsn_train.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 WITH_TORCH = {"torch", "torchvision", "numpy", "pillow", "setuptools", "typing-extensions"}
-NOT_NEEDED = {"decord", "fonttools", "grpcio", "tensorboard-data-server"}
+NOT_NEEDED = {"decord", "grpcio", "markdown", "markupsafe", "tensorboard-data-server", "tzdata", "werkzeug"}
 SOURCE_ONLY = ["antlr4-python3-runtime==4.9.*"]  # of omegaconf; pure Python, the index has no wheel of it
 
 
@@ -45,7 +45,7 @@ def main() -> None:
         print(f"wheelhouse: {error}", file=sys.stderr)
         sys.exit(2)
     size = sum(path.stat().st_size for path in wheels)
-    print(f"{len(wheels)} wheels, {size / 1e6:.1f} MB, for Python {arguments.python} on {arguments.platform}")
+    print(f"{len(wheels)} wheels, {size / 2**20:.1f} MiB, for Python {arguments.python} on {arguments.platform}")
     print(f"there: pip install --no-index --no-deps {arguments.output}/*.whl")
 
 
