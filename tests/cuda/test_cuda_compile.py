@@ -1,0 +1,66 @@
+"""torch.compile takes every operator as one graph, and computes what the eager network computes."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tests.cuda.device import DEVICE, ON_GPU, OPERATORS, example_batch, example_model, record
+from vsn_train.data.transforms import normalize
+from vsn_train.engine.precision import autocast_for
+from vsn_train.models import Recognizer
+
+PRECISIONS = ("fp32", "bf16") if ON_GPU else ("fp32",)
+# Of the eager network's gradients, the largest difference by the norm of its parameter's. bf16: the compiler leaves
+# roundings out, so that either side has its own.
+TOLERANCES = {"fp32": 1e-4, "bf16": 24 * torch.finfo(torch.bfloat16).eps}
+
+
+@pytest.fixture(autouse=True)
+def cold_compiler(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def two_stages(operator: str) -> Recognizer:
+    """ResNet-18 without its last two stages: a block and the last block of a stage, with and without stride.
+
+    Compiling the others takes time and finds nothing new. Kinks are rounded off as in test_cuda_operators.py.
+    """
+    model = example_model(operator, "resnet18")
+    model.backbone.layer3, model.backbone.layer4, model.head = nn.Identity(), nn.Identity(), nn.Linear(128, 10)
+    for module in list(model.modules()):
+        if isinstance(getattr(module, "relu", None), nn.ReLU):
+            module.relu = nn.ELU(inplace=True)
+    model.backbone.maxpool = nn.AvgPool2d(3, 2, 1)
+    return model.to(DEVICE, memory_format=torch.channels_last if ON_GPU else torch.contiguous_format)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_compiled_network_is_one_graph_and_gives_the_same(operator, precision):
+    eager = two_stages(operator)
+    compiled = copy.deepcopy(eager)
+    batch = example_batch(4, 4, 64 if ON_GPU else 32)
+    networks = {"eager": eager, "compiled": torch.compile(compiled, fullgraph=True)}
+    logits = {}
+    for name, network in networks.items():
+        with autocast_for(precision, DEVICE):
+            logits[name] = network(normalize(batch.video))
+        F.cross_entropy(logits[name].float(), batch.label).backward()
+    differences = {"logits": relative(logits["compiled"], logits["eager"])}
+    for (name, found), expected in zip(compiled.named_parameters(), eager.parameters(), strict=True):
+        differences[name] = relative(found.grad, expected.grad)
+    worst = max(differences, key=lambda name: differences[name])
+    record("compiled", operator=operator, precision=precision, difference=differences[worst], of=worst)
+    assert differences[worst] < TOLERANCES[precision], worst
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found.double() - expected.double()).norm() / expected.double().norm())
