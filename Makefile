@@ -19,7 +19,7 @@ test-slow: .venv/installed-test
 
 # What one GPU computes, beside the CPU; VSN_TEST_DEVICE=cpu runs the same in miniature without one.
 test-cuda: .venv/installed-test
-	OMP_NUM_THREADS=2 $(BIN)/pytest -m cuda tests/cuda --numprocesses 6 --dist loadgroup
+	OMP_NUM_THREADS=2 $(BIN)/pytest -m cuda -rs tests/cuda --numprocesses 8 --dist loadgroup --no-loadscope-reorder
 
 # The oldest versions that pyproject.toml allows, in a .venv-oldest of 6 GB: networks, videos, engine, commands.
 test-oldest: .venv-oldest/installed-test

@@ -11,14 +11,19 @@ import torch
 from tests.cuda.device import ON_GPU
 from vsn_train.engine.precision import allow_tf32
 
+# Several processes run the tests: those that start commands take longest and come first, the many quick ones last.
+LONGEST_FIRST = ("evaluation", "resume", "training", "compile", "export", "memory", "operators")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    own = [item for item in items if Path(__file__).parent in item.path.parents]
     missing = ON_GPU and not torch.cuda.is_available()
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker("cuda")
-            if missing:
-                item.add_marker(pytest.mark.skip(reason="torch finds no CUDA device"))
+    for item in own:
+        item.add_marker("cuda")
+        if missing:
+            item.add_marker(pytest.mark.skip(reason="torch finds no CUDA device"))
+    own.sort(key=lambda item: LONGEST_FIRST.index(item.path.stem.removeprefix("test_cuda_")))
+    items[:] = [item for item in items if Path(__file__).parent not in item.path.parents] + own
 
 
 @pytest.fixture(autouse=True)

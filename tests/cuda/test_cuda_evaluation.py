@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 from tests.cuda.command import run
 from tests.cuda.device import DEVICE, ON_GPU, record
 from vsn_train.analysis.scores import Scores
+from vsn_train.data.datasets.motion import load_motion
 
 # One process for all: they share a training.
 pytestmark = pytest.mark.xdist_group("evaluation")
@@ -37,14 +37,14 @@ def evaluate(trained: Path, *words: str) -> Path:
     """The folder of results of a test with two crops of two clips: more views than one batch takes."""
     run(
         "vsn-eval", f"checkpoint={trained / 'checkpoints' / 'last.pt'}", "protocol=fullres_3crop_2clip",
-        "runtime.views_per_batch=16", "data.workers=1", "report=false", *words, folder=trained.parent,
-        VSN_TRAIN_SHARE_GPU="1",
+        "runtime.views_per_batch=16", "data.workers=1", "runtime.threads=2", "report=false", *words,
+        folder=trained.parent, VSN_TRAIN_SHARE_GPU="1",
     )  # fmt: skip
     (scores,) = (trained / "eval" / "last").glob("*/scores.npz")
     return scores.parent
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"] if ON_GPU else ["fp32"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"] if ON_GPU else ["fp32"])
 def test_two_processes_on_one_device_write_the_bytes_of_one(trained, precision):
     words = (f"runtime.device={DEVICE.type}", f"runtime.precision={precision}")
     files = {}
@@ -66,19 +66,23 @@ def test_the_device_gives_the_scores_of_the_cpu(trained):
 
 
 @pytest.mark.skipif(
-    not find_spec("vsn_train.trained"), reason="vsn_train.trained, and with it load_model, is not there yet"
+    not find_spec("vsn_train.trained"), reason="load_model, in vsn_train/trained.py, is not written yet"
 )
 def test_load_model_gives_the_scores_of_vsn_eval(trained):
     from vsn_train import load_model
 
-    folder = evaluate(trained, f"runtime.device={DEVICE.type}", "runtime.precision=fp32")
-    expected = Scores.load(folder / "scores.npz")
-    protocol = json.loads((folder / "metrics.json").read_text())["protocol"]
-    model = load_model(trained / "checkpoints" / "last.pt", device=DEVICE.type)
-    assert next(model.model.parameters()).device.type == DEVICE.type
-    assert list(model.class_names) == list(expected.class_names)
-    video = next((trained.parent / "videos").rglob(f"{Path(str(expected.ids[0])).name}*"))
-    found = model.scores(video)
-    assert found.shape == (len(model.class_names),)
-    assert torch.as_tensor(found).isfinite().all()
-    assert protocol["name"]
+    words = [f"checkpoint={trained / 'checkpoints' / 'last.pt'}", f"runtime.device={DEVICE.type}", "report=false"]
+    run("vsn-eval", *words, f"hydra.run.dir={trained.parent / 'tested'}", folder=trained.parent)
+    (path,) = (trained.parent / "tested").rglob("scores.npz")
+    expected = Scores.load(path)
+    model = load_model(str(trained / "checkpoints" / "last.pt"), device=DEVICE.type)
+    assert {each.device.type for each in model.model.parameters()} == {DEVICE.type}
+    assert list(model.class_names) == expected.class_names.tolist()
+    sizes = {key.removeprefix("dataset."): int(value) for key, value in (each.split("=") for each in VIDEOS)}
+    manifest = load_motion(trained.parent / "videos", "val", **sizes)
+    assert manifest.sample_id(0) == expected.ids[0]
+    found = torch.as_tensor(model.scores(manifest.path(0))).cpu().numpy()
+    # Both choose the precision by themselves, bf16 on a GPU; vsn-eval takes other videos in the same batch.
+    difference = float(np.abs(found - expected.scores[0]).max() / np.abs(expected.scores[0]).max())
+    record("load_model", against="vsn-eval", difference=difference)
+    assert difference < (4 * torch.finfo(torch.bfloat16).eps if ON_GPU else 1e-5)

@@ -34,18 +34,21 @@ from vsn_train.data.transforms import normalize
 from vsn_train.engine.precision import autocast_for
 from vsn_train.engine.train import StepOptions, train_step
 from vsn_train.models import Recognizer
+from vsn_train.models.hybrid import DepthwiseHybridConv2d, HybridConv2d
 
 CPU = torch.device("cpu")
 CLIPS, FRAMES, SIZE = (4, 4, 64) if ON_GPU else (4, 4, 40)  # 2 x 2 pixels and more in the last stage
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-# A hundred layers of roundings, one eps each and independent, add up to 10 eps; 7 to 10 were measured on a CPU for
-# ResNet-18 to 101. A split of the channels that is off by one gives 26 % and more.
+# Of the gradients. A hundred layers of roundings, one eps each and independent, add up to 10 eps; 4 to 15 were measured
+# on a CPU for ResNet-18 to 101. A split of the channels that is off by one gives 80 % and more.
 HALF_EPS = 24
 TOLERANCES = {
     "fp32": 1e-4,
     "bf16": HALF_EPS * torch.finfo(torch.bfloat16).eps,  # 19 %
     "fp16": HALF_EPS * torch.finfo(torch.float16).eps,  # 2.3 %
 }
+# Of the logits, which have half the way behind them: 1 to 4 eps were measured, and 21 % and more for such a split.
+LOGITS = {"fp32": 1e-4} | {precision: TOLERANCES[precision] / 3 for precision in ("bf16", "fp16")}
 # Forms of the operators that have code of their own.
 FORMS = {
     "tsm in place": ("tsm", {"placement": "inplace"}),
@@ -131,7 +134,7 @@ def check(form: str, arch: str, precision: str, memory_format: str) -> None:
         "error", form=form, arch=arch, precision=precision, memory_format=memory_format, logits=logits,
         gradient=gradient, parameter=name,
     )  # fmt: skip
-    assert logits < TOLERANCES[precision]
+    assert logits < LOGITS[precision]
     assert gradient < TOLERANCES[precision], name
 
 
@@ -163,7 +166,7 @@ def test_the_tolerances_notice_a_split_of_the_channels_that_is_off_by_one(precis
     wrong = without_kinks(example_model("tsm", "resnet18", FRAMES, fold_div=9))
     wrong.load_state_dict(model.state_dict())
     logits, gradient, _ = errors(computed(wrong, precision, torch.channels_last), expected)
-    assert logits > 1.2 * TOLERANCES[precision]
+    assert logits > 2 * LOGITS[precision]
     assert gradient > 2 * TOLERANCES[precision]
 
 
@@ -182,3 +185,30 @@ def test_the_unchanged_network_gives_the_logits_of_the_cpu(operator, arch):
             error = float((logits - expected).norm() / expected.norm())
             record("error in evaluation mode", form=operator, arch=arch, precision="fp32", logits=error)
             assert error < TOLERANCES["fp32"]
+
+
+LAYERS = {
+    "hybrid": lambda: HybridConv2d(64, 64, FRAMES),
+    "merge": lambda: HybridConv2d(64, 64, FRAMES, variant="merge"),
+    "depthwise": lambda: DepthwiseHybridConv2d(64, FRAMES),
+}
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("precision", TOLERANCES)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_maps_of_one_pixel_whose_strides_can_be_read_in_two_ways(layer, precision, memory_format, request):
+    if not ON_GPU and precision != "fp32" and memory_format == "channels_last" and layer == "hybrid":
+        # Seen with torch 2.14.1: a half-precision weight gradient for an input of strides (C*T, 1, C, 1).
+        request.applymarker(pytest.mark.xfail(reason="torch's weight gradient of such a convolution is wrong on CPUs"))
+    torch.manual_seed(0)
+    exact_conv = LAYERS[layer]().double()
+    conv = copy.deepcopy(exact_conv).float().to(DEVICE, memory_format=FORMATS[memory_format])
+    x, weights = torch.randn(2, CLIPS * FRAMES, 64, 1, 1)
+    (exact_conv(x.double()) * weights.double()).sum().backward()
+    with autocast_for(precision, DEVICE):
+        out = conv(x.to(DEVICE))
+    (out.float() * weights.to(DEVICE)).sum().backward()
+    for (name, expected), found in zip(exact_conv.named_parameters(), conv.parameters(), strict=True):
+        error = float((found.grad.double().cpu() - expected.grad).norm() / expected.grad.norm().clamp(min=1e-6))
+        assert error < TOLERANCES[precision] / 6, name  # of one layer: 4 eps

@@ -176,7 +176,7 @@ def test_two_processes_on_one_device_train_like_one(tmp_path):
             "schedule.epochs=1", f"data.batch_size={8 // processes}", f"runtime.devices={processes}",
             f"runtime.device={DEVICE.type}", "runtime.precision=fp32", "runtime.tf32=false", "runtime.log_every=1",
             "backbone.num_frames=4", "backbone.frozen_bn=true", "backbone.dropout=0", "data.workers=1",
-            f"hydra.run.dir={folder}", folder=tmp_path, VSN_TRAIN_SHARE_GPU="1",
+            "runtime.threads=2", f"hydra.run.dir={folder}", folder=tmp_path, VSN_TRAIN_SHARE_GPU="1",
         )  # fmt: skip
         losses.append([line["loss"] for line in metrics(folder)])
     assert len(losses[0]) == 6  # 36 videos in steps of 8, and a validation
