@@ -7,13 +7,15 @@ themselves before time on a GPU is spent. VSN_TEST_RECORD=FOLDER collects what w
 from __future__ import annotations
 
 import json
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vsn_train.data.loader import Batch
 from vsn_train.engine.distributed import Process
@@ -55,6 +57,24 @@ def training_state(model: Recognizer, precision: str = "fp32", lr: float = 0.0, 
     optimizer = build_sgd(model, lr, 0.9, 0.0, 1.0, fused=ON_GPU)
     average = build_average(model, ema) if ema else None
     return TrainState(model, optimizer, Schedule(optimizer, lambda step: 1.0), scaler_for(precision, DEVICE), average)
+
+
+def worst_gradient(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> tuple[float, str]:
+    """The largest relative error of a parameter's gradient, and its name.
+
+    A gradient is measured by its own norm, but one below a hundredth of the norm of all by that: a batch norm takes
+    out again what the bias of the one before it adds, so that such a bias has a gradient near zero, the sum of many
+    numbers that cancel.
+    """
+    assert found.keys() == expected.keys()
+    exact = {name: each.detach().double().cpu() for name, each in expected.items()}
+    least = torch.stack([each.norm() for each in exact.values()]).norm() / 100
+    worst = {
+        name: float((found[name].detach().double().cpu() - each).norm() / each.norm().clamp(min=least))
+        for name, each in exact.items()
+    }
+    name = max(worst, key=lambda each: worst[each] if worst[each] == worst[each] else math.inf)  # nan is the worst
+    return worst[name], name
 
 
 def record(what: str, **values: Any) -> None:

@@ -10,7 +10,7 @@ import torch._inductor.config as inductor
 import torch.nn.functional as F
 from torch import nn
 
-from tests.cuda.device import DEVICE, ON_GPU, OPERATORS, example_batch, example_model, record
+from tests.cuda.device import DEVICE, ON_GPU, OPERATORS, example_batch, example_model, record, worst_gradient
 from vsn_train.data.transforms import normalize
 from vsn_train.engine.precision import autocast_for
 from vsn_train.models import Recognizer
@@ -18,8 +18,7 @@ from vsn_train.models import Recognizer
 # Compiling takes long on a CPU: one stage of some networks then, else two, with blocks of stride 1 and 2.
 COMPILED = OPERATORS if ON_GPU else ("tsm", "sth")
 PRECISIONS, STAGES = (("fp32", "bf16"), 2) if ON_GPU else (("fp32",), 1)
-# Of the eager network's gradients, the largest difference by the norm of its parameter's. bf16: the compiler leaves
-# roundings out, so that either side has its own.
+# Relative difference from the eager network. bf16: the compiler leaves roundings out, so that either side has its own.
 TOLERANCES = {"fp32": 1e-4, "bf16": 24 * torch.finfo(torch.bfloat16).eps}
 
 
@@ -58,15 +57,12 @@ def test_the_compiled_network_is_one_graph_and_gives_the_same(operator, precisio
     logits = {}
     for name, network in networks.items():
         with autocast_for(precision, DEVICE):
-            logits[name] = network(normalize(batch.video))
-        F.cross_entropy(logits[name].float(), batch.label).backward()
-    differences = {"logits": relative(logits["compiled"], logits["eager"])}
-    for (name, found), expected in zip(compiled.named_parameters(), eager.parameters(), strict=True):
-        differences[name] = relative(found.grad, expected.grad)
-    worst = max(differences, key=lambda name: differences[name])
-    record("compiled", operator=operator, precision=precision, difference=differences[worst], of=worst)
-    assert differences[worst] < TOLERANCES[precision], worst
-
-
-def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found.double() - expected.double()).norm() / expected.double().norm())
+            found = network(normalize(batch.video)).float()
+        F.cross_entropy(found, batch.label).backward()
+        logits[name] = found.detach()
+    difference = float((logits["compiled"] - logits["eager"]).norm() / logits["eager"].norm())
+    gradients = [{name: each.grad for name, each in model.named_parameters()} for model in (compiled, eager)]
+    worst, name = worst_gradient(*gradients)
+    record("compiled", operator=operator, precision=precision, logits=difference, gradient=worst, parameter=name)
+    assert difference < TOLERANCES[precision]
+    assert worst < TOLERANCES[precision], name

@@ -29,6 +29,7 @@ from tests.cuda.device import (
     example_model,
     record,
     training_state,
+    worst_gradient,
 )
 from vsn_train.data.transforms import normalize
 from vsn_train.engine.precision import autocast_for
@@ -112,19 +113,9 @@ def computed(model: Recognizer, precision: str, memory_format: torch.memory_form
 
 
 def errors(found: Found, expected: Found) -> tuple[float, float, str]:
-    """Relative errors of the logits and of that parameter's gradient which is worst, and its name.
-
-    A gradient is measured by its own norm, but one below a hundredth of the norm of all by that: where a batch norm
-    behind them takes a constant out again, biases have a gradient of zero that is rounded to something else.
-    """
-    assert found.gradients.keys() == expected.gradients.keys()
-    least = torch.stack([each.norm() for each in expected.gradients.values()]).norm() / 100
-    worst = {
-        name: float((found.gradients[name] - gradient).norm() / gradient.norm().clamp(min=least))
-        for name, gradient in expected.gradients.items()
-    }
-    name = max(worst, key=lambda each: worst[each] if worst[each] == worst[each] else float("inf"))
-    return float((found.logits - expected.logits).norm() / expected.logits.norm()), worst[name], name
+    """Relative errors of the logits and of the worst gradient, and whose that is."""
+    logits = float((found.logits - expected.logits).norm() / expected.logits.norm())
+    return logits, *worst_gradient(found.gradients, expected.gradients)
 
 
 def check(form: str, arch: str, precision: str, memory_format: str) -> None:
