@@ -52,9 +52,11 @@ def example_batch(clips: int, num_frames: int, size: int, device: torch.device =
     return Batch(video.to(device), (torch.arange(clips) % 10).to(device), ())
 
 
-def training_state(model: Recognizer, precision: str = "fp32", lr: float = 0.0, ema: float = 0.0) -> TrainState:
-    """As vsn-train builds it, with a constant learning rate."""
-    optimizer = build_sgd(model, lr, 0.9, 0.0, 1.0, fused=ON_GPU)
+def training_state(
+    model: Recognizer, precision: str = "fp32", lr: float = 0.0, ema: float = 0.0, fused: bool = ON_GPU
+) -> TrainState:
+    """As vsn-train builds it, with a constant learning rate and no weight decay. fused: as it is on a GPU."""
+    optimizer = build_sgd(model, lr, 0.9, 0.0, 1.0, fused=fused)
     average = build_average(model, ema) if ema else None
     return TrainState(model, optimizer, Schedule(optimizer, lambda step: 1.0), scaler_for(precision, DEVICE), average)
 
