@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The oldest Python here that the oldest torch has wheels for.
 OLDEST_PYTHON ?= $(shell for v in 10 11 12; do python3.$$v -m venv -h >/dev/null 2>&1 && echo python3.$$v && break; done)
-.PHONY: quickstart test test-slow test-oldest claims attention-study wheelhouse lint clean
+.PHONY: quickstart test test-slow test-cuda test-oldest claims attention-study wheelhouse lint clean
 
 quickstart: .venv/installed
 	@run=runs/quickstart/$$(date +%Y-%m-%d_%H-%M-%S) && \
@@ -11,11 +11,15 @@ quickstart: .venv/installed
 	$(BIN)/vsn-eval checkpoint=$$run/checkpoints/best.pt
 
 test: .venv/installed-test lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not cuda" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Minutes longer: trains TSM, TSN and two forms of STH to the end, exports every form of every operator.
 test-slow: .venv/installed-test
 	$(BIN)/pytest -m slow
+
+# What one GPU computes, beside the CPU; VSN_TEST_DEVICE=cpu runs the same in miniature without one.
+test-cuda: .venv/installed-test
+	OMP_NUM_THREADS=2 $(BIN)/pytest -m cuda -rs tests/cuda --numprocesses 8 --dist loadgroup --no-loadscope-reorder
 
 # The oldest versions that pyproject.toml allows, in a .venv-oldest of 6 GB: networks, videos, engine, commands.
 test-oldest: .venv-oldest/installed-test

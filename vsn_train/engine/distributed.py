@@ -28,6 +28,9 @@ from vsn_train.errors import InputError
 Result = TypeVar("Result")
 
 RENDEZVOUS_TIME = timedelta(minutes=10)  # that processes wait for each other at the start
+# Environment variable: local processes may share CUDA devices, for tests on machines with one. They exchange everything
+# through gloo, since nccl refuses two processes on a device.
+SHARE_GPU = "VSN_TRAIN_SHARE_GPU"
 
 
 @dataclass(frozen=True)
@@ -93,13 +96,14 @@ def join_processes(device: str, threads: int) -> Iterator[Process]:
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("runtime.device=cuda, but torch finds no CUDA device; use runtime.device=auto or cpu")
     use_cuda = device != "cpu" and torch.cuda.is_available()
-    if use_cuda and local_size > torch.cuda.device_count():
+    shared = bool(os.environ.get(SHARE_GPU))
+    if use_cuda and not shared and local_size > torch.cuda.device_count():
         raise InputError(
             f"{local_size} processes on this machine, but it has {torch.cuda.device_count()} CUDA devices; lower "
             "runtime.devices or use runtime.device=cpu"
         )
     torch.set_num_threads(threads or max(1, usable_cores() // local_size))
-    own = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
+    own = torch.device("cuda", local_rank % torch.cuda.device_count()) if use_cuda else torch.device("cpu")
     if use_cuda:
         torch.cuda.set_device(own)
     if world_size == 1:
@@ -107,7 +111,7 @@ def join_processes(device: str, threads: int) -> Iterator[Process]:
         return
     # Numbers that the host needs go through gloo: through nccl they would make it wait for the device.
     store, _, _ = rendezvous()
-    backend = "cpu:gloo,cuda:nccl" if use_cuda else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if use_cuda and not shared else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     try:
         yield Process(rank, world_size, own)
