@@ -24,7 +24,6 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 from scripts.gpu import networks, videos
@@ -37,7 +36,7 @@ from vsn_train.tools.bench import use_device
 
 # Shares of the minutes, in the order of the sections. "clips" prepares videos for "loader" and "protocols".
 WEIGHTS = {
-    "operators": 40, "clips": 15, "loader": 45, "forward": 20, "precision": 25, "more_frames": 20, "deeper": 20,
+    "operators": 40, "clips": 15, "loader": 60, "forward": 20, "precision": 25, "more_frames": 20, "deeper": 20,
     "protocols": 30, "switches": 20, "reference": 20, "compiled": 60,
 }  # fmt: skip
 
@@ -51,7 +50,11 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=tuple(LABELS), default=list(LABELS), metavar="SECTION")
     parser.add_argument("--small", action="store_true", help="tiny networks and clips, one round: tries the program")
     parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
-    parser.add_argument("--output", type=Path, default=Path("docs/results/gpu"), help="without .md, .json and .png")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="without .md, .json and .png; default: docs/results/gpu, of trials runs/benchmark/gpu",
+    )
     arguments = parser.parse_args(words)
     try:
         return report(arguments)
@@ -68,6 +71,8 @@ def report(arguments: argparse.Namespace) -> int:
     if arguments.clips is not None and not arguments.clips.is_dir():
         raise InputError(f"--clips {arguments.clips}: no such folder")
     use_device(arguments.device, arguments.threads)
+    trial = arguments.small or arguments.device == "cpu"
+    output = arguments.output or Path("runs/benchmark/gpu" if trial else "docs/results/gpu")
     sizes = sizes_of(arguments)
     rows: Rows = []
     facts = hardware(arguments.device) | driver(arguments.device)
@@ -102,9 +107,9 @@ def report(arguments: argparse.Namespace) -> int:
         }
         states = []
         for name in list(budget.weights):
-            states.append(run_section(name, partial(actions[name], sizes=sizes), budget, arguments.device, rows))
-            write_report(arguments.output, facts, rows)
-    print(f"written: {arguments.output}.md, .json and .png, after {time.monotonic() - started:.0f} s")
+            states.append(run_section(name, actions[name], sizes, budget, rows))
+            write_report(output, facts, rows)
+    print(f"written: {output}.md, .json and .png, after {time.monotonic() - started:.0f} s")
     return int("failed" in states)
 
 
@@ -116,15 +121,21 @@ def sizes_of(arguments: argparse.Namespace) -> networks.Sizes:
     return networks.Sizes(Workload("resnet50", 8, 224, arguments.batch or 32, 174, arguments.device))
 
 
-def run_section(name: str, action: Callable[[Section], None], budget: Budget, device: str, rows: Rows) -> str:
+def run_section(
+    name: str,
+    action: Callable[[Section, networks.Sizes], None],
+    sizes: networks.Sizes,
+    budget: Budget,
+    rows: Rows,
+) -> str:
     """Run a section within its share, add what it found to the rows, and return how it ended."""
     share = budget.share(name)
     began = time.monotonic()
-    section = Section(name, Clock(began + share), device, [])
+    section = Section(name, Clock(began + share), sizes.work.device, [])
     state = "done"
     try:
         with bounded(min(share + GRACE, budget.left + GRACE / 2)):
-            action(section)
+            action(section, sizes)
     except CutOff:
         state = "cut"
         section.notes.append("cut off: what it was doing took longer than its share")

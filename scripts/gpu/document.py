@@ -89,7 +89,7 @@ def goals(rows: Rows) -> Rows:
         title = f"{NAMES[model]}: training clips/s / {NAMES[other]}'s"
         if other == IMAGES:
             title = f"{NAMES[model]}: training clips/s / images/s of the ceiling, divided by the frames of a clip"
-        goal = {"section": "goals", "mode": "goal", "goal": title, "needed": f">= {least:.2f}"}
+        goal: dict[str, Any] = {"section": "goals", "mode": "goal", "goal": title, "needed": f">= {least:.2f}"}
         value = None
         if model in training and other in training:
             value = speed_ratio(training[model], training[other])
@@ -181,11 +181,13 @@ def network_table(rows: Rows) -> str:
         what = "training step" if mode == "train" else "forward pass"
         header = ["network", "setting", "ms", "clips/s (quartiles)", "clips/s / TSN's (quartiles)", "peak MB"]
         parts.append(f"{what}, {size}\n\n{markdown_table(header, cells)}")
+    if any(row.get("peak_bytes") for row in rows):
+        parts.append("Peak MB: what a step holds at its peak, beyond weights, momentum and buffers.")
     return "\n\n".join(parts) if parts else "nothing"
 
 
 def precision_table(rows: Rows) -> str:
-    """Each network's precisions, in units of the first one's of the same turns."""
+    """Each network's precisions, in units of its first one's of the same turns."""
     parts = []
     base = asdict(base_of(rows))
     for mode in ("train", "forward"):
@@ -196,7 +198,7 @@ def precision_table(rows: Rows) -> str:
             cells.append([NAMES[row["model"]], row["setting"]["precision"], speeds(row),
                           str(speed_ratio(row, same)) if same else "-"])  # fmt: skip
         if cells:
-            header = ["network", "precision", "clips/s (quartiles)", "clips/s / bf16's (quartiles)"]
+            header = ["network", "precision", "clips/s (quartiles)", "clips/s / the first's (quartiles)"]
             what = "training step" if mode == "train" else "forward pass"
             parts.append(f"{what}, {described(mine[0])}\n\n{markdown_table(header, cells)}")
     return "\n\n".join(parts) if parts else "nothing"

@@ -96,7 +96,9 @@ def operators(section: Section, sizes: Sizes) -> None:
     images = replace(work, num_frames=1, batch=work.batch * work.num_frames)
     row = {"mode": "train", "model": IMAGES, "work": asdict(images), "setting": asdict(sizes.base)}
     builders: Builders = {IMAGES: (row, partial(image_training_step, choice_of(sizes.base), images))}
-    section.time(builders | trainings(OPERATORS, work, [sizes.base]), sizes.rounds, memory=work.device == "cuda")
+    section.time(
+        builders | trainings(OPERATORS, work, [sizes.base]), sizes.rounds, work.device == "cuda", all_of_them=True
+    )
 
 
 def forward(section: Section, sizes: Sizes) -> None:

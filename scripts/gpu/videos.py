@@ -19,7 +19,7 @@ import torch
 
 from scripts.gpu.networks import Builders, Sizes
 from scripts.gpu.plan import Action, CutOff, Rows, Section, bounded
-from vsn_train.bench.evaluation import EvalWorkload, measured, score_decoding_once
+from vsn_train.bench.evaluation import EvalWorkload, score_decoding_once
 from vsn_train.bench.network import make_model
 from vsn_train.data.inputs import find_videos
 from vsn_train.data.isolated import usable_cores
@@ -88,12 +88,14 @@ def gather_clips(given: Path | None, folder: Path, small: bool) -> Clips:
         if not (copies / path.name).is_file():
             path.unlink()
     (copies / "failed.txt").unlink(missing_ok=True)
-    names = [path.name for path in originals.iterdir()]
-    before, after = (sum(space_of(top / name) for name in names) for top in (originals, copies))
+    kept = [path.name for path in originals.iterdir()]
+    if not kept:
+        raise InputError(f"{originals}: no fast-seek copy could be made of any video; what was said above says why")
+    before, after = (sum(space_of(top / name) for name in kept) for top in (originals, copies))
     return Clips(
         originals,
         copies,
-        {"clips": origin, "copies": f"{len(names)} made in {seconds:.1f} s, {after / before:.2f} times the space"},
+        {"clips": origin, "copies": f"{len(kept)} made in {seconds:.1f} s, {after / before:.2f} times the space"},
     )
 
 
@@ -147,12 +149,13 @@ def write_list(files: Sequence[Path], folder: Path, videos: int, val_videos: int
 def loader(section: Section, sizes: Sizes, clips: Clips, folder: Path) -> None:
     """The loop of vsn-train over copies, over the originals, and over copies without the switch that copies ahead."""
     workers = 1 if sizes.small else max(1, usable_cores() - 2)
-    kinds = [("copies", True), ("originals", True), ("copies", False)]
+    # The last number: a share of what is left. The originals are read slowest.
+    kinds = [("copies", True, 0.35), ("originals", True, 0.65), ("copies", False, 1.0)]
     if section.device != "cuda":
         kinds.pop()  # it changes nothing there
-    for number, (kind, prefetch) in enumerate(kinds):
+    for number, (kind, prefetch, share) in enumerate(kinds):
         left = section.clock.left
-        if number and left < 8:
+        if number and left < (2 if sizes.small else 8):
             section.notes.append(f"not measured for want of time: {kind}, prefetch {prefetch}")
             continue
         run = folder / f"loader_{number}"
@@ -165,7 +168,7 @@ def loader(section: Section, sizes: Sizes, clips: Clips, folder: Path) -> None:
             "work": asdict(sizes.work), "workers": workers, "skipped_steps": skipped,
         }  # fmt: skip
         try:
-            with bounded(left / (len(kinds) - number)), kept_settings():
+            with bounded(left * share), kept_settings():
                 train(train_config(training_values(sizes, run / "videos", workers, prefetch)), run / "run")
         except CutOff:
             section.notes.append(f"{kind}, prefetch {prefetch}: cut off")
@@ -224,8 +227,8 @@ def kept_settings() -> Iterator[None]:
 
 
 def protocols(section: Section, sizes: Sizes, clips: Clips) -> None:
-    """Videos/s of every protocol as vsn-eval does it, from copies and from the originals, and the memory at its peak:
-    on the GPU, or of all processes where there is none."""
+    """Videos/s of every protocol as vsn-eval does it, from copies and from the originals, and the GPU's memory at its
+    peak beyond the network."""
     work, device = sizes.work, torch.device(section.device)
     small = sizes.small
     workers = 1 if small else max(1, usable_cores() - 2)
@@ -246,18 +249,6 @@ def protocols(section: Section, sizes: Sizes, clips: Clips) -> None:
         section.time(builders, most, memory=on_gpu, deadline=until)
         if small:
             break
-    if device.type != "cuda":
-        for row in section.rows:
-            row["peak_bytes"] = host_peak(builders[f"{row['protocol']}, {row['kind']}"][1]())
-
-
-def host_peak(score: Action) -> int | None:
-    """Bytes that this process and its workers hold at their peak above what they held before; None: not told."""
-
-    def run() -> np.ndarray:
-        return np.asarray(score())
-
-    return measured(run).peak_bytes
 
 
 def evaluation(model: torch.nn.Module, paths: Sequence[Path], protocol: Protocol, sizes: Sizes, workers: int) -> Action:
