@@ -37,7 +37,7 @@ from vsn_train.tools.bench import use_device
 # Shares of the minutes, in the order of the sections. "clips" prepares videos for "loader" and "protocols".
 WEIGHTS = {
     "operators": 40, "clips": 15, "loader": 60, "forward": 20, "precision": 25, "more_frames": 20, "deeper": 20,
-    "protocols": 30, "switches": 20, "reference": 20, "compiled": 60,
+    "protocols": 40, "switches": 20, "reference": 20, "compiled": 60,
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ Writes OUTPUT.md, OUTPUT.json and OUTPUT.png, each as a whole.
 from __future__ import annotations
 
 import io
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -52,11 +53,15 @@ NAMES |= {reference_of(model): f"{title}, reference form" for model, title in TI
 def write_report(output: Path, facts: Mapping[str, str], rows: Rows) -> None:
     """Everything that has been found so far. Raises OSError."""
     rows = [row for row in rows if row["mode"] != "goal"] + goals(rows)
-    picture = draw(rows)
-    if picture:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(output.with_suffix(".png"), picture)
-    text = document(rows, f"![Training clips/s as ratios to TSN's]({output.name}.png)" if picture else "")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        picture = draw(rows)
+        if picture:
+            write_atomic(output.with_suffix(".png"), picture)
+        text = document(rows, f"![Training clips/s as ratios to TSN's]({output.name}.png)" if picture else "")
+    except Exception as error:  # what took minutes on a GPU is not lost for a table
+        traceback.print_exc()
+        text = f"The tables could not be made ({error!r}): all figures are in {output.name}.json."
     trial = " (a trial run on a CPU: no figure in it is a GPU's)" if "gpu" not in facts else ""
     write_results(output, f"What one GPU does{trial}", facts, text, rows)
 
@@ -94,7 +99,7 @@ def goals(rows: Rows) -> Rows:
         if model in training and other in training:
             value = speed_ratio(training[model], training[other])
             goal["rounds"] = rounds_of(training[model], training[other])
-        found.append(goal | verdict(value, value is not None and value.median >= least))
+        found.append(goal | verdict(value, value is not None and round(value.median, 3) >= least))
     waits = [row for row in rows if row["mode"] == "loader" and row["videos"] == "copies" and row["prefetch"]]
     goal = {"section": "goals", "mode": "goal", "goal": "waiting for data, training from copies"}
     goal |= {"needed": f"<= {MOST_WAITING:.0%}"}

@@ -97,7 +97,11 @@ def operators(section: Section, sizes: Sizes) -> None:
     row = {"mode": "train", "model": IMAGES, "work": asdict(images), "setting": asdict(sizes.base)}
     builders: Builders = {IMAGES: (row, partial(image_training_step, choice_of(sizes.base), images))}
     section.time(
-        builders | trainings(OPERATORS, work, [sizes.base]), sizes.rounds, work.device == "cuda", all_of_them=True
+        builders | trainings(OPERATORS, work, [sizes.base]),
+        sizes.rounds,
+        work.device == "cuda",
+        least=5,
+        all_of_them=True,
     )
 
 
@@ -179,10 +183,10 @@ def compiled(section: Section, sizes: Sizes) -> None:
             section.notes.append(f"not measured for want of time: {model} compiled")
             continue
         torch.compiler.reset()  # torch keeps eight graphs for one piece of code, and all networks share theirs
-        builders = trainings([model], sizes.work, [replace(sizes.base, compiled=True), sizes.base])
+        builders = trainings([model], sizes.work, [sizes.base, replace(sizes.base, compiled=True)])
         began = time.monotonic()
         try:
             with bounded(min(sizes.compile_s, section.clock.left)):
-                section.time(builders, most)
+                section.time(builders, most, least=5)
         except CutOff:
             section.notes.append(f"{model}: cut off after {time.monotonic() - began:.0f} s of compiling and timing")

@@ -21,6 +21,7 @@ Rows = list[dict[str, Any]]
 Action = Callable[[], object]
 # What is still running this long after a section's share is interrupted.
 GRACE = 8.0  # seconds
+AGAIN = 5.0  # seconds
 
 
 class CutOff(BaseException):
@@ -72,14 +73,15 @@ def bounded(seconds: float) -> Iterator[None]:
 
     started = time.monotonic()
     before = signal.signal(signal.SIGALRM, cut)
-    outer, _ = signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.01))
+    # Again after a while: where the first one comes in a finalizer or a callback, Python drops the exception.
+    outer, _ = signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.01), AGAIN)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         if outer:
-            signal.setitimer(signal.ITIMER_REAL, max(0.01, outer - (time.monotonic() - started)))
+            signal.setitimer(signal.ITIMER_REAL, max(0.01, outer - (time.monotonic() - started)), AGAIN)
 
 
 @dataclass
@@ -99,13 +101,16 @@ class Section:
         most: int,
         memory: bool = False,
         deadline: float | None = None,
+        least: int = 1,
         all_of_them: bool = False,
+        stateless: bool = False,
     ) -> None:
         """Time actions in turns, each round beginning with another one, for `most` rounds or until time is up.
 
         builders: name -> (the row that describes it, what builds the action). Each row gets "seconds", one number a
-        round, and "peak_bytes" where memory is asked for. At least one round is timed, of those that could be built in
-        time; all_of_them: of all. deadline: of time.monotonic(), where it is not the section's.
+        round, and "peak_bytes" where memory is asked for. deadline: of time.monotonic(), where it is not the section's.
+        least: rounds that are timed even where time is up, of those actions that could be built in time; all_of_them:
+        of all. stateless: the first call of an action needs no more memory than the later ones.
         """
         clock = Clock(deadline) if deadline else self.clock
         actions: dict[Any, Action] = {}
@@ -120,8 +125,10 @@ class Section:
             try:
                 action = build()
                 # The first call chooses kernels, and gives the optimizer its momentum, which belongs to the state.
-                (warm,) = interleave({0: action}, 1, min(1, most - 1), self.device)[0]
-                peak = peak_memory(action, self.device) if memory else None
+                peak = peak_memory(action, self.device) if memory and stateless else None
+                (warm,) = interleave({0: action}, 1, 0 if most == 1 or peak is not None else 1, self.device)[0]
+                if memory and not stateless:
+                    peak = peak_memory(action, self.device)
             except torch.OutOfMemoryError as error:
                 self.notes.append(f"{name}: {str(error).splitlines()[0]}")
                 release()
@@ -133,7 +140,7 @@ class Section:
         names = list(actions)
         a_round = sum(row.pop("warm") for row in rows.values())
         number = 0
-        while names and number < most and (not number or clock.left > a_round):
+        while names and number < most and (number < least or clock.left > a_round):
             start = number % len(names)
             turn = {name: actions[name] for name in names[start:] + names[:start]}
             found = interleave(turn, 1, 0, self.device)

@@ -86,7 +86,7 @@ def training_step(choice: str, operator: str, work: Workload, processes: int = 1
     "copied_gradients": runtime.gradient_as_bucket_view=false.
     """
     switches, device = set(choice.split(",")), torch.device(work.device)
-    network = make_model(operator, work, frozen_bn="frozen_bn" in switches).to(device)
+    network = make_model(operator, work, frozen_bn="frozen_bn" in switches)
     if "recompute" in switches:
         recompute_blocks(network.backbone)
     if "channels_last" in switches:
@@ -142,7 +142,8 @@ def image_training_step(choice: str, work: Workload) -> Callable[[], None]:
     """
     switches, device = set(choice.split(",")), torch.device(work.device)
     torch.manual_seed(0)
-    network = torchvision.models.get_model(work.arch, num_classes=work.num_classes).to(device).train()
+    with device:
+        network = torchvision.models.get_model(work.arch, num_classes=work.num_classes).train()
     layout = torch.channels_last if "channels_last" in switches else torch.contiguous_format
     network.to(memory_format=layout)
     images = torch.randn(work.batch, 3, work.size, work.size, device=device).to(memory_format=layout)
