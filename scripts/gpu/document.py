@@ -73,6 +73,7 @@ def document(rows: Rows, picture: str) -> str:
         mine = [row for row in rows if row.get("section") == section]
         if mine:
             parts.append(f"## {LABELS[section]}\n\n{table(mine)}")
+            parts += [network_alone(rows)] if section == "loader" else []
     parts.append(f"## Beside the papers\n\n{paper_table(rows)}")
     parts.append(f"## What was measured, and what was cut\n\n{section_table(rows)}")
     return "\n\n".join(parts)
@@ -296,6 +297,14 @@ def protocol_table(rows: Rows) -> str:
     work = rows[0]["work"]
     text = f"TSM, {work['arch']}, {work['num_frames']} frames, crops of {work['size']} pixels, {rows[0]['workers']} "
     return f"{text}workers, which are started anew for each pass.\n\n{markdown_table(header, cells)}"
+
+
+def network_alone(rows: Rows) -> str:
+    """What the same steps come to with the clips on the device."""
+    for row in rows:
+        if row.get("section") == "operators" and row["model"] == "tsm" and row["seconds"]:
+            return f"With the clips on the device already, the first table, TSM trains {speeds(row)} clips/s."
+    return "TSM was not measured with the clips on the device."
 
 
 TABLES: dict[str, Callable[[Rows], str]] = {

@@ -189,7 +189,8 @@ def training_values(sizes: Sizes, videos: Path, workers: int, prefetch: bool) ->
         "dataset=custom", f"dataset.root={videos}", "backbone=tsm", f"backbone.arch={work.arch}",
         f"backbone.num_frames={work.num_frames}", f"data.batch_size={work.batch}", f"data.crop_size={work.size}",
         f"data.short_side={work.size * 8 // 7}", f"data.workers={workers}", "schedule.epochs=1",
-        f"runtime.device={work.device}", f"runtime.precision={sizes.base.precision}", "runtime.channels_last=true",
+        f"runtime.device={work.device}", f"runtime.threads={torch.get_num_threads()}",
+        f"runtime.precision={sizes.base.precision}", "runtime.channels_last=true",
         "runtime.log_every=1", f"runtime.prefetch={str(prefetch).lower()}", "optimizer.lr=0.001",
     ]  # fmt: skip
 

@@ -171,9 +171,13 @@ def macs_of(operator: str, arch: str, num_frames: int) -> float:
 
 
 def replace_block(path: Path, text: str) -> None:
-    """Raises InputError where the two marks are not there."""
+    """Raises InputError where the file or the two marks in it are not there."""
     begin, end = BLOCK.format("begins"), BLOCK.format("ends")
-    before, first, rest = path.read_text(encoding="utf-8").partition(begin)
+    try:
+        content = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--document {path}: {error}") from None
+    before, first, rest = content.partition(begin)
     _, second, after = rest.partition(end)
     if not (first and second):
         raise InputError(f"--document {path}: expected the lines {begin} and {end} in it")
@@ -205,7 +209,7 @@ def clips_of_model_json(path: Path, operator: str, arch: str, num_frames: int) -
     """Training clips a second of the network's fastest setting and batch."""
     speeds = [
         row["work"]["batch"] / float(np.median(row["seconds"]))
-        for row in results_of(path, "model")
+        for row in results_of(path, "vsn-tools bench model")
         if row["mode"] == "train" and row["model"].split(":")[0] == operator and not OTHER_FORM.search(row["model"])
         and (row["work"]["arch"], row["work"]["num_frames"]) == (arch, num_frames)
     ]  # fmt: skip
@@ -220,7 +224,7 @@ def clips_of_gpu_json(path: Path) -> dict[tuple[str, str, int], float]:
     path: of scripts/gpu_report.py. Raises InputError for another file, and for one without such a training step.
     """
     found: dict[tuple[str, str, int], float] = {}
-    for row in results_of(path, "model"):
+    for row in results_of(path, "scripts/gpu_report.py"):
         if row["mode"] != "train" or row["work"]["device"] != "cuda":
             continue
         if row["setting"]["compiled"] or row["setting"]["precision"] != "bf16":
@@ -236,7 +240,7 @@ def clips_of_gpu_json(path: Path) -> dict[tuple[str, str, int], float]:
 
 def rates_of_loader_json(path: Path) -> ReadingRates:
     """Of all videos in it together. Needs a training with copies; of the tests it takes the one of the most views."""
-    rows = results_of(path, "loader")
+    rows = results_of(path, "vsn-tools bench loader")
 
     def per_second(mode: str, pipeline: str) -> float:
         found = [row for row in rows if (row["mode"], row.get("pipeline")) == (mode, pipeline)]
@@ -257,12 +261,12 @@ def rates_of_loader_json(path: Path) -> ReadingRates:
     return ReadingRates(*rates, files / seconds, growth)
 
 
-def results_of(path: Path, command: str) -> list[dict[str, Any]]:
+def results_of(path: Path, program: str) -> list[dict[str, Any]]:
     try:
         results: list[dict[str, Any]] = json.loads(path.read_text())["results"]
         return [row for row in results if row["mode"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a file of vsn-tools bench {command} ({error!r})") from None
+        raise InputError(f"{path}: not a file of {program} ({error!r})") from None
 
 
 if __name__ == "__main__":
