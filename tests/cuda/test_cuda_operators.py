@@ -106,7 +106,7 @@ def computed(model: Recognizer, precision: str, memory_format: torch.memory_form
     batch = example_batch(CLIPS, model.num_frames, SIZE)
     options = StepOptions(autocast_for(precision, DEVICE))
     step = train_step(state, [batch], options, ALONE, CLIPS, np.random.default_rng(0))
-    assert step.broken == ""
+    assert step.grad_norm.isfinite()
     return Found(
         step.logits[0].double().cpu(), {name: each.grad.double().cpu() for name, each in model.named_parameters()}
     )

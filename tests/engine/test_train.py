@@ -133,6 +133,26 @@ def test_a_gradient_that_is_not_finite_changes_neither_weights_nor_optimizer(kin
     assert repr(update(1.0)) != repr(first)  # and goes on with the next
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_first_update_that_is_left_out_leaves_no_trace_in_fused_kernels(precision):
+    """torch's fused SGD takes uninitialised memory for the momentum then."""
+
+    def after(*gradients):
+        torch.manual_seed(0)
+        model = create_model("tsm", "resnet18", num_frames=2, num_classes=3, dropout=0)
+        optimizer, scaler = build_sgd(model, 0.01, 0.9, 1e-4, 1, fused=True), scaler_for(precision, CPU.device)
+        weight = model.head.weight
+        for gradient in gradients:
+            optimizer.zero_grad()
+            scaler.scale((weight * gradient).sum()).backward()
+            scaler.unscale_(optimizer)
+            update_unless_broken(optimizer, scaler, weight.grad.norm())
+        return weight.detach(), optimizer.state[weight]["momentum_buffer"]
+
+    for clean, overflowed in zip(after(1.0, 2.0), after(float("inf"), 1.0, 2.0), strict=True):
+        assert torch.equal(clean, overflowed)
+
+
 def test_what_is_broken_is_said_before_it_is_logged_or_saved(tmp_path):
     def poison(model):
         model.head.bias.data[1] = float("nan")

@@ -54,8 +54,8 @@ def _open_container(path: str) -> tuple[InputContainer, VideoStream]:
     if os.path.getsize(path) == 0:
         raise VideoError(path, "the file is empty")
     try:
-        # "file:" lets a name hold a colon; the tags of old AVI files are often not UTF-8.
-        container = av.open("file:" + path, metadata_errors="replace")
+        # "file:" lets a name hold a colon.
+        container = av.open("file:" + path, **_foreign_tags(av.__version__))
     except (av.FFmpegError, ValueError) as error:
         raise VideoError(path, _reason(error)) from error
     still = (
@@ -69,6 +69,11 @@ def _open_container(path: str) -> tuple[InputContainer, VideoStream]:
     stream = max(streams, key=lambda s: s.codec_context.width * s.codec_context.height)
     stream.codec_context.thread_count = 1  # the loader's worker processes are the parallelism
     return container, stream
+
+
+def _foreign_tags(version: str) -> dict[str, Any]:
+    """What has PyAV pass over tags that are not UTF-8, as those of old AVI files; from version 19 on it always does."""
+    return {"metadata_errors": "replace"} if int(version.partition(".")[0]) < 19 else {}
 
 
 def _reason(error: Exception) -> str:
