@@ -189,10 +189,7 @@ LAYERS = {
 @pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("precision", TOLERANCES)
 @pytest.mark.parametrize("layer", LAYERS)
-def test_maps_of_one_pixel_whose_strides_can_be_read_in_two_ways(layer, precision, memory_format, request):
-    if not ON_GPU and precision != "fp32" and memory_format == "channels_last" and layer == "hybrid":
-        # Seen with torch 2.14.1: a half-precision weight gradient for an input of strides (C*T, 1, C, 1).
-        request.applymarker(pytest.mark.xfail(reason="torch's weight gradient of such a convolution is wrong on CPUs"))
+def test_maps_of_one_pixel_whose_strides_can_be_read_in_two_ways(layer, precision, memory_format):
     torch.manual_seed(0)
     exact_conv = LAYERS[layer]().double()
     conv = copy.deepcopy(exact_conv).float().to(DEVICE, memory_format=FORMATS[memory_format])
