@@ -61,7 +61,7 @@ lint: .venv/installed-test
 .venv-oldest/installed-test: pyproject.toml constraints/oldest.txt
 	@test -n "$(OLDEST_PYTHON)" || { echo "test-oldest needs Python 3.10, 3.11 or 3.12: OLDEST_PYTHON=…"; exit 1; }
 	$(OLDEST_PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/pip install --quiet --editable ".[test]" --constraint constraints/oldest.txt
+	.venv-oldest/bin/pip install --quiet --editable ".[flow,test-core]" --constraint constraints/oldest.txt
 	touch $@
 
 clean:

@@ -15,6 +15,7 @@ from torch import Tensor
 from vsn_train.atomic import atomic_path
 from vsn_train.errors import InputError
 from vsn_train.models import Recognizer
+from vsn_train.versions import installed
 
 TORCH, ONNX = ".pt2", ".onnx"  # the file's ending says which format it is
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -68,15 +69,32 @@ def capture(model: Recognizer, size: int, batch: int | None) -> torch.export.Exp
     shapes = None if batch else {"video": {0: torch.export.Dim("batch")}}
     # Two clips stand for any number: one would be taken for a constant.
     example = example_video(model, size, batch or 2)
-    with torch.no_grad():
-        return torch.export.export(model, (example,), dynamic_shapes=shapes)
+    try:
+        with torch.no_grad():
+            return torch.export.export(model, (example,), dynamic_shapes=shapes)
+    except torch._dynamo.exc.UserError as error:  # torch 2.6 and 2.7 with STH
+        if batch:
+            raise
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"torch {torch.__version__} cannot export this network for any number of clips ({reason}); export it for "
+            "one number with --batch 1, or take a newer torch"
+        ) from error
 
 
 def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
     """One self-contained file: weights inside, names "video" and "logits"."""
-    exported = torch.onnx.export(
-        program, input_names=["video"], output_names=["logits"], dynamo=True, external_data=False, verbose=False
-    )
+    try:
+        exported = torch.onnx.export(
+            program, input_names=["video"], output_names=["logits"], dynamo=True, external_data=False, verbose=False
+        )
+    except ModuleNotFoundError as error:  # onnxscript has a module for each torch that it knows
+        if not (error.name or "").startswith("onnxscript"):
+            raise
+        raise InputError(
+            f"onnxscript {installed('onnxscript').get('onnxscript')} is too old for torch {torch.__version__}; pip "
+            "install --upgrade onnxscript"
+        ) from error
     assert exported is not None  # None only from the exporter of older torch versions
     exported.save(path, external_data=False)
 
