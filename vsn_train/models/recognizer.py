@@ -90,12 +90,13 @@ def create_model(
 ) -> Recognizer:
     """Build a recognizer.
 
-    operator: "tsn", "tsm", "vsn_compact", "vsn_headtail" or "sth"; or a function of your own, called with the 2D
-    network, T and the options, that puts modules into the network. arch: "resnet18", "resnet34", "resnet50",
+    operator: "tsn", "tsm", "tsm_online", "vsn_compact", "vsn_headtail" or "sth"; or a function of your own, called with
+    the 2D network, T and the options, that puts modules into the network. arch: "resnet18", "resnet34", "resnet50",
     "resnet101" or "mobilenet_v2". num_frames: T. weights: a file for `load_weights`; None starts from random weights.
     modality: "rgb", 3 channels a frame, or "flow", 10. partial_bn, frozen_bn: see `Recognizer`. Options:
 
     tsm            fold_div=8; placement="residual" or "inplace" (the shortcut is shifted too)
+    tsm_online     fold_div=8
     vsn_compact,   standard_block="tsm" or "plain"; where="last" block of a stage or "all"; remainder="error" or "keep"
     vsn_headtail   (channels that do not split into T groups)
     sth            variant="hybrid" or "merge"; p=0.25; integration="attention" or "sum"
