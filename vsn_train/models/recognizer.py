@@ -56,12 +56,19 @@ class Recognizer(nn.Module):
         return norms if self.frozen_bn else norms[1:] if self.partial_bn else []
 
     def forward(self, video: Tensor) -> Tensor:
-        batch, frames = video.shape[:2]
-        if frames != self.num_frames:
-            raise ValueError(f"the clip has {frames} frames; this model was built for {self.num_frames}")
-        features = self.backbone(video.flatten(0, 1))
+        features = self._features_of_frames(video)
         logits = self.head(self.dropout(features))
-        return logits.unflatten(0, (batch, frames)).mean(dim=1)
+        return logits.unflatten(0, video.shape[:2]).mean(dim=1)
+
+    def features(self, video: Tensor) -> Tensor:
+        """(B, T, C, H, W) -> (B, D): what the classifier sees, the mean over the frames."""
+        return self._features_of_frames(video).unflatten(0, video.shape[:2]).mean(dim=1)
+
+    def _features_of_frames(self, video: Tensor) -> Tensor:
+        """(B, T, C, H, W) -> (B*T, D)."""
+        if video.shape[1] != self.num_frames:
+            raise ValueError(f"the clip has {video.shape[1]} frames; this model was built for {self.num_frames}")
+        return self.backbone(video.flatten(0, 1))
 
     def diagnostics(self) -> dict[str, dict[str, float]]:
         """What of the last forward pass is worth a curve, as {group: {name: scalar}}.
