@@ -63,6 +63,9 @@ class Custom(Dataset):
     val: str | None = None  # likewise
     test: str | None = None  # likewise; may lack labels
     classes: str | None = None  # file with a class name a line, in index order; null: what the training list names
+    # what the labels of lists are where no header (class, class_index) says it: "names"; "indices" from 0; "auto":
+    # indices where all are whole numbers. Folders are named after their classes
+    labels: str = "auto"
     flip_pairs: list[list[str]] = field(default_factory=list)  # pairs of class names that a horizontal flip exchanges
     max_missing_share: float = 0.0
     count_frames: bool = False
@@ -578,6 +581,8 @@ def _check_dataset(dataset: Dataset) -> None:
         _choice("dataset.class_order", dataset.class_order, ("official", "sorted"))
     if isinstance(dataset, OfficialSplits):
         _choice("dataset.split", dataset.split, (1, 2, 3))
+    if isinstance(dataset, Custom):
+        _choice("dataset.labels", dataset.labels, ("auto", "names", "indices"))
     if isinstance(dataset, Official | Custom):
         _between("dataset.max_missing_share", dataset.max_missing_share, 0, 1, "at most 1")
 

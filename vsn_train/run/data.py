@@ -54,7 +54,9 @@ def read_manifest(dataset: schema.Dataset, split: str, process: Process) -> Mani
     if isinstance(dataset, schema.Custom):
         lists = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
         classes = root / dataset.classes if dataset.classes else None
-        return load_custom(root, split, lists, classes, dataset.flip_pairs, dataset.max_missing_share)
+        return load_custom(
+            root, split, lists, classes, dataset.flip_pairs, dataset.max_missing_share, dataset.labels
+        )  # fmt: skip
     if isinstance(dataset, schema.OwnDataset):
         load_own = import_function(dataset.loader, "dataset.loader")
         manifest = load_own(root, split, **dataset.options)
@@ -93,6 +95,16 @@ def note_missing(manifest: Manifest, folder: Path) -> str:
         f"{len(manifest.missing)} of {listed} {manifest.split} videos are not under {manifest.root} and are left out; "
         f"{path} names them"
     )
+
+
+def note_empty_classes(manifest: Manifest) -> str:
+    """The line for the log that names the classes without a video; empty where all have one."""
+    names = manifest.classes_without_videos()
+    if not names:
+        return ""
+    shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    kind = {"train": "training", "val": "validation"}.get(manifest.split, manifest.split)
+    return f"{len(names)} of {len(manifest.class_names)} classes have no {kind} video: {shown}"
 
 
 def check_classes(manifest: Manifest, trained: list[str], path: str) -> None:

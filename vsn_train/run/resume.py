@@ -22,8 +22,9 @@ FREE_ON_RESUME = (
 # These may differ too, as long as a step takes as many videos, or as long as the lists name the same videos.
 DIVISION = {"data.batch_size", "optimizer.accumulate"}
 PLACE = {"dataset.root", "dataset.annotations"}
-# Keys that older checkpoints lack: how a network started no longer matters to one that is trained.
-ADDED_LATER = {"backbone.temporal_start", "backbone.outer_taps"}
+# Keys that older checkpoints lack: how a network started no longer matters to one that is trained, and whether the
+# classes are the same is looked at itself.
+ADDED_LATER = {"backbone.temporal_start", "backbone.outer_taps", "dataset.labels"}
 # Of the free ones, those that change how sums are rounded.
 ROUNDING = ("device", "precision", "channels_last", "compile", "tf32", "fused_optimizer", "sync_bn", "threads")
 

@@ -26,7 +26,7 @@ from vsn_train.engine.train import train as run_training
 from vsn_train.folder_lock import folder_lock
 from vsn_train.models.layouts import mixing_of
 from vsn_train.run.check import check_training
-from vsn_train.run.data import load_manifest, note_missing, training_clips
+from vsn_train.run.data import load_manifest, note_empty_classes, note_missing, training_clips
 from vsn_train.run.evaluate import Evaluation, describe
 from vsn_train.run.network import build_model, choose_speed, prepare_model, start_weights, wrap_network
 from vsn_train.run.record import flatten, write_config
@@ -198,6 +198,8 @@ def describe_run(config: schema.Train, manifests: list[Manifest], process: Proce
     ]
     if process.is_main:
         lines += [line for each in manifests if (line := note_missing(each, run_folder))]
+    if empty := note_empty_classes(train):
+        lines.append(empty)
     if config.augment.flip and not train.flips_allowed:
         lines.append("horizontal flips disabled: the classes have a direction and their flip pairs are not known")
     return lines
