@@ -67,6 +67,8 @@ class Custom(Dataset):
     # indices where all are whole numbers. Folders are named after their classes
     labels: str = "auto"
     flip_pairs: list[list[str]] = field(default_factory=list)  # pairs of class names that a horizontal flip exchanges
+    # horizontal flips: "auto": off where a class in no pair is named after a direction; "allowed"; "forbidden"
+    flips: str = "auto"
     max_missing_share: float = 0.0
     count_frames: bool = False
 
@@ -582,6 +584,7 @@ def _check_dataset(dataset: Dataset) -> None:
     if isinstance(dataset, OfficialSplits):
         _choice("dataset.split", dataset.split, (1, 2, 3))
     if isinstance(dataset, Custom):
+        _choice("dataset.flips", dataset.flips, ("auto", "allowed", "forbidden"))
         _choice("dataset.labels", dataset.labels, ("auto", "names", "indices"))
     if isinstance(dataset, Official | Custom):
         _between("dataset.max_missing_share", dataset.max_missing_share, 0, 1, "at most 1")

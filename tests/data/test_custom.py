@@ -81,8 +81,12 @@ def test_flips(tmp_path):
     assert manifest.flipped_labels().tolist() == [0, 2, 1]
     with pytest.raises(InputError, match=r"dataset.flip_pairs: \['turn left', 'x'\]; expected two class names"):
         load_custom(tmp_path, "train", NONE, flip_pairs=[["turn left", "x"]])
+    make(tmp_path, "a/1.mp4,turn left\nb c/2.avi,turn right\n3,swipe_left\n")  # one that is in no pair
+    assert not load_custom(tmp_path, "train", NONE, flip_pairs=[["turn left", "turn right"]]).flips_allowed
+    assert load_custom(tmp_path, "train", NONE, flips="allowed").flips_allowed
     make(tmp_path, "a/1.mp4,Leftovers\n")
     assert load_custom(tmp_path, "train", NONE).flips_allowed
+    assert not load_custom(tmp_path, "train", NONE, flips="forbidden").flips_allowed
 
 
 @pytest.mark.skipif(not LISTS.is_dir(), reason="the published lists are not at hand")

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from vsn_train.atomic import write_atomic
+from vsn_train.data.direction import undecided
 from vsn_train.errors import InputError
 
 UNLABELLED = -1  # label of every video of a test split whose answers are not public
@@ -145,11 +146,12 @@ def make_manifest(
     flip_pairs: Sequence[tuple[int, int]] = (),
     *,
     ids: Sequence[str] | None = None,
-    flips_allowed: bool = True,
+    flips_allowed: bool | None = None,
     num_frames: Sequence[int] | None = None,
     missing: Sequence[str] = (),
 ) -> Manifest:
-    """Check the columns and pack them; see `Manifest` for what they are. ids: None takes the paths.
+    """Check the columns and pack them; see `Manifest` for what they are. ids: None takes the paths. flips_allowed: None
+    allows flips unless a class name in none of the pairs speaks of a direction.
 
     Raises InputError when the split is empty, a label is outside 0..K-1 (UNLABELLED is allowed for all videos of
     "test" together), or a video is listed twice.
@@ -176,7 +178,7 @@ def make_manifest(
         label_column,
         tuple(class_names),
         tuple(flip_pairs),
-        flips_allowed,
+        not undecided(class_names, flip_pairs) if flips_allowed is None else flips_allowed,
         None if num_frames is None else _whole_numbers(num_frames, np.int32, names, f"{name} {split}: num_frames"),
         tuple(missing),
     )

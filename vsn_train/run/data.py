@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from vsn_train.data.datasets.motion import load_motion
 from vsn_train.data.datasets.something_v1 import load_something_v1
 from vsn_train.data.datasets.something_v2 import load_something_v2
 from vsn_train.data.datasets.ucf101 import load_ucf101
+from vsn_train.data.direction import likely_pairs, names_with_direction, undecided
 from vsn_train.data.frame_counts import count_frames
 from vsn_train.data.loader import TrainingClips
 from vsn_train.data.manifest import Manifest, sort_classes
@@ -25,6 +27,7 @@ from vsn_train.data.transforms import CROP_SCALES
 from vsn_train.engine.distributed import Process
 from vsn_train.errors import InputError
 from vsn_train.import_function import import_function
+from vsn_train.typed_paths import paste, quoted
 
 
 def load_manifest(dataset: schema.Dataset, split: str, process: Process, data: schema.Data | None = None) -> Manifest:
@@ -55,7 +58,8 @@ def read_manifest(dataset: schema.Dataset, split: str, process: Process) -> Mani
         lists = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
         classes = root / dataset.classes if dataset.classes else None
         return load_custom(
-            root, split, lists, classes, dataset.flip_pairs, dataset.max_missing_share, dataset.labels
+            root, split, lists, classes, dataset.flip_pairs, dataset.max_missing_share, dataset.labels,
+            dataset.flips,
         )  # fmt: skip
     if isinstance(dataset, schema.OwnDataset):
         load_own = import_function(dataset.loader, "dataset.loader")
@@ -102,9 +106,8 @@ def note_empty_classes(manifest: Manifest) -> str:
     names = manifest.classes_without_videos()
     if not names:
         return ""
-    shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
     kind = {"train": "training", "val": "validation"}.get(manifest.split, manifest.split)
-    return f"{len(names)} of {len(manifest.class_names)} classes have no {kind} video: {shown}"
+    return f"{len(names)} of {len(manifest.class_names)} classes have no {kind} video: {_some(names, 20)}"
 
 
 def check_classes(manifest: Manifest, trained: list[str], path: str) -> None:
@@ -125,13 +128,44 @@ def check_classes(manifest: Manifest, trained: list[str], path: str) -> None:
     )
 
 
-def check_flips(protocol: Protocol, flips_allowed: bool, name: str) -> None:
+def check_flips(protocol: Protocol, flips_allowed: bool, name: str, class_names: Sequence[str] = ()) -> None:
     """Refuse flipped crops where a flipped clip may be of another class that nobody named."""
     if protocol.crops == 10 and not flips_allowed:
+        sides = _some(names_with_direction(class_names))
         raise InputError(
-            f"protocol.crops=10 flips every crop, but {name} has classes that differ in direction and their pairs "
-            "are not known; use protocol.crops=5, or a protocol without flips"
+            f"protocol.crops=10 flips every crop, but {name} has classes that differ in direction"
+            f"{f' ({sides})' if sides else ''} and their pairs are not known; use protocol.crops=5, or a protocol "
+            "without flips"
         )
+
+
+def describe_flips(manifest: Manifest, wanted: bool) -> str:
+    """The line for the log: whether training clips are flipped, and why. wanted: augment.flip."""
+    names = manifest.class_names
+    open_names = undecided(names, manifest.flip_pairs)
+    if not wanted:
+        return "horizontal flips: off (augment.flip=false)"
+    if not manifest.flips_allowed:
+        if not open_names:
+            return "horizontal flips: off, as the data set forbids them"
+        pairs = [pair for pair in likely_pairs(names) if set(pair) & set(open_names)]
+        text = f"horizontal flips: off, as classes have a direction and their pairs are not known: {_some(open_names)}"
+        if manifest.name == "custom":
+            known = [(names[left], names[right]) for left, right in manifest.flip_pairs]
+            listed = ",".join(f"[{','.join(map(quoted, pair))}]" for pair in [*known, *pairs])
+            named = paste(dataset__flip_pairs=f"[{listed}]") if pairs else "dataset.flip_pairs"
+            text += f"; {named} exchanges their labels, dataset.flips=allowed says that a flip changes none of them"
+        return text
+    if open_names:
+        return f"horizontal flips: on, as the data set allows them in spite of {_some(open_names)}"
+    if manifest.flip_pairs:
+        pairs = [(names[left], names[right]) for left, right in manifest.flip_pairs]
+        return f"horizontal flips: on, exchanging labels: {_some([f'{a} <-> {b}' for a, b in pairs])}"
+    return "horizontal flips: on, as no class is named after a direction"
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def training_clips(config: schema.Train, manifest: Manifest) -> TrainingClips:

@@ -139,7 +139,7 @@ class Evaluation:
         keep_views: bool = False,
         done: Collection[int] = (),
     ) -> None:
-        check_flips(protocol, manifest.flips_allowed, manifest.name)
+        check_flips(protocol, manifest.flips_allowed, manifest.name, manifest.class_names)
         self.model, self.manifest, self.process, self.keep_views = model, manifest, process, keep_views
         self.options: dict[str, Any] = {
             "protocol": protocol,

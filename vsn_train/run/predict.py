@@ -13,6 +13,7 @@ from vsn_train import config as schema
 from vsn_train.analysis.scores import softmax
 from vsn_train.analysis.strip import draw_prediction
 from vsn_train.atomic import write_atomic
+from vsn_train.data.direction import undecided
 from vsn_train.data.inputs import GivenVideos, find_videos
 from vsn_train.data.loader import eval_loader
 from vsn_train.data.manifest import flipped_labels
@@ -21,6 +22,7 @@ from vsn_train.engine.checkpoint import OpenedCheckpoint
 from vsn_train.engine.distributed import join_processes
 from vsn_train.engine.evaluate import score_videos
 from vsn_train.engine.precision import autocast_for
+from vsn_train.engine.state import Checkpoint
 from vsn_train.errors import InputError
 from vsn_train.run.data import check_flips
 from vsn_train.run.network import model_of, use_channels_last
@@ -33,7 +35,7 @@ def predict(config: schema.Predict, opened: OpenedCheckpoint, run_folder: Path) 
     """
     checkpoint = opened.checkpoint
     protocol, names = config.protocol, checkpoint.class_names
-    check_flips(protocol, checkpoint.flips_allowed, "the checkpoint's data set")
+    check_flips(protocol, flips_allowed(checkpoint), "the checkpoint's data set", names)
     paths = find_videos(config.video)
     with join_processes(config.runtime.device, config.runtime.threads) as process:
         model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
@@ -78,6 +80,14 @@ def predict(config: schema.Predict, opened: OpenedCheckpoint, run_folder: Path) 
             f"{len(bad)} of {len(paths)} videos could not be read, first {bad[0]['video']}: {bad[0]['error']}; the "
             f"others are in {path}"
         )
+
+
+def flips_allowed(checkpoint: Checkpoint) -> bool:
+    """Older versions overlooked directions in the names of one's own classes, such as swipe_left."""
+    dataset = checkpoint.config["dataset"]
+    if dataset["name"] != "custom" or "flips" in dataset:
+        return checkpoint.flips_allowed
+    return checkpoint.flips_allowed and not undecided(checkpoint.class_names, checkpoint.flip_pairs)
 
 
 def print_bars(title: str, best: list[tuple[str, int, float]]) -> None:

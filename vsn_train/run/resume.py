@@ -24,7 +24,7 @@ DIVISION = {"data.batch_size", "optimizer.accumulate"}
 PLACE = {"dataset.root", "dataset.annotations"}
 # Keys that older checkpoints lack: how a network started no longer matters to one that is trained, and whether the
 # classes are the same is looked at itself.
-ADDED_LATER = {"backbone.temporal_start", "backbone.outer_taps", "dataset.labels"}
+ADDED_LATER = {"backbone.temporal_start", "backbone.outer_taps", "dataset.labels", "dataset.flips"}
 # Of the free ones, those that change how sums are rounded.
 ROUNDING = ("device", "precision", "channels_last", "compile", "tf32", "fused_optimizer", "sync_bn", "threads")
 

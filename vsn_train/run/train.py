@@ -26,7 +26,14 @@ from vsn_train.engine.train import train as run_training
 from vsn_train.folder_lock import folder_lock
 from vsn_train.models.layouts import mixing_of
 from vsn_train.run.check import check_training
-from vsn_train.run.data import load_manifest, note_empty_classes, note_missing, training_clips
+from vsn_train.run.data import (
+    check_flips,
+    describe_flips,
+    load_manifest,
+    note_empty_classes,
+    note_missing,
+    training_clips,
+)
 from vsn_train.run.evaluate import Evaluation, describe
 from vsn_train.run.network import build_model, choose_speed, prepare_model, start_weights, wrap_network
 from vsn_train.run.record import flatten, write_config
@@ -44,6 +51,7 @@ def train(config: schema.Train, run_folder: Path) -> None:
     with join_processes(config.runtime.device, config.runtime.threads) as process, ExitStack() as held:
         # 1. What is learnt from, and what learns.
         manifests = [load_manifest(config.dataset, split, process, config.data) for split in ("train", "val")]
+        check_flips(config.validation, manifests[1].flips_allowed, manifests[1].name, manifests[1].class_names)
         batches = EpochBatches(
             len(manifests[0]), config.data.batch_size, process.rank, process.world_size, config.seed,
             config.optimizer.accumulate,
@@ -200,9 +208,7 @@ def describe_run(config: schema.Train, manifests: list[Manifest], process: Proce
         lines += [line for each in manifests if (line := note_missing(each, run_folder))]
     if empty := note_empty_classes(train):
         lines.append(empty)
-    if config.augment.flip and not train.flips_allowed:
-        lines.append("horizontal flips disabled: the classes have a direction and their flip pairs are not known")
-    return lines
+    return [*lines, describe_flips(train, config.augment.flip)]
 
 
 def describe_step(config: schema.Train, batches: EpochBatches, process: Process) -> str:

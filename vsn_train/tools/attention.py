@@ -140,7 +140,7 @@ def measure(config: schema.Eval, opened: OpenedCheckpoint, label: str | None, pr
     manifest = load_manifest(config.dataset, config.split, process, config.data)
     classes = len(checkpoint.class_names)
     same_classes = list(manifest.class_names) == checkpoint.class_names
-    check_flips(config.protocol, manifest.flips_allowed, manifest.name)
+    check_flips(config.protocol, manifest.flips_allowed, manifest.name, manifest.class_names)
 
     groups = video_groups(len(manifest), config.protocol.views, config.runtime.views_per_batch, process)
     autocast = autocast_for(config.runtime.precision, process.device)

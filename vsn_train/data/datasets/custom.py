@@ -40,8 +40,6 @@ from vsn_train.data.datasets.presence import (
 from vsn_train.data.manifest import UNLABELLED, Manifest
 from vsn_train.errors import InputError
 
-SIDES = re.compile(r"\b(left|right|(counter|anti)?-?clockwise)\b", re.IGNORECASE)
-
 
 @dataclass(frozen=True)
 class _Row:
@@ -64,6 +62,7 @@ class _Listing:
 
 # Columns of a list that hold the label, and what each says of it.
 LABEL_COLUMNS = {"label": OPEN, "class": NAMES, "class_name": NAMES, "class_index": INDICES}
+FLIPS = {"auto": None, "allowed": True, "forbidden": False}
 MOST_FRAMES = 2**31 - 1  # what a manifest's column holds
 
 
@@ -75,14 +74,16 @@ def load_custom(
     flip_pairs: Sequence[Sequence[str]] = (),
     max_missing_share: float = 0.0,
     labels: str = OPEN,
+    flips: str = "auto",
 ) -> Manifest:
     """split: "train", "val" or "test", whose labels may be left out.
 
     root: folder that the lists' paths are relative to. lists: split -> its list or folder, relative to the root; None
     looks there for <split>.csv, <split>.txt and <split>/. classes: file with one class name a line, in index order;
     None takes the sorted names in the training list, or numbers where it has indices. flip_pairs: pairs of class names
-    that a horizontal flip exchanges; without it, classes named left, right or clockwise forbid flips. labels: what a
-    list's labels are where no header says it: "names", "indices", or "auto", which takes whole numbers for indices.
+    that a horizontal flip exchanges. labels: what a list's labels are where no header says it: "names", "indices", or
+    "auto", which takes whole numbers for indices. flips: "allowed", "forbidden", or "auto", which forbids them where a
+    class in no pair is named after a direction.
     Raises InputError for missing folders or files, for more than max_missing_share missing videos and for a line that
     does not fit, with file and line.
     """
@@ -99,12 +100,12 @@ def load_custom(
         index = classes_of((row.label for row in training.rows), meaning, said != OPEN, training.place)
     own = _said(listed, labels)
     column = [_label(row, meaning if own == OPEN else own, index, listing, split) for row in rows]
-    pairs, flips_allowed = _flips_of(list(index), flip_pairs)
+    pairs = _pairs_of(list(index), flip_pairs)
     ids = [row.path for row in rows]
     counts = [row.num_frames for row in rows] if any(row.num_frames > 0 for row in rows) else None
     return make_present_manifest(
         "custom", split, root, ids, find_videos(root, ids), column, list(index), pairs, listing=listing,
-        max_missing_share=max_missing_share, flips_allowed=flips_allowed, num_frames=counts,
+        max_missing_share=max_missing_share, flips_allowed=FLIPS[flips], num_frames=counts,
     )  # fmt: skip
 
 
@@ -233,9 +234,8 @@ def _label(row: _Row, meaning: str, classes: dict[str, int], listing: Path, spli
     return index_of_label(row.label, meaning, classes, place)
 
 
-def _flips_of(class_names: list[str], pairs: Sequence[Sequence[str]]) -> tuple[list[tuple[int, int]], bool]:
+def _pairs_of(class_names: list[str], pairs: Sequence[Sequence[str]]) -> list[tuple[int, int]]:
     for pair in pairs:
         if len(pair) != 2 or not set(pair) <= set(class_names):
             raise InputError(f"dataset.flip_pairs: {list(pair)}; expected two class names, such as {class_names[:2]}")
-    known, _ = flip_pairs_of(class_names, [(pair[0], pair[1]) for pair in pairs])
-    return known, bool(pairs) or not any(SIDES.search(name) for name in class_names)
+    return flip_pairs_of(class_names, [(pair[0], pair[1]) for pair in pairs])[0]
