@@ -19,8 +19,8 @@ def folders(root, classes, splits=("train", "val"), videos=2):
     return root
 
 
-def train(root, run, *values):
-    given = [f"dataset.root={root}", "schedule.epochs=1", f"hydra.run.dir={run}", *values]
+def train(root, run, *values, epochs=1):
+    given = [f"dataset.root={root}", f"schedule.epochs={epochs}", f"hydra.run.dir={run}", *values]
     return run_command("vsn-train", "dataset=custom", "experiment=custom", *SMALL, *given)
 
 
@@ -43,3 +43,43 @@ def test_flips_of_classes_with_a_direction(tmp_path):
     }.items():
         checked = train(root, tmp_path / "check", "check=true", choice)
         assert f"horizontal flips: {line}\n" in checked.out, checked.err
+
+
+def test_resume_after_the_data_changed(tmp_path):
+    root, run = folders(tmp_path / "data", ("dance", "jump"), videos=3), tmp_path / "run"
+    assert train(root, run, "resume=auto").code == 0  # there is nothing yet: it starts
+    before = (run / "checkpoints" / "last.pt").read_bytes()
+
+    (root / "train" / "jump").rename(root / "train" / "leap")
+    (root / "val" / "jump").rename(root / "val" / "leap")
+    renamed = train(root, run, "resume=true", "resume_other_videos=true", epochs=2)
+    assert renamed.code == 2
+    assert (
+        f"cannot go on from {run}/checkpoints/last.pt: its classes are not those of {root}: 2 then, 2 now, 1 gone "
+        "(first 'jump'), 1 new (first 'leap'); they differ first at index 1; name the classes as before"
+    ) in renamed.err
+    (root / "train" / "leap").rename(root / "train" / "jump")
+    (root / "val" / "leap").rename(root / "val" / "jump")
+
+    write_counting_video(root / "train" / "jump" / "new.mp4", 30)
+    (root / "train" / "dance" / "0.mp4").unlink()
+    (root / "val" / "dance" / "1.mp4").unlink()
+    changed = train(root, run, "resume=auto", epochs=2)
+    assert changed.code == 2
+    assert (
+        "its videos are not those of now: 1 of 6 training videos gone, first train/dance/0.mp4, 1 training videos new, "
+        "first train/jump/new.mp4, 1 of 6 validation videos gone, first val/dance/1.mp4; put them back as they were, or "
+        "go on with what is there now: resume_other_videos=true\n"
+    ) in changed.err
+    assert (run / "checkpoints" / "last.pt").read_bytes() == before
+
+    accepted = train(root, run, "resume=true", "resume_other_videos=true", epochs=2)
+    assert accepted.code == 0, accepted.err
+    assert "now 1 training videos new, first train/jump/new.mp4: another training from here on" in log_of(run)
+    assert train(root, run, "resume=auto", epochs=3).code == 0  # they are the run's own now
+    assert "resumed after epoch 2" in log_of(run)
+
+    (run / "manifests" / "train.npz").unlink()  # as in a run of an older version
+    (root / "train" / "jump" / "new.mp4").unlink()
+    older = train(root, run, "resume=true", epochs=4)
+    assert "its videos are not those of now: the training videos or their labels are others; put them" in older.err

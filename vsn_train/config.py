@@ -249,7 +249,8 @@ def _interpolations(group: str, node: Any) -> dict[str, Any]:
 class Train:
     name: str = "${dataset.name}_${backbone.operator}_${backbone.arch}"
     seed: int = 0
-    resume: bool = False  # go on from the newest checkpoint of the run folder
+    resume: Any = False  # true: go on from the newest checkpoint of the run folder; "auto": where there is one
+    resume_other_videos: bool = False  # go on although videos were added, are gone or have another label
     check: bool = False  # do not train: look at two batches, what limits the speed, and a figure of the clips
     weights: str | None = None  # file to start from: of torchvision, the TSM repository, mmaction2 or vsn-train
     weights_new_head: bool = False  # leave the file's classifier out although the number of classes fits
@@ -275,7 +276,7 @@ class Train:
 class Eval:
     checkpoint: str = MISSING
     split: str = "val"  # "val", "test" (where a data set has one), or "train"
-    resume: bool = False  # go on with an evaluation that was interrupted
+    resume: Any = False  # true or "auto": go on with an evaluation that was interrupted
     on_bad_video: str = "error"  # a video that cannot be read ends the evaluation ("error") or counts as "wrong"
     keep_views: str = "auto"  # each view's scores in scores.npz: "always", "never", "auto" (up to 512 MB of them)
     report: bool = True  # write report.html
@@ -373,6 +374,15 @@ def plain(config: Train) -> dict[str, Any]:
     return values
 
 
+def resume_choice(value: Any) -> bool | str:
+    """True, False or "auto". Raises InputError for anything else."""
+    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    text = str(value).lower()
+    if text != "auto" and text not in words:
+        raise InputError(f"resume={value}: expected true or false, or auto")
+    return words.get(text, "auto")
+
+
 def _literal(value: Any) -> Any:
     """Text that OmegaConf gives back as it is."""
     if isinstance(value, dict):
@@ -443,6 +453,7 @@ def _type_of(config: dict[str, Any], group: str, key: str, types: dict[str, Any]
 
 def check_train(config: Train) -> None:
     """Raise InputError for values that the types allow and the work does not."""
+    resume_choice(config.resume)
     _check_common(config.data, config.runtime)
     _check_dataset(config.dataset)
     _check_backbone(config.backbone)
@@ -527,6 +538,7 @@ def _check_augment(augment: Augment, modality: str) -> None:
 
 
 def check_eval(config: Eval) -> None:
+    resume_choice(config.resume)
     _check_common(config.data, config.runtime)
     _check_dataset(config.dataset)
     _check_backbone(config.backbone)

@@ -69,7 +69,7 @@ def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) ->
         folder = run_folder / "eval" / stem / (name if config.split == "val" else f"{name}_{config.split}")
         process.on_rank_zero(lambda: hold(held, folder))
         parts = ScoreParts(folder / "parts", facts)
-        if process.is_main and not config.resume:
+        if process.is_main and not schema.resume_choice(config.resume):
             parts.remove()
         done: Found = dict(parts.read()) if process.is_main else {}
         finished = process.all_gather(list(done))[0]  # also: nobody writes a part before the old ones are gone

@@ -38,6 +38,7 @@ from vsn_train.run.evaluate import Evaluation, describe
 from vsn_train.run.network import build_model, choose_speed, prepare_model, start_weights, wrap_network
 from vsn_train.run.record import flatten, write_config
 from vsn_train.run.resume import describe_position, find_checkpoint, not_bit_identical, read_quarantine
+from vsn_train.run.same_data import save_manifests
 from vsn_train.run.state import build_state, learning_rate, train_options
 from vsn_train.typed_paths import paste
 
@@ -67,10 +68,13 @@ def train(config: schema.Train, run_folder: Path) -> None:
         # 2. What the run goes on from, if anything, and how it is fastest here.
         process.on_rank_zero(lambda: held.enter_context(folder_lock(run_folder, "choose another hydra.run.dir")))
         hashes = [each.content_hash() for each in manifests]
-        resume = config.resume or launched_before(run_folder)
+        resume = schema.resume_choice(config.resume) or launched_before(run_folder)
         found, notes = process.on_rank_zero(
-            lambda: find_checkpoint(resume, run_folder / "checkpoints", given, batches.step_videos, hashes)
+            lambda: find_checkpoint(
+                resume, run_folder / "checkpoints", given, batches.step_videos, manifests, config.resume_other_videos
+            )
         )
+        other_videos = bool(found and found.manifests and found.manifests != hashes)
         choices, reasons = choose_speed(config, model, process, found.choices if found else None)
         config = replace(config, runtime=replace(config.runtime, **choices))
 
@@ -78,6 +82,9 @@ def train(config: schema.Train, run_folder: Path) -> None:
         state = build_state(config, prepare_model(model, config.runtime, process), batches, process)
         if found:
             state.load_state_dict(found.content())
+            if other_videos and state.position.videos:
+                state.position.begin_epoch_anew()
+                notes.append(f"epoch {state.position.epoch + 1} begins anew, with the videos that are there now")
             notes += not_bit_identical(found, given["runtime"] | choices, batches, process)
         state.set_rates(batches)
         state.network = wrap_network(config, state.model, process)
@@ -102,9 +109,11 @@ def train(config: schema.Train, run_folder: Path) -> None:
         with interrupts.caught(), closing(loader), closing(evaluation.loader):
             if not state.position.step:
                 log.settings(flatten(given))
-            if not found:
+            if not found or other_videos:
                 # At once: a full disk or a folder that cannot be written to is better found now than after an epoch.
                 checkpoints.save()
+            if process.is_main:
+                save_manifests(run_folder, manifests)
             validate = validation(config, evaluation, hashes[1], interrupts, process, log)
             run_training(state, loader, batches, validate, checkpoints, interrupts, process, log, options)
             checkpoints.wait()
@@ -125,7 +134,7 @@ def open_loader(
     """It leaves alone what earlier launches of the run have put into quarantine."""
     clips = training_clips(config, manifest)
     loader = training_loader(clips, batches, config.data.workers, config.data.timeout)
-    loader.quarantine |= process.on_rank_zero(lambda: read_quarantine(run_folder, clips))
+    loader.quarantine |= process.on_rank_zero(lambda: read_quarantine(run_folder, clips, config.resume_other_videos))
     log.quarantined |= loader.quarantine.keys()
     return loader
 
