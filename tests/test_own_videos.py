@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 from tests.conftest import SMALL, run_command
 from tests.media import write_counting_video
 from tests.runs import log_of
@@ -68,8 +70,8 @@ def test_resume_after_the_data_changed(tmp_path):
     assert changed.code == 2
     assert (
         "its videos are not those of now: 1 of 6 training videos gone, first train/dance/0.mp4, 1 training videos new, "
-        "first train/jump/new.mp4, 1 of 6 validation videos gone, first val/dance/1.mp4; put them back as they were, or "
-        "go on with what is there now: resume_other_videos=true\n"
+        "first train/jump/new.mp4, 1 of 6 validation videos gone, first val/dance/1.mp4; put them back as they were, "
+        "or go on with what is there now: resume_other_videos=true\n"
     ) in changed.err
     assert (run / "checkpoints" / "last.pt").read_bytes() == before
 
@@ -83,3 +85,23 @@ def test_resume_after_the_data_changed(tmp_path):
     (root / "train" / "jump" / "new.mp4").unlink()
     older = train(root, run, "resume=true", epochs=4)
     assert "its videos are not those of now: the training videos or their labels are others; put them" in older.err
+
+
+def test_the_same_videos_in_both_splits(tmp_path):
+    root, run = folders(tmp_path / "data", ("dance", "jump")), tmp_path / "run"
+    shutil.copy(root / "train" / "dance" / "1.mp4", root / "val" / "jump" / "another name.mp4")
+    (root / "val" / "dance" / "link.mp4").symlink_to(root / "train" / "dance" / "0.mp4")
+    refused = train(root, run)
+    assert refused.code == 2
+    assert (
+        "2 of 6 validation videos are also training videos (1 of them as copies), first val/dance/link.mp4, which is "
+        "train/dance/0.mp4: accuracies would say nothing about new videos; take them out of one of the two splits, or "
+        "accept it: dataset.allow_overlap=true\n"
+    ) in refused.err
+    assert not run.exists()
+    same = train(root, run, "dataset.val=train", "check=true")
+    assert "4 of 4 validation videos are also training videos, first train/dance/0.mp4: accuracies" in same.err
+    assert train(root, run, "dataset.allow_overlap=true").code == 0
+    assert "first val/dance/link.mp4, which is train/dance/0.mp4: the validation says less than it seems to" in log_of(
+        run
+    )

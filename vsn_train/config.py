@@ -69,6 +69,7 @@ class Custom(Dataset):
     flip_pairs: list[list[str]] = field(default_factory=list)  # pairs of class names that a horizontal flip exchanges
     # horizontal flips: "auto": off where a class in no pair is named after a direction; "allowed"; "forbidden"
     flips: str = "auto"
+    allow_overlap: bool = False  # train although videos are in both the training and the validation split
     max_missing_share: float = 0.0
     count_frames: bool = False
 
@@ -79,6 +80,7 @@ class OwnDataset(Dataset):
 
     loader: str = MISSING  # module.function: (root, split, **options) -> Manifest
     options: dict[str, Any] = field(default_factory=dict)  # what the function takes beyond root and split
+    allow_overlap: bool = False  # train although files are in both the training and the validation split
     count_frames: bool = False
 
 

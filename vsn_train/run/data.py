@@ -22,6 +22,7 @@ from vsn_train.data.direction import likely_pairs, names_with_direction, undecid
 from vsn_train.data.frame_counts import count_frames
 from vsn_train.data.loader import TrainingClips
 from vsn_train.data.manifest import Manifest, sort_classes
+from vsn_train.data.overlap import shared_videos
 from vsn_train.data.protocol import Protocol
 from vsn_train.data.transforms import CROP_SCALES
 from vsn_train.engine.distributed import Process
@@ -85,6 +86,32 @@ def read_manifest(dataset: schema.Dataset, split: str, process: Process) -> Mani
         }[dataset.name]
         manifest = load(root, split, annotations, share)
     return sort_classes(manifest) if dataset.class_order == "sorted" else manifest
+
+
+def check_overlap(train: Manifest, val: Manifest, dataset: schema.Dataset, refuse: bool = True) -> str:
+    """The line for the log where the two splits share videos; empty where they do not.
+
+    The lists of published data sets are their authors' and are taken as they are; of those that a loader of one's own
+    reads, copies under other names are only told. Raises InputError for shared videos, unless dataset.allow_overlap
+    says that they may be, or refuse is False.
+    """
+    if not isinstance(dataset, schema.Custom | schema.OwnDataset) or not (shared := shared_videos(train, val)):
+        return ""
+    copies = sum(each.copy for each in shared)
+    kind = "as copies" if copies == len(shared) else f"{copies} of them as copies" if copies else ""
+    first = shared[0]
+    text = (
+        f"{len(shared)} of {len(val)} validation videos are also training videos{f' ({kind})' if kind else ''}, first "
+        f"{first.second}"
+    )
+    text += f", which is {first.first}" if first.first != first.second else ""
+    told = dataset.allow_overlap or not refuse or (isinstance(dataset, schema.OwnDataset) and copies == len(shared))
+    if told:
+        return f"{text}: the validation says less than it seems to"
+    raise InputError(
+        f"{text}: accuracies would say nothing about new videos; take them out of one of the two splits, or accept it: "
+        "dataset.allow_overlap=true"
+    )
 
 
 def note_missing(manifest: Manifest, folder: Path) -> str:

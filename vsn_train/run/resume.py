@@ -20,7 +20,7 @@ from vsn_train.run.same_data import check_same_classes, differing_videos
 # A resumed run may differ in these and still be the same run.
 FREE_ON_RESUME = (
     "name", "resume", "check", "runtime.", "checkpoints.", "data.workers", "data.decoder", "data.timeout",
-    "data.max_bad_share", "schedule.epochs", "schedule.patience",
+    "data.max_bad_share", "schedule.epochs", "schedule.patience", "dataset.allow_overlap",
 )  # fmt: skip
 # These may differ too, as long as a step takes as many videos, or as long as the lists name the same videos.
 DIVISION = {"data.batch_size", "optimizer.accumulate"}

@@ -28,6 +28,7 @@ from vsn_train.models.layouts import mixing_of
 from vsn_train.run.check import check_training
 from vsn_train.run.data import (
     check_flips,
+    check_overlap,
     describe_flips,
     load_manifest,
     note_empty_classes,
@@ -62,6 +63,7 @@ def train(config: schema.Train, run_folder: Path) -> None:
         model = build_model(config.backbone, len(classes), config.data.modality).to(process.device)
         weights = start_weights(model, config, classes)
         if config.check:
+            process.on_rank_zero(lambda: check_overlap(manifests[0], manifests[1], config.dataset))
             check_training(config, manifests[0], manifests[1], model, batches, process, run_folder)
             return
 
@@ -74,6 +76,9 @@ def train(config: schema.Train, run_folder: Path) -> None:
                 resume, run_folder / "checkpoints", given, batches.step_videos, manifests, config.resume_other_videos
             )
         )
+        # A run that an older version let begin may go on: it is told all the same.
+        refuse = not found or "allow_overlap" in found.config["dataset"]
+        overlap = process.on_rank_zero(lambda: check_overlap(manifests[0], manifests[1], config.dataset, refuse))
         other_videos = bool(found and found.manifests and found.manifests != hashes)
         choices, reasons = choose_speed(config, model, process, found.choices if found else None)
         config = replace(config, runtime=replace(config.runtime, **choices))
@@ -100,7 +105,7 @@ def train(config: schema.Train, run_folder: Path) -> None:
         if process.is_main:
             write_config(run_folder, given)
         origin = f"resumed {describe_position(state.position, len(batches))}" if found else f"weights: {weights}"
-        said = [origin, *notes, *reasons, describe_step(config, batches, process)]
+        said = [origin, *notes, *([overlap] if overlap else []), *reasons, describe_step(config, batches, process)]
         for line in describe_run(config, manifests, process, run_folder) + said:
             log.line(line)
 
