@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 from tests.conftest import SMALL, run_command
@@ -21,9 +22,9 @@ def folders(root, classes, splits=("train", "val"), videos=2):
     return root
 
 
-def train(root, run, *values, epochs=1):
+def train(root, run, *values, epochs=1, **environment):
     given = [f"dataset.root={root}", f"schedule.epochs={epochs}", f"hydra.run.dir={run}", *values]
-    return run_command("vsn-train", "dataset=custom", "experiment=custom", *SMALL, *given)
+    return run_command("vsn-train", "dataset=custom", "experiment=custom", *SMALL, *given, **environment)
 
 
 def test_flips_of_classes_with_a_direction(tmp_path):
@@ -105,3 +106,20 @@ def test_the_same_videos_in_both_splits(tmp_path):
     assert "first val/dance/link.mp4, which is train/dance/0.mp4: the validation says less than it seems to" in log_of(
         run
     )
+
+
+def test_the_record_says_what_was_computed(tmp_path):
+    root, run = folders(tmp_path / "data", ("dance", "jump")), tmp_path / "run"
+    trained = train(root, run, "runtime.precision=auto", "runtime.threads=0", OMP_NUM_THREADS="3")
+    assert trained.code == 0, trained.err
+    record = json.loads((run / "environment.json").read_text())
+    assert record["computed"]["precision"] in ("fp32", "bf16")
+    assert record["computed"]["memory_format"] == "contiguous"
+    assert (record["threads"], record["processes"]) == (3, 1)
+    assert {"torch", "numpy", "scipy", "av"} <= record["versions"].keys()
+    evaluated = run_command("vsn-eval", f"checkpoint={run}", "runtime.threads=0", OMP_NUM_THREADS="2")
+    assert evaluated.code == 0, evaluated.err
+    metrics = json.loads((run / "eval" / "best" / "center_1clip" / "metrics.json").read_text())
+    assert metrics["computed"]["precision"] == record["computed"]["precision"]
+    assert metrics["computed"]["memory_format"] == "channels_last"
+    assert metrics["environment"]["threads"] == 2

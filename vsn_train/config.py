@@ -236,7 +236,7 @@ class Runtime:
     gradient_as_bucket_view: bool = True  # several processes: gradients live where they are exchanged, to save memory
     static_graph: bool = False  # several processes: promise that every step uses the same parameters
     prefetch: bool = True  # CUDA: copy the next step's clips while this one is computed
-    threads: int = 0  # CPU threads per process; 0: cores / processes
+    threads: int = 0  # CPU threads per process; 0: OMP_NUM_THREADS where it is set, else cores / processes
     restarts: int = 0  # how often local processes are started anew, from the last checkpoint, after one has failed
     views_per_batch: int = 16  # views that go through the network together at test time
     log_every: int = 10  # optimizer steps

@@ -33,7 +33,7 @@ from vsn_train.engine.precision import autocast_for
 from vsn_train.folder_lock import folder_lock
 from vsn_train.run.data import check_classes, check_flips, load_manifest, note_missing
 from vsn_train.run.network import model_of, use_channels_last
-from vsn_train.run.record import environment, versions
+from vsn_train.run.record import computed, environment, versions
 
 
 def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) -> None:
@@ -58,11 +58,8 @@ def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) ->
             "epoch": checkpoint.epoch,
             "manifest": manifest.content_hash(),
             "checkpoint": opened.hash,
-            "computed": {
-                "device": process.device.type,
-                "precision": config.runtime.precision,
-                "views_per_batch": config.runtime.views_per_batch,
-            },
+            "computed": computed(config.runtime.precision, model, process)
+            | {"views_per_batch": config.runtime.views_per_batch},
             "versions": versions(),
         }
         stem = opened.path.stem
@@ -85,7 +82,8 @@ def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) ->
             lines.append(f"manifest {facts['manifest']}")
             # All of it or none, in place of what lay there: nothing old stays beside something new.
             with atomic_folder(folder) as written:
-                save_results(written, scores, {"epoch": checkpoint.epoch, "step": checkpoint.step})
+                position = {"epoch": checkpoint.epoch, "step": checkpoint.step}
+                save_results(written, scores, position, environment())
                 if config.report:
                     details: dict[str, Any] = {"config": OmegaConf.to_yaml(OmegaConf.structured(config))}
                     details["environment"] = environment()

@@ -26,6 +26,7 @@ from vsn_train.engine.state import Checkpoint
 from vsn_train.errors import InputError
 from vsn_train.run.data import check_flips
 from vsn_train.run.network import model_of, use_channels_last
+from vsn_train.run.record import computed
 
 
 def predict(config: schema.Predict, opened: OpenedCheckpoint, run_folder: Path) -> None:
@@ -40,6 +41,7 @@ def predict(config: schema.Predict, opened: OpenedCheckpoint, run_folder: Path) 
     with join_processes(config.runtime.device, config.runtime.threads) as process:
         model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
         use_channels_last(model, config.runtime, process, inference=True)
+        used = computed(config.runtime.precision, model, process)
         videos = GivenVideos(
             paths, model.num_frames, protocol, config.data.decoder, config.data.modality, config.start, config.end
         )  # fmt: skip
@@ -71,6 +73,7 @@ def predict(config: schema.Predict, opened: OpenedCheckpoint, run_folder: Path) 
                 {"video": str(path), "frames": clips, "picture": figure.name, "classes": classes[: config.top_k]}
             )
     facts = {"checkpoint": config.checkpoint, "protocol": protocol_name, "start": config.start, "end": config.end}
+    facts |= {"computed": used}
     path = run_folder / "prediction.json"
     run_folder.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(facts | {"predictions": predictions}, indent=2, ensure_ascii=False) + "\n")

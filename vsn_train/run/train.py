@@ -37,7 +37,7 @@ from vsn_train.run.data import (
 )
 from vsn_train.run.evaluate import Evaluation, describe
 from vsn_train.run.network import build_model, choose_speed, prepare_model, start_weights, wrap_network
-from vsn_train.run.record import flatten, write_config
+from vsn_train.run.record import computed, flatten, write_config
 from vsn_train.run.resume import describe_position, find_checkpoint, not_bit_identical, read_quarantine
 from vsn_train.run.same_data import save_manifests
 from vsn_train.run.state import build_state, learning_rate, train_options
@@ -103,7 +103,7 @@ def train(config: schema.Train, run_folder: Path) -> None:
         facts = facts_of(given, choices, state, manifests[0], hashes, batches, process)
         checkpoints = open_checkpoints(config, run_folder, state, facts, log, process)
         if process.is_main:
-            write_config(run_folder, given)
+            write_config(run_folder, given, computed(config.runtime.precision, state.model, process))
         origin = f"resumed {describe_position(state.position, len(batches))}" if found else f"weights: {weights}"
         said = [origin, *notes, *([overlap] if overlap else []), *reasons, describe_step(config, batches, process)]
         for line in describe_run(config, manifests, process, run_folder) + said:
