@@ -287,8 +287,9 @@ def _compose(name: str, overrides: list[str]) -> DictConfig:
 
 
 @cache
-def _run_folder(name: str, resume: bool) -> str:
-    """A new folder for a new run; with resume=true the newest one of that name that holds a checkpoint."""
+def _run_folder(name: str, resume: Any) -> str:
+    """A new folder for a new run; to resume, the newest one of that name that holds a checkpoint."""
+    resume = schema.resume_choice(resume)
     if max(int(os.environ.get(key, 1)) for key in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")) > 1:
         # Every process composes its own config, and each would stamp a folder of its own.
         from vsn_train.launch import agree_on_run_folder
@@ -302,10 +303,10 @@ def _new_folder(parent: str) -> str:
     return str(new_folder(Path(parent)))
 
 
-def _choose_run_folder(name: str, resume: bool) -> str:
-    if not resume:
-        return str(new_folder(Path("runs", name)))
+def _choose_run_folder(name: str, resume: bool | str) -> str:
     found = sorted(Path("runs", name).glob("*/checkpoints/last.pt"), key=lambda path: path.stat().st_mtime)
+    if not resume or (resume == "auto" and not found):
+        return str(new_folder(Path("runs", name)))
     if not found:
         raise InputError(
             f"resume=true, but no run under runs/{name} holds a checkpoint; name the run with "

@@ -63,7 +63,13 @@ class Custom(Dataset):
     val: str | None = None  # likewise
     test: str | None = None  # likewise; may lack labels
     classes: str | None = None  # file with a class name a line, in index order; null: what the training list names
+    # what the labels of lists are where no header (class, class_index) says it: "names"; "indices" from 0; "auto":
+    # indices where all are whole numbers. Folders are named after their classes
+    labels: str = "auto"
     flip_pairs: list[list[str]] = field(default_factory=list)  # pairs of class names that a horizontal flip exchanges
+    # horizontal flips: "auto": off where a class in no pair is named after a direction; "allowed"; "forbidden"
+    flips: str = "auto"
+    allow_overlap: bool = False  # train although videos are in both the training and the validation split
     max_missing_share: float = 0.0
     count_frames: bool = False
 
@@ -74,6 +80,7 @@ class OwnDataset(Dataset):
 
     loader: str = MISSING  # module.function: (root, split, **options) -> Manifest
     options: dict[str, Any] = field(default_factory=dict)  # what the function takes beyond root and split
+    allow_overlap: bool = False  # train although files are in both the training and the validation split
     count_frames: bool = False
 
 
@@ -234,7 +241,7 @@ class Runtime:
     gradient_as_bucket_view: bool = True  # several processes: gradients live where they are exchanged, to save memory
     static_graph: bool = False  # several processes: promise that every step uses the same parameters
     prefetch: bool = True  # CUDA: copy the next step's clips while this one is computed
-    threads: int = 0  # CPU threads per process; 0: cores / processes
+    threads: int = 0  # CPU threads per process; 0: OMP_NUM_THREADS where it is set, else cores / processes
     restarts: int = 0  # how often local processes are started anew, from the last checkpoint, after one has failed
     views_per_batch: int = 16  # views that go through the network together at test time
     log_every: int = 10  # optimizer steps
@@ -249,7 +256,8 @@ def _interpolations(group: str, node: Any) -> dict[str, Any]:
 class Train:
     name: str = "${dataset.name}_${backbone.operator}_${backbone.arch}"
     seed: int = 0
-    resume: bool = False  # go on from the newest checkpoint of the run folder
+    resume: Any = False  # true: go on from the newest checkpoint of the run folder; "auto": where there is one
+    resume_other_videos: bool = False  # go on although videos were added, are gone or have another label
     check: bool = False  # do not train: look at two batches, what limits the speed, and a figure of the clips
     weights: str | None = None  # file to start from: of torchvision, the TSM repository, mmaction2 or vsn-train
     weights_new_head: bool = False  # leave the file's classifier out although the number of classes fits
@@ -275,7 +283,7 @@ class Train:
 class Eval:
     checkpoint: str = MISSING
     split: str = "val"  # "val", "test" (where a data set has one), or "train"
-    resume: bool = False  # go on with an evaluation that was interrupted
+    resume: Any = False  # true or "auto": go on with an evaluation that was interrupted
     on_bad_video: str = "error"  # a video that cannot be read ends the evaluation ("error") or counts as "wrong"
     keep_views: str = "auto"  # each view's scores in scores.npz: "always", "never", "auto" (up to 512 MB of them)
     report: bool = True  # write report.html
@@ -374,6 +382,15 @@ def plain(config: Train) -> dict[str, Any]:
     return values
 
 
+def resume_choice(value: Any) -> bool | str:
+    """True, False or "auto". Raises InputError for anything else."""
+    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    text = str(value).lower()
+    if text != "auto" and text not in words:
+        raise InputError(f"resume={value}: expected true or false, or auto")
+    return words.get(text, "auto")
+
+
 def _literal(value: Any) -> Any:
     """Text that OmegaConf gives back as it is."""
     if isinstance(value, dict):
@@ -444,6 +461,7 @@ def _type_of(config: dict[str, Any], group: str, key: str, types: dict[str, Any]
 
 def check_train(config: Train) -> None:
     """Raise InputError for values that the types allow and the work does not."""
+    resume_choice(config.resume)
     _check_common(config.data, config.runtime)
     _check_dataset(config.dataset)
     _check_backbone(config.backbone)
@@ -528,6 +546,7 @@ def _check_augment(augment: Augment, modality: str) -> None:
 
 
 def check_eval(config: Eval) -> None:
+    resume_choice(config.resume)
     _check_common(config.data, config.runtime)
     _check_dataset(config.dataset)
     _check_backbone(config.backbone)
@@ -584,6 +603,9 @@ def _check_dataset(dataset: Dataset) -> None:
         _choice("dataset.class_order", dataset.class_order, ("official", "sorted"))
     if isinstance(dataset, OfficialSplits):
         _choice("dataset.split", dataset.split, (1, 2, 3))
+    if isinstance(dataset, Custom):
+        _choice("dataset.flips", dataset.flips, ("auto", "allowed", "forbidden"))
+        _choice("dataset.labels", dataset.labels, ("auto", "names", "indices"))
     if isinstance(dataset, Official | Custom):
         _between("dataset.max_missing_share", dataset.max_missing_share, 0, 1, "at most 1")
 

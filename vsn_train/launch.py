@@ -25,7 +25,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from vsn_train import config as schema
 from vsn_train.data.workers import die_with_parent
 from vsn_train.engine.checkpoint import OpenedCheckpoint
-from vsn_train.engine.distributed import launched_before, rendezvous
+from vsn_train.engine.distributed import OWN_LAUNCH, launched_before, rendezvous
 from vsn_train.engine.interrupts import CANCELLED, REQUEUE
 from vsn_train.errors import InputError, StoppedError, refusal
 from vsn_train.run.evaluate import evaluate
@@ -118,6 +118,7 @@ def _launch(command: str, work: Callable[..., None], devices: int, restarts: int
     if devices == 1:
         work(*arguments)
         return
+    os.environ[OWN_LAUNCH] = "1"
     outcome = multiprocessing.get_context("spawn").Value("i", 0)
     launcher = LaunchConfig(
         min_nodes=1,

@@ -6,6 +6,7 @@ import pytest
 from vsn_train.data.datasets.custom import load_custom
 from vsn_train.data.manifest import UNLABELLED
 from vsn_train.errors import InputError
+from vsn_train.run.data import note_empty_classes
 
 LISTS = Path(__file__).resolve().parents[3] / "shared" / "data" / "annotations" / "list_formats"
 NONE = {"train": None, "val": None, "test": None}
@@ -80,8 +81,12 @@ def test_flips(tmp_path):
     assert manifest.flipped_labels().tolist() == [0, 2, 1]
     with pytest.raises(InputError, match=r"dataset.flip_pairs: \['turn left', 'x'\]; expected two class names"):
         load_custom(tmp_path, "train", NONE, flip_pairs=[["turn left", "x"]])
+    make(tmp_path, "a/1.mp4,turn left\nb c/2.avi,turn right\n3,swipe_left\n")  # one that is in no pair
+    assert not load_custom(tmp_path, "train", NONE, flip_pairs=[["turn left", "turn right"]]).flips_allowed
+    assert load_custom(tmp_path, "train", NONE, flips="allowed").flips_allowed
     make(tmp_path, "a/1.mp4,Leftovers\n")
     assert load_custom(tmp_path, "train", NONE).flips_allowed
+    assert not load_custom(tmp_path, "train", NONE, flips="forbidden").flips_allowed
 
 
 @pytest.mark.skipif(not LISTS.is_dir(), reason="the published lists are not at hand")
@@ -136,3 +141,70 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("os.listdir", refuse)
     with pytest.raises(InputError, match=r"/a: cannot be listed \(Permission denied\); expected a folder of videos"):
         load_custom(tmp_path, "train", NONE)
+
+
+def test_names_of_folders_are_names_also_where_they_are_numbers(tmp_path):
+    for top, names in {"dates": ("20230101", "20230102"), "gaps": ("3", "7", "12"), "all": map(str, range(11))}.items():
+        for name in names:
+            make(tmp_path / top, "", [f"train/{name}/1.mp4", f"val/{name}/2.mp4"], name="notes.md")
+    dates, gaps, whole = (load_custom(tmp_path / top, "train", NONE) for top in ("dates", "gaps", "all"))
+    assert dates.class_names == ("20230101", "20230102")
+    assert gaps.class_names == ("3", "7", "12")
+    assert labels_of(load_custom(tmp_path / "gaps", "val", NONE))["val/12/2.mp4"] == "12"
+    assert whole.class_names == tuple(map(str, range(11)))  # by size, as checkpoints of such folders have it
+    make(tmp_path / "gaps", "", ["val/0/3.mp4"], name="notes.md")
+    with pytest.raises(InputError, match=r"val/0: label '0' is not one of the 3 classes \(3, 7, 12\)"):
+        load_custom(tmp_path / "gaps", "val", NONE)
+    make(tmp_path / "gaps", "train/3/1.mp4 7\n", (), name="test.txt")  # folders name the classes, so the list does
+    assert labels_of(load_custom(tmp_path / "gaps", "test", NONE)) == {"train/3/1.mp4": "7"}
+
+
+@pytest.mark.parametrize(
+    ("text", "option", "classes", "labels"),
+    [
+        ("path,class\na/1.mp4,7\nb c/2.avi,12\n", "auto", ("7", "12"), [0, 1]),
+        ("path,label\na/1.mp4,2023\nb c/2.avi,2024\n", "names", ("2023", "2024"), [0, 1]),
+        ("class_index,path\n2,a/1.mp4\n0,b c/2.avi\n", "auto", ("0", "1", "2"), [2, 0]),
+        ("path,label\na/1.mp4,2.0\nb c/2.avi,2\n3,1\n", "auto", ("0", "1", "2"), [2, 2, 1]),
+        ("path,label\na/1.mp4,²\nb c/2.avi,1\n", "auto", ("1", "²"), [1, 0]),
+        ("a/1.mp4,0,250\nb c/2.avi,1,300\n", "auto", ("0", "1"), [0, 1]),
+        ("path,num_frames,label\na/1.mp4,250,1\nb c/2.avi,300,2\n", "auto", ("0", "1", "2"), [1, 2]),
+        ("a/1.mp4 1500\nb c/2.avi 3\n", "indices", tuple(map(str, range(1501))), [1500, 3]),
+    ],
+)
+def test_what_a_number_in_a_list_is(tmp_path, text, option, classes, labels):
+    manifest = load_custom(make(tmp_path, text), "train", NONE, labels=option)
+    assert (manifest.class_names, manifest.labels.tolist()) == (classes, labels)
+
+
+@pytest.mark.parametrize(
+    ("text", "option", "message"),
+    [
+        ("a/1.mp4,250,1\nb c/2.avi,300,2\n", "auto", r"csv line 1: a/1.mp4,250,1 may be path,label,num_frames or "),
+        ("a/1.mp4,250,0\nb c/2.avi,300,1\n", "auto", r"line 1: num_frames '0'; .* a first line such as path,nu"),
+        ("a/1.mp4,1700000000\nb c/2.avi,3\n", "auto", r"1700000001 classes; expected at most 100000: .*labels=names"),
+        ("a/1.mp4,1700000000\nb c/2.avi,3\n", "indices", r"label 1700000000, as an index from 0, would need"),
+        ("a/1.mp4,2023\nb c/2.avi,2024\n", "auto", r"2 different numbers up to 2024 as labels; .*labels=names; "),
+        ("path,label\na/1.mp4,walk\n", "indices", r"label 'walk'; expected an index, a whole number from 0"),
+        ("path,label,class\na/1.mp4,1,walk\n", "auto", r"line 1: columns label and class both name the class"),
+        ("path,label,num_frames\na/1.mp4,walk,1e11\n", "auto", r"line 2: num_frames '1e11'; expected a whole number"),
+        ("a/1.mp4,walk,100000000000\n", "auto", r"line 1: num_frames 100000000000; expected the number of the video's"),
+        ("a/1.mp4,walk,²\n", "auto", r"line 1: num_frames '²'; expected a whole number"),
+    ],
+)
+def test_numbers_that_may_be_anything_are_refused(tmp_path, text, option, message):
+    with pytest.raises(InputError, match=message):
+        load_custom(make(tmp_path, text), "train", NONE, labels=option)
+
+
+def test_numbers_beside_a_file_of_numbers_as_names(tmp_path):
+    make(tmp_path, "a/1.mp4,1\nb c/2.avi,3\n")
+    classes = tmp_path / "classes.txt"
+    classes.write_text("1\n2\n3\n")
+    with pytest.raises(InputError, match=r"label 1 may be an index from 0 or one of the names in dataset.classes; say"):
+        load_custom(tmp_path, "train", NONE, classes)
+    assert load_custom(tmp_path, "train", NONE, classes, labels="names").labels.tolist() == [0, 2]
+    classes.write_text("one\ntwo\nthree\nfour\n")
+    manifest = load_custom(tmp_path, "train", NONE, classes)
+    assert manifest.labels.tolist() == [1, 3]
+    assert note_empty_classes(manifest) == "2 of 4 classes have no training video: one, three"

@@ -123,3 +123,17 @@ def test_300_000_videos_load_fast_and_are_shared_by_workers(tmp_path):
     assert len(kilobytes) == 5
     assert sum(kilobytes) < 100_000, f"parent and four workers, in kB: {kilobytes}"
     print(f"load {seconds:.3f} s; parent and workers {kilobytes} kB")
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ({"labels": [2, 0.5, 1]}, r"made train: label 0.5 of b; expected a whole number up to"),
+        ({"labels": [2, 10**30, 1]}, r"label 1000000000000000000000000000000 of b; expected a whole number"),
+        ({"labels": [2, "1", 1]}, r"label '1' of b; expected a whole number"),
+        ({"num_frames": [7, -1, 10**11]}, r"num_frames 100000000000 of é; expected a whole number up to 2147483647"),
+    ],
+)
+def test_numbers_that_a_column_cannot_hold(column, message):
+    with pytest.raises(InputError, match=message):
+        small(**column)

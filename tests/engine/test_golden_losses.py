@@ -209,7 +209,7 @@ def run_by_command(folder: Path, environment: dict[str, str] | None = None, **ch
     (folder / "val.csv").write_text("".join(rows[:CLASSES]))
     keys = COMMAND | {
         "dataset": "custom", "dataset.root": folder, "dataset.classes": "classes.txt",
-        "dataset.flip_pairs": "[[class0,class1]]", "hydra.run.dir": folder / "run",
+        "dataset.flip_pairs": "[[class0,class1]]", "dataset.allow_overlap": True, "hydra.run.dir": folder / "run",
     }  # fmt: skip
     values = [f"{key}={value}" for key, value in (keys | change).items()]
     result = run_command("vsn-train", *values, **(environment or {}))

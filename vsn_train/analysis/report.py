@@ -61,7 +61,7 @@ def _labelled(scores: Scores, frames_of: Callable[[int], list[bytes]]) -> dict[s
         "headline": [
             f"{scores.top1():.2f} %",
             "top-1",
-            f"95 % confidence interval {top1.low:.2f} to {top1.high:.2f} (bootstrap over videos); {_over(scores)}",
+            f"95 % confidence interval {top1.low:.2f} to {top1.high:.2f} (Wilson); {_over(scores)}",
         ],
         "tiles": [
             ["top-5", f"{scores.top5():.2f} %", f"{top5.low:.2f} to {top5.high:.2f}"],

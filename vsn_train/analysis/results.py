@@ -12,14 +12,16 @@ from vsn_train.analysis.tables import text_table
 from vsn_train.atomic import write_atomic
 
 
-def save_results(folder: Path, scores: Scores, position: dict[str, int]) -> None:
+def save_results(folder: Path, scores: Scores, position: dict[str, int], environment: dict[str, Any]) -> None:
     """Write scores.npz, metrics.json and, for a split without labels, submission.csv; print the table.
 
-    position: the checkpoint's "epoch" and "step", for metrics.json.
+    position: the checkpoint's "epoch" and "step", for metrics.json. environment: where it was computed, for
+    metrics.json alone: scores do not depend on how many threads and processes there were.
     """
     folder.mkdir(parents=True, exist_ok=True)
     scores.save(folder / "scores.npz")
     metrics: dict[str, Any] = {"split": "test"} | position | measure(scores) | scores.facts
+    metrics["environment"] = environment
     write_atomic(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     if not scores.labelled:
         write_submission(scores, folder / "submission.csv")

@@ -121,16 +121,16 @@ class Scores:
         return counts
 
     def interval(self, metric: str = "top1", level: float = 95, resamples: int = 1000, seed: int = 0) -> Interval:
-        """Percentile bootstrap over videos of "top1", "top5" or "mean_class"."""
+        """In percent: Wilson's interval of the proportions "top1" and "top5"; percentile bootstrap over videos of
+        "mean_class". Where all videos are right, or none, every sample of them is the same: Wilson's for it too."""
         right, labels, classes = self.right(5 if metric == "top5" else 1), self.labels, len(self.class_names)
+        if metric != "mean_class" or right.all() or not right.any():
+            return proportion_interval(int(right.sum()), len(right), level)
         generator = np.random.default_rng(seed)
         values = []
         for _ in range(resamples):
             drawn = generator.integers(len(right), size=len(right))
-            if metric == "mean_class":
-                values.append(float(np.nanmean(_per_class(right[drawn], labels[drawn], classes))))
-            else:
-                values.append(100 * float(right[drawn].mean()))
+            values.append(float(np.nanmean(_per_class(right[drawn], labels[drawn], classes))))
         return _middle(values, level)
 
     # ---- How sure it was ---------------------------------------------------------------------------------------------
@@ -229,10 +229,18 @@ def compare(first: Scores, second: Scores, level: float = 95, resamples: int = 1
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Two-sided exact p: twice the binomial tail at 1/2, at most 1."""
-    n, k = only_first + only_second, min(only_first, only_second)
-    logs = [math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) - n * math.log(2) for i in range(k + 1)]
-    return min(1.0, 2 * math.fsum(map(math.exp, logs)))
+    """Two-sided exact p of an even split."""
+    from scipy.stats import binomtest  # here: importing it takes as long as reading a score file
+
+    return float(binomtest(only_first, only_first + only_second).pvalue) if only_first + only_second else 1.0
+
+
+def proportion_interval(right: int, videos: int, level: float = 95) -> Interval:
+    """Wilson's (1927) interval of right / videos, in percent: it also says something where all are right, or none."""
+    from scipy.stats import binomtest
+
+    found = binomtest(right, videos).proportion_ci(level / 100, method="wilson")
+    return Interval(100 * float(found.low), 100 * float(found.high))
 
 
 def fuse(parts: Sequence[Scores], weights: Sequence[float] | None = None) -> Scores:

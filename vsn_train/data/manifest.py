@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from vsn_train.atomic import write_atomic
+from vsn_train.data.direction import undecided
 from vsn_train.errors import InputError
 
 UNLABELLED = -1  # label of every video of a test split whose answers are not public
@@ -68,6 +69,11 @@ class Manifest:
     @property
     def is_labelled(self) -> bool:
         return bool(self.labels[0] != UNLABELLED)
+
+    def classes_without_videos(self) -> list[str]:
+        """Their names, in the order of the labels; none where no video has a label."""
+        present = set(np.unique(self.labels).tolist())
+        return [name for label, name in enumerate(self.class_names) if self.is_labelled and label not in present]
 
     def flipped_labels(self) -> np.ndarray:
         """(K,) int64: the label that a clip of class k has after a horizontal flip."""
@@ -140,11 +146,12 @@ def make_manifest(
     flip_pairs: Sequence[tuple[int, int]] = (),
     *,
     ids: Sequence[str] | None = None,
-    flips_allowed: bool = True,
+    flips_allowed: bool | None = None,
     num_frames: Sequence[int] | None = None,
     missing: Sequence[str] = (),
 ) -> Manifest:
-    """Check the columns and pack them; see `Manifest` for what they are. ids: None takes the paths.
+    """Check the columns and pack them; see `Manifest` for what they are. ids: None takes the paths. flips_allowed: None
+    allows flips unless a class name in none of the pairs speaks of a direction.
 
     Raises InputError when the split is empty, a label is outside 0..K-1 (UNLABELLED is allowed for all videos of
     "test" together), or a video is listed twice.
@@ -152,7 +159,7 @@ def make_manifest(
     if not len(paths):
         raise InputError(f"{name} {split}: found no videos under {root}; expected at least one: check dataset.root")
     classes, names = len(class_names), paths if ids is None else ids
-    label_column = np.array(labels, np.int64)
+    label_column = _whole_numbers(labels, np.int64, names, f"{name} {split}: label")
     unlabelled = split == "test" and bool((label_column == UNLABELLED).all())
     for index in np.flatnonzero((label_column < 0) | (label_column >= classes)) if not unlabelled else ():
         raise InputError(
@@ -171,10 +178,25 @@ def make_manifest(
         label_column,
         tuple(class_names),
         tuple(flip_pairs),
-        flips_allowed,
-        None if num_frames is None else np.array(num_frames, np.int32),
+        not undecided(class_names, flip_pairs) if flips_allowed is None else flips_allowed,
+        None if num_frames is None else _whole_numbers(num_frames, np.int32, names, f"{name} {split}: num_frames"),
         tuple(missing),
     )
+
+
+def _whole_numbers(values: Sequence[int], kind: type[np.signedinteger], names: Sequence[str], what: str) -> np.ndarray:
+    """(N,) of this kind. Raises InputError for what it cannot hold, which NumPy would round or give a traceback for."""
+    limits, given = np.iinfo(kind), np.asarray(values)
+    if given.dtype.kind == "i" and (not given.size or limits.min <= given.min() <= given.max() <= limits.max):
+        return given.astype(kind)
+    for name, value in zip(names, values, strict=True):
+        try:
+            fits = limits.min <= value <= limits.max and int(value) == value
+        except TypeError:
+            fits = False
+        if not fits:
+            raise InputError(f"{what} {value!r} of {name}; expected a whole number up to {limits.max}")
+    return np.array(values, kind)
 
 
 def first_repeated(names: Sequence[str]) -> str | None:

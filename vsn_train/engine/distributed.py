@@ -31,6 +31,7 @@ RENDEZVOUS_TIME = timedelta(minutes=10)  # that processes wait for each other at
 # Environment variable: local processes may share CUDA devices, for tests on machines with one. They exchange everything
 # through gloo, since nccl refuses two processes on a device.
 SHARE_GPU = "VSN_TRAIN_SHARE_GPU"
+OWN_LAUNCH = "VSN_TRAIN_LAUNCH"  # set for local processes that vsn-train itself has started
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ class Process:
 def join_processes(device: str, threads: int) -> Iterator[Process]:
     """Join the group that the launcher describes in the environment (RANK, WORLD_SIZE, …), or be alone.
 
-    device: "auto", "cpu" or "cuda". threads: CPU threads of this process; 0 shares the cores evenly.
+    device: "auto", "cpu" or "cuda". threads: CPU threads of this process; 0 takes OMP_NUM_THREADS where the user has set
+    it, and otherwise shares the cores evenly.
     Raises InputError for "cuda" where there is none.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -102,7 +104,7 @@ def join_processes(device: str, threads: int) -> Iterator[Process]:
             f"{local_size} processes on this machine, but it has {torch.cuda.device_count()} CUDA devices; lower "
             "runtime.devices or use runtime.device=cpu"
         )
-    torch.set_num_threads(threads or max(1, usable_cores() // local_size))
+    torch.set_num_threads(threads or threads_of_user(local_size) or max(1, usable_cores() // local_size))
     own = torch.device("cuda", local_rank % torch.cuda.device_count()) if use_cuda else torch.device("cpu")
     if use_cuda:
         torch.cuda.set_device(own)
@@ -117,6 +119,13 @@ def join_processes(device: str, threads: int) -> Iterator[Process]:
         yield Process(rank, world_size, own)
     finally:
         dist.destroy_process_group()
+
+
+def threads_of_user(local_size: int) -> int:
+    """What OMP_NUM_THREADS says; 0 where nobody has set it. local_size: processes on this machine."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    by_torchrun = launch_id() and local_size > 1 and first == "1" and not os.environ.get(OWN_LAUNCH)
+    return int(first) if first.isascii() and first.isdigit() and not by_torchrun else 0  # torchrun sets 1 by itself
 
 
 @cache

@@ -35,6 +35,10 @@ class Position:
     sums: list[list[float]] = field(default_factory=list)
     best: list[list[float]] = field(default_factory=list)
 
+    def begin_epoch_anew(self) -> None:
+        """Back to the start of the epoch under way; its steps stay counted."""
+        self.videos, self.unreadable, self.sums = 0, 0, []
+
     def end_epoch(self, top1: float) -> None:
         """Go to the start of the next epoch. top1: of this one's validation, in percent."""
         self.epoch, self.videos, self.unreadable, self.sums = self.epoch + 1, 0, 0, []

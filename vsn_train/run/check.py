@@ -23,7 +23,7 @@ from vsn_train.engine.distributed import Process
 from vsn_train.engine.meter import peak_memory
 from vsn_train.engine.precision import autocast_for
 from vsn_train.models import Recognizer
-from vsn_train.run.data import training_clips
+from vsn_train.run.data import describe_flips, training_clips
 from vsn_train.run.evaluate import Evaluation
 from vsn_train.run.network import prepare_model
 from vsn_train.run.state import trial_state, trial_step
@@ -64,6 +64,7 @@ def check_training(
     lines.append(what_limits(loading, training, config.data.workers))
     if not process.is_main:
         return
+    lines.insert(0, describe_flips(manifest, config.augment.flip))
     sheet = run_folder / "check.png"
     save_contact_sheet(sheet, batch.video, [names[index] for index in batch.label.tolist()])
     print("\n".join([*lines, f"what the network sees: {sheet}"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,14 +18,17 @@ from vsn_train.data.datasets.motion import load_motion
 from vsn_train.data.datasets.something_v1 import load_something_v1
 from vsn_train.data.datasets.something_v2 import load_something_v2
 from vsn_train.data.datasets.ucf101 import load_ucf101
+from vsn_train.data.direction import likely_pairs, names_with_direction, undecided
 from vsn_train.data.frame_counts import count_frames
 from vsn_train.data.loader import TrainingClips
 from vsn_train.data.manifest import Manifest, sort_classes
+from vsn_train.data.overlap import shared_videos
 from vsn_train.data.protocol import Protocol
 from vsn_train.data.transforms import CROP_SCALES
 from vsn_train.engine.distributed import Process
 from vsn_train.errors import InputError
 from vsn_train.import_function import import_function
+from vsn_train.typed_paths import paste, quoted
 
 
 def load_manifest(dataset: schema.Dataset, split: str, process: Process, data: schema.Data | None = None) -> Manifest:
@@ -54,7 +58,10 @@ def read_manifest(dataset: schema.Dataset, split: str, process: Process) -> Mani
     if isinstance(dataset, schema.Custom):
         lists = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
         classes = root / dataset.classes if dataset.classes else None
-        return load_custom(root, split, lists, classes, dataset.flip_pairs, dataset.max_missing_share)
+        return load_custom(
+            root, split, lists, classes, dataset.flip_pairs, dataset.max_missing_share, dataset.labels,
+            dataset.flips,
+        )  # fmt: skip
     if isinstance(dataset, schema.OwnDataset):
         load_own = import_function(dataset.loader, "dataset.loader")
         manifest = load_own(root, split, **dataset.options)
@@ -81,6 +88,32 @@ def read_manifest(dataset: schema.Dataset, split: str, process: Process) -> Mani
     return sort_classes(manifest) if dataset.class_order == "sorted" else manifest
 
 
+def check_overlap(train: Manifest, val: Manifest, dataset: schema.Dataset, refuse: bool = True) -> str:
+    """The line for the log where the two splits share videos; empty where they do not.
+
+    The lists of published data sets are their authors' and are taken as they are; of those that a loader of one's own
+    reads, copies under other names are only told. Raises InputError for shared videos, unless dataset.allow_overlap
+    says that they may be, or refuse is False.
+    """
+    if not isinstance(dataset, schema.Custom | schema.OwnDataset) or not (shared := shared_videos(train, val)):
+        return ""
+    copies = sum(each.copy for each in shared)
+    kind = "as copies" if copies == len(shared) else f"{copies} of them as copies" if copies else ""
+    first = shared[0]
+    text = (
+        f"{len(shared)} of {len(val)} validation videos are also training videos{f' ({kind})' if kind else ''}, first "
+        f"{first.second}"
+    )
+    text += f", which is {first.first}" if first.first != first.second else ""
+    told = dataset.allow_overlap or not refuse or (isinstance(dataset, schema.OwnDataset) and copies == len(shared))
+    if told:
+        return f"{text}: the validation says less than it seems to"
+    raise InputError(
+        f"{text}: accuracies would say nothing about new videos; take them out of one of the two splits, or accept it: "
+        "dataset.allow_overlap=true"
+    )
+
+
 def note_missing(manifest: Manifest, folder: Path) -> str:
     """Write missing_<split>.txt, the listed videos that are not there; the line for the log, empty if all are."""
     path = folder / f"missing_{manifest.split}.txt"
@@ -93,6 +126,15 @@ def note_missing(manifest: Manifest, folder: Path) -> str:
         f"{len(manifest.missing)} of {listed} {manifest.split} videos are not under {manifest.root} and are left out; "
         f"{path} names them"
     )
+
+
+def note_empty_classes(manifest: Manifest) -> str:
+    """The line for the log that names the classes without a video; empty where all have one."""
+    names = manifest.classes_without_videos()
+    if not names:
+        return ""
+    kind = {"train": "training", "val": "validation"}.get(manifest.split, manifest.split)
+    return f"{len(names)} of {len(manifest.class_names)} classes have no {kind} video: {_some(names, 20)}"
 
 
 def check_classes(manifest: Manifest, trained: list[str], path: str) -> None:
@@ -113,13 +155,44 @@ def check_classes(manifest: Manifest, trained: list[str], path: str) -> None:
     )
 
 
-def check_flips(protocol: Protocol, flips_allowed: bool, name: str) -> None:
+def check_flips(protocol: Protocol, flips_allowed: bool, name: str, class_names: Sequence[str] = ()) -> None:
     """Refuse flipped crops where a flipped clip may be of another class that nobody named."""
     if protocol.crops == 10 and not flips_allowed:
+        sides = _some(names_with_direction(class_names))
         raise InputError(
-            f"protocol.crops=10 flips every crop, but {name} has classes that differ in direction and their pairs "
-            "are not known; use protocol.crops=5, or a protocol without flips"
+            f"protocol.crops=10 flips every crop, but {name} has classes that differ in direction"
+            f"{f' ({sides})' if sides else ''} and their pairs are not known; use protocol.crops=5, or a protocol "
+            "without flips"
         )
+
+
+def describe_flips(manifest: Manifest, wanted: bool) -> str:
+    """The line for the log: whether training clips are flipped, and why. wanted: augment.flip."""
+    names = manifest.class_names
+    open_names = undecided(names, manifest.flip_pairs)
+    if not wanted:
+        return "horizontal flips: off (augment.flip=false)"
+    if not manifest.flips_allowed:
+        if not open_names:
+            return "horizontal flips: off, as the data set forbids them"
+        pairs = [pair for pair in likely_pairs(names) if set(pair) & set(open_names)]
+        text = f"horizontal flips: off, as classes have a direction and their pairs are not known: {_some(open_names)}"
+        if manifest.name == "custom":
+            known = [(names[left], names[right]) for left, right in manifest.flip_pairs]
+            listed = ",".join(f"[{','.join(map(quoted, pair))}]" for pair in [*known, *pairs])
+            named = paste(dataset__flip_pairs=f"[{listed}]") if pairs else "dataset.flip_pairs"
+            text += f"; {named} exchanges their labels, dataset.flips=allowed says that a flip changes none of them"
+        return text
+    if open_names:
+        return f"horizontal flips: on, as the data set allows them in spite of {_some(open_names)}"
+    if manifest.flip_pairs:
+        pairs = [(names[left], names[right]) for left, right in manifest.flip_pairs]
+        return f"horizontal flips: on, exchanging labels: {_some([f'{a} <-> {b}' for a, b in pairs])}"
+    return "horizontal flips: on, as no class is named after a direction"
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def training_clips(config: schema.Train, manifest: Manifest) -> TrainingClips:

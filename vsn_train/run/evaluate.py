@@ -33,7 +33,7 @@ from vsn_train.engine.precision import autocast_for
 from vsn_train.folder_lock import folder_lock
 from vsn_train.run.data import check_classes, check_flips, load_manifest, note_missing
 from vsn_train.run.network import model_of, use_channels_last
-from vsn_train.run.record import environment, versions
+from vsn_train.run.record import computed, environment, versions
 
 
 def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) -> None:
@@ -58,18 +58,15 @@ def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) ->
             "epoch": checkpoint.epoch,
             "manifest": manifest.content_hash(),
             "checkpoint": opened.hash,
-            "computed": {
-                "device": process.device.type,
-                "precision": config.runtime.precision,
-                "views_per_batch": config.runtime.views_per_batch,
-            },
+            "computed": computed(config.runtime.precision, model, process)
+            | {"views_per_batch": config.runtime.views_per_batch},
             "versions": versions(),
         }
         stem = opened.path.stem
         folder = run_folder / "eval" / stem / (name if config.split == "val" else f"{name}_{config.split}")
         process.on_rank_zero(lambda: hold(held, folder))
         parts = ScoreParts(folder / "parts", facts)
-        if process.is_main and not config.resume:
+        if process.is_main and not schema.resume_choice(config.resume):
             parts.remove()
         done: Found = dict(parts.read()) if process.is_main else {}
         finished = process.all_gather(list(done))[0]  # also: nobody writes a part before the old ones are gone
@@ -85,7 +82,8 @@ def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) ->
             lines.append(f"manifest {facts['manifest']}")
             # All of it or none, in place of what lay there: nothing old stays beside something new.
             with atomic_folder(folder) as written:
-                save_results(written, scores, {"epoch": checkpoint.epoch, "step": checkpoint.step})
+                position = {"epoch": checkpoint.epoch, "step": checkpoint.step}
+                save_results(written, scores, position, environment())
                 if config.report:
                     details: dict[str, Any] = {"config": OmegaConf.to_yaml(OmegaConf.structured(config))}
                     details["environment"] = environment()
@@ -139,7 +137,7 @@ class Evaluation:
         keep_views: bool = False,
         done: Collection[int] = (),
     ) -> None:
-        check_flips(protocol, manifest.flips_allowed, manifest.name)
+        check_flips(protocol, manifest.flips_allowed, manifest.name, manifest.class_names)
         self.model, self.manifest, self.process, self.keep_views = model, manifest, process, keep_views
         self.options: dict[str, Any] = {
             "protocol": protocol,

@@ -13,6 +13,7 @@ from vsn_train import config as schema
 from vsn_train.analysis.scores import softmax
 from vsn_train.analysis.strip import draw_prediction
 from vsn_train.atomic import write_atomic
+from vsn_train.data.direction import undecided
 from vsn_train.data.inputs import GivenVideos, find_videos
 from vsn_train.data.loader import eval_loader
 from vsn_train.data.manifest import flipped_labels
@@ -21,9 +22,11 @@ from vsn_train.engine.checkpoint import OpenedCheckpoint
 from vsn_train.engine.distributed import join_processes
 from vsn_train.engine.evaluate import score_videos
 from vsn_train.engine.precision import autocast_for
+from vsn_train.engine.state import Checkpoint
 from vsn_train.errors import InputError
 from vsn_train.run.data import check_flips
 from vsn_train.run.network import model_of, use_channels_last
+from vsn_train.run.record import computed
 
 
 def predict(config: schema.Predict, opened: OpenedCheckpoint, run_folder: Path) -> None:
@@ -33,11 +36,12 @@ def predict(config: schema.Predict, opened: OpenedCheckpoint, run_folder: Path) 
     """
     checkpoint = opened.checkpoint
     protocol, names = config.protocol, checkpoint.class_names
-    check_flips(protocol, checkpoint.flips_allowed, "the checkpoint's data set")
+    check_flips(protocol, flips_allowed(checkpoint), "the checkpoint's data set", names)
     paths = find_videos(config.video)
     with join_processes(config.runtime.device, config.runtime.threads) as process:
         model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
         use_channels_last(model, config.runtime, process, inference=True)
+        used = computed(config.runtime.precision, model, process)
         videos = GivenVideos(
             paths, model.num_frames, protocol, config.data.decoder, config.data.modality, config.start, config.end
         )  # fmt: skip
@@ -69,6 +73,7 @@ def predict(config: schema.Predict, opened: OpenedCheckpoint, run_folder: Path) 
                 {"video": str(path), "frames": clips, "picture": figure.name, "classes": classes[: config.top_k]}
             )
     facts = {"checkpoint": config.checkpoint, "protocol": protocol_name, "start": config.start, "end": config.end}
+    facts |= {"computed": used}
     path = run_folder / "prediction.json"
     run_folder.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(facts | {"predictions": predictions}, indent=2, ensure_ascii=False) + "\n")
@@ -78,6 +83,14 @@ def predict(config: schema.Predict, opened: OpenedCheckpoint, run_folder: Path) 
             f"{len(bad)} of {len(paths)} videos could not be read, first {bad[0]['video']}: {bad[0]['error']}; the "
             f"others are in {path}"
         )
+
+
+def flips_allowed(checkpoint: Checkpoint) -> bool:
+    """Older versions overlooked directions in the names of one's own classes, such as swipe_left."""
+    dataset = checkpoint.config["dataset"]
+    if dataset["name"] != "custom" or "flips" in dataset:
+        return checkpoint.flips_allowed
+    return checkpoint.flips_allowed and not undecided(checkpoint.class_names, checkpoint.flip_pairs)
 
 
 def print_bars(title: str, best: list[tuple[str, int, float]]) -> None:

@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 import yaml
+from torch import nn
 
 from vsn_train import __version__
 from vsn_train.atomic import write_atomic
-from vsn_train.engine.distributed import launch_id
+from vsn_train.engine.distributed import Process, launch_id
+from vsn_train.engine.precision import resolve_precision
 from vsn_train.versions import installed
 
 
@@ -28,13 +30,24 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Of what decides numbers: this program, torch, torchvision and the decoders."""
     found = {"vsn-train": __version__, "python": platform.python_version()}
-    return found | installed("torch", "torchvision", "decord", "av", "torchcodec", "numpy")
+    return found | installed("torch", "torchvision", "decord", "av", "torchcodec", "numpy", "scipy", "pillow")
 
 
-def write_config(run_folder: Path, given: dict[str, Any]) -> None:
-    """config.yaml and environment.json: what was asked for and where it ran."""
+def computed(precision: str, model: nn.Module, process: Process) -> dict[str, Any]:
+    """What a network is computed in, as used: no "auto". For the records of trainings, evaluations and predictions."""
+    weights = [each for each in model.parameters() if each.dim() == 4 and each.shape[1] > 1 and each.shape[2] > 1]
+    last = any(each.is_contiguous(memory_format=torch.channels_last) for each in weights[:1])
+    return {
+        "device": process.device.type,
+        "precision": resolve_precision(precision, process.device),
+        "memory_format": "channels_last" if last else "contiguous",
+    }
+
+
+def write_config(run_folder: Path, given: dict[str, Any], used: dict[str, Any]) -> None:
+    """config.yaml and environment.json: what was asked for and where it ran. used: see `computed`."""
     write_atomic(run_folder / "config.yaml", yaml.safe_dump(given, sort_keys=False, allow_unicode=True))
-    write_atomic(run_folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
+    write_atomic(run_folder / "environment.json", json.dumps(environment() | {"computed": used}, indent=2) + "\n")
 
 
 def environment() -> dict[str, Any]:
@@ -44,6 +57,7 @@ def environment() -> dict[str, Any]:
         "versions": versions(),
         "platform": platform.platform(),
         "cpu_cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", 1)),
+        "threads": torch.get_num_threads(),  # of each process
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }

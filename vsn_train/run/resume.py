@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vsn_train.data.loader import EpochBatches, TrainingClips
+from vsn_train.data.manifest import Manifest
 from vsn_train.data.workers import BadVideo
 from vsn_train.engine.checkpoint import newest_checkpoint
 from vsn_train.engine.distributed import Process
@@ -13,29 +15,42 @@ from vsn_train.engine.log import QUARANTINE
 from vsn_train.engine.state import Checkpoint, Position
 from vsn_train.errors import InputError
 from vsn_train.run.record import flatten
+from vsn_train.run.same_data import check_same_classes, differing_videos
 
 # A resumed run may differ in these and still be the same run.
 FREE_ON_RESUME = (
     "name", "resume", "check", "runtime.", "checkpoints.", "data.workers", "data.decoder", "data.timeout",
-    "data.max_bad_share", "schedule.epochs", "schedule.patience",
+    "data.max_bad_share", "schedule.epochs", "schedule.patience", "dataset.allow_overlap",
 )  # fmt: skip
 # These may differ too, as long as a step takes as many videos, or as long as the lists name the same videos.
 DIVISION = {"data.batch_size", "optimizer.accumulate"}
 PLACE = {"dataset.root", "dataset.annotations"}
-# Keys that older checkpoints lack: how a network started no longer matters to one that is trained.
-ADDED_LATER = {"backbone.temporal_start", "backbone.outer_taps"}
+# These may differ where the user says that videos came or went.
+LISTS = {"dataset.train", "dataset.val", "dataset.max_missing_share"}
+# Keys that older checkpoints lack: how a network started no longer matters to one that is trained, and whether the
+# classes are the same is looked at itself.
+ADDED_LATER = {"backbone.temporal_start", "backbone.outer_taps", "dataset.labels", "dataset.flips"}
 # Of the free ones, those that change how sums are rounded.
 ROUNDING = ("device", "precision", "channels_last", "compile", "tf32", "fused_optimizer", "sync_bn", "threads")
 
 
 def find_checkpoint(
-    resume: bool, folder: Path, given: dict[str, Any], step_videos: int, manifests: list[str]
+    resume: bool | str,
+    folder: Path,
+    given: dict[str, Any],
+    step_videos: int,
+    manifests: Sequence[Manifest],
+    other_videos: bool = False,
 ) -> tuple[Checkpoint | None, list[str]]:
     """What to go on from, if anything, and lines for the log.
 
-    manifests: content hashes of the training and the validation split.
-    Raises InputError when a run is there and resume=true is not, or the config is another run's.
+    resume: True, False, or "auto", which goes on where there is a checkpoint. manifests: of the training and the
+    validation split. other_videos: go on although videos came or went.
+    Raises InputError when a run is there and resume=true is not, when the config is another run's, or when its videos
+    or classes are not those that it was begun with.
     """
+    if resume == "auto":
+        resume = any(folder.glob("*.pt"))
     if not resume:
         if (folder / "last.pt").exists():
             raise InputError(
@@ -43,23 +58,37 @@ def find_checkpoint(
             )
         return None, []
     path, checkpoint, passed_over = newest_checkpoint(folder)
+    if manifests:
+        check_same_classes(checkpoint, path, manifests[0])
+    differing = differing_videos(checkpoint, manifests, folder.parent)
     before, now = flatten(checkpoint.config), flatten(given)
     allowed = ADDED_LATER - before.keys()
     if checkpoint.step_videos == step_videos:
         allowed |= DIVISION
-    if checkpoint.manifests == manifests:
+    if checkpoint.manifests == [each.content_hash() for each in manifests] or other_videos:
         allowed |= PLACE
+    if other_videos:
+        allowed |= LISTS
     changed = [
         f"{key} (was {before.get(key)}, is {now.get(key)})"
         for key in sorted((before.keys() | now.keys()) - allowed)
         if before.get(key) != now.get(key) and not key.startswith(FREE_ON_RESUME)
     ]
+    if differing and not other_videos:
+        raise InputError(
+            f"cannot go on from {path}: its videos are not those of now: {', '.join([*differing, *changed])}; put them "
+            "back as they were, or go on with what is there now: resume_other_videos=true"
+        )
     if changed:
         raise InputError(
             f"resume=true, but the config differs from that of {path}: {', '.join(changed)}; set it back, or start a "
             "new run without resume=true"
         )
-    return checkpoint, [*(f"passed over: {text}" for text in passed_over), f"going on from {path}"]
+    notes = [f"passed over: {text}" for text in passed_over]
+    notes += [f"now {line}: another training from here on (resume_other_videos=true)" for line in differing]
+    if manifests and checkpoint.flips_allowed != manifests[0].flips_allowed:
+        notes.append(f"flips were {'allowed' if checkpoint.flips_allowed else 'off'} when the run was begun")
+    return checkpoint, [*notes, f"going on from {path}"]
 
 
 def not_bit_identical(
@@ -89,10 +118,10 @@ def describe_position(position: Position, steps: int) -> str:
     return text + (f", {position.videos} videos into the next one" if position.videos else "")
 
 
-def read_quarantine(run_folder: Path, clips: TrainingClips) -> dict[int, BadVideo]:
+def read_quarantine(run_folder: Path, clips: TrainingClips, other_videos: bool = False) -> dict[int, BadVideo]:
     """index -> what stands for it, from the run's quarantine.txt: one sample id a line, a tab, the cause.
 
-    Raises InputError for an id that the training split does not have.
+    other_videos: videos of the run may be gone. Raises InputError for an id that the training split does not have.
     """
     listing = run_folder / QUARANTINE
     if not listing.exists():
@@ -102,6 +131,8 @@ def read_quarantine(run_folder: Path, clips: TrainingClips) -> dict[int, BadVide
     for line in listing.read_text(encoding="utf-8").splitlines():
         name, _, cause = line.partition("\t")
         if name not in index_of:
+            if other_videos:
+                continue
             raise InputError(f"{listing}: {name!r} is no video of the training split; remove the line")
         index = index_of[name]
         path = str(clips.manifest.path(index))

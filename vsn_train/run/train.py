@@ -26,11 +26,20 @@ from vsn_train.engine.train import train as run_training
 from vsn_train.folder_lock import folder_lock
 from vsn_train.models.layouts import mixing_of
 from vsn_train.run.check import check_training
-from vsn_train.run.data import load_manifest, note_missing, training_clips
+from vsn_train.run.data import (
+    check_flips,
+    check_overlap,
+    describe_flips,
+    load_manifest,
+    note_empty_classes,
+    note_missing,
+    training_clips,
+)
 from vsn_train.run.evaluate import Evaluation, describe
 from vsn_train.run.network import build_model, choose_speed, prepare_model, start_weights, wrap_network
-from vsn_train.run.record import flatten, write_config
+from vsn_train.run.record import computed, flatten, write_config
 from vsn_train.run.resume import describe_position, find_checkpoint, not_bit_identical, read_quarantine
+from vsn_train.run.same_data import save_manifests
 from vsn_train.run.state import build_state, learning_rate, train_options
 from vsn_train.typed_paths import paste
 
@@ -44,6 +53,7 @@ def train(config: schema.Train, run_folder: Path) -> None:
     with join_processes(config.runtime.device, config.runtime.threads) as process, ExitStack() as held:
         # 1. What is learnt from, and what learns.
         manifests = [load_manifest(config.dataset, split, process, config.data) for split in ("train", "val")]
+        check_flips(config.validation, manifests[1].flips_allowed, manifests[1].name, manifests[1].class_names)
         batches = EpochBatches(
             len(manifests[0]), config.data.batch_size, process.rank, process.world_size, config.seed,
             config.optimizer.accumulate,
@@ -53,16 +63,23 @@ def train(config: schema.Train, run_folder: Path) -> None:
         model = build_model(config.backbone, len(classes), config.data.modality).to(process.device)
         weights = start_weights(model, config, classes)
         if config.check:
+            process.on_rank_zero(lambda: check_overlap(manifests[0], manifests[1], config.dataset))
             check_training(config, manifests[0], manifests[1], model, batches, process, run_folder)
             return
 
         # 2. What the run goes on from, if anything, and how it is fastest here.
         process.on_rank_zero(lambda: held.enter_context(folder_lock(run_folder, "choose another hydra.run.dir")))
         hashes = [each.content_hash() for each in manifests]
-        resume = config.resume or launched_before(run_folder)
+        resume = schema.resume_choice(config.resume) or launched_before(run_folder)
         found, notes = process.on_rank_zero(
-            lambda: find_checkpoint(resume, run_folder / "checkpoints", given, batches.step_videos, hashes)
+            lambda: find_checkpoint(
+                resume, run_folder / "checkpoints", given, batches.step_videos, manifests, config.resume_other_videos
+            )
         )
+        # A run that an older version let begin may go on: it is told all the same.
+        refuse = not found or "allow_overlap" in found.config["dataset"]
+        overlap = process.on_rank_zero(lambda: check_overlap(manifests[0], manifests[1], config.dataset, refuse))
+        other_videos = bool(found and found.manifests and found.manifests != hashes)
         choices, reasons = choose_speed(config, model, process, found.choices if found else None)
         config = replace(config, runtime=replace(config.runtime, **choices))
 
@@ -70,6 +87,9 @@ def train(config: schema.Train, run_folder: Path) -> None:
         state = build_state(config, prepare_model(model, config.runtime, process), batches, process)
         if found:
             state.load_state_dict(found.content())
+            if other_videos and state.position.videos:
+                state.position.begin_epoch_anew()
+                notes.append(f"epoch {state.position.epoch + 1} begins anew, with the videos that are there now")
             notes += not_bit_identical(found, given["runtime"] | choices, batches, process)
         state.set_rates(batches)
         state.network = wrap_network(config, state.model, process)
@@ -83,9 +103,9 @@ def train(config: schema.Train, run_folder: Path) -> None:
         facts = facts_of(given, choices, state, manifests[0], hashes, batches, process)
         checkpoints = open_checkpoints(config, run_folder, state, facts, log, process)
         if process.is_main:
-            write_config(run_folder, given)
+            write_config(run_folder, given, computed(config.runtime.precision, state.model, process))
         origin = f"resumed {describe_position(state.position, len(batches))}" if found else f"weights: {weights}"
-        said = [origin, *notes, *reasons, describe_step(config, batches, process)]
+        said = [origin, *notes, *([overlap] if overlap else []), *reasons, describe_step(config, batches, process)]
         for line in describe_run(config, manifests, process, run_folder) + said:
             log.line(line)
 
@@ -94,9 +114,11 @@ def train(config: schema.Train, run_folder: Path) -> None:
         with interrupts.caught(), closing(loader), closing(evaluation.loader):
             if not state.position.step:
                 log.settings(flatten(given))
-            if not found:
+            if not found or other_videos:
                 # At once: a full disk or a folder that cannot be written to is better found now than after an epoch.
                 checkpoints.save()
+            if process.is_main:
+                save_manifests(run_folder, manifests)
             validate = validation(config, evaluation, hashes[1], interrupts, process, log)
             run_training(state, loader, batches, validate, checkpoints, interrupts, process, log, options)
             checkpoints.wait()
@@ -117,7 +139,7 @@ def open_loader(
     """It leaves alone what earlier launches of the run have put into quarantine."""
     clips = training_clips(config, manifest)
     loader = training_loader(clips, batches, config.data.workers, config.data.timeout)
-    loader.quarantine |= process.on_rank_zero(lambda: read_quarantine(run_folder, clips))
+    loader.quarantine |= process.on_rank_zero(lambda: read_quarantine(run_folder, clips, config.resume_other_videos))
     log.quarantined |= loader.quarantine.keys()
     return loader
 
@@ -198,9 +220,9 @@ def describe_run(config: schema.Train, manifests: list[Manifest], process: Proce
     ]
     if process.is_main:
         lines += [line for each in manifests if (line := note_missing(each, run_folder))]
-    if config.augment.flip and not train.flips_allowed:
-        lines.append("horizontal flips disabled: the classes have a direction and their flip pairs are not known")
-    return lines
+    if empty := note_empty_classes(train):
+        lines.append(empty)
+    return [*lines, describe_flips(train, config.augment.flip)]
 
 
 def describe_step(config: schema.Train, batches: EpochBatches, process: Process) -> str:

@@ -55,6 +55,7 @@ from vsn_train.errors import InputError
 from vsn_train.models import Recognizer
 from vsn_train.run.data import check_flips, load_manifest
 from vsn_train.run.network import build_model, model_of, use_channels_last
+from vsn_train.run.record import computed
 from vsn_train.tools.compose import eval_config
 from vsn_train.typed_paths import hydra_words
 
@@ -140,7 +141,7 @@ def measure(config: schema.Eval, opened: OpenedCheckpoint, label: str | None, pr
     manifest = load_manifest(config.dataset, config.split, process, config.data)
     classes = len(checkpoint.class_names)
     same_classes = list(manifest.class_names) == checkpoint.class_names
-    check_flips(config.protocol, manifest.flips_allowed, manifest.name)
+    check_flips(config.protocol, manifest.flips_allowed, manifest.name, manifest.class_names)
 
     groups = video_groups(len(manifest), config.protocol.views, config.runtime.views_per_batch, process)
     autocast = autocast_for(config.runtime.precision, process.device)
@@ -172,7 +173,7 @@ def measure(config: schema.Eval, opened: OpenedCheckpoint, label: str | None, pr
         "manifest": manifest.content_hash(),
         "checkpoint": opened.hash,
         "flow": flow_settings(manifest) if config.data.modality == "flow" else None,
-        "computed": {"device": process.device.type, "precision": config.runtime.precision},
+        "computed": computed(config.runtime.precision, model, process),
     }  # fmt: skip
     return columns_to_measured(
         label or data_name(config, manifest), config.data.modality, config.backbone.p, layers,

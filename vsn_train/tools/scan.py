@@ -20,7 +20,7 @@ import torch
 from vsn_train.data.frame_counts import count_frames
 from vsn_train.data.manifest import Manifest
 from vsn_train.engine.distributed import Process
-from vsn_train.run.data import load_manifest
+from vsn_train.run.data import load_manifest, note_empty_classes
 from vsn_train.tools.compose import train_config
 
 
@@ -59,6 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.no_frames:
             manifest, reasons = count_frames(manifest, config.data.modality, arguments.workers)
         print(describe(manifest, len(reasons)))
+        if empty := note_empty_classes(manifest):
+            print(f"  {empty}")
         for line in [*reasons, *(f"{each}: missing" for each in manifest.missing)]:
             print(f"  {line}")
         complete = complete and not reasons and not manifest.missing

@@ -9,8 +9,9 @@
     vsn-tools scores submit scores.npz --output test.csv
     vsn-tools scores mean runs/hmdb51/*/eval/best/tencrop_10clip/scores.npz     over the three official splits
 
-Each takes --json FILE too. Accuracies are in percent, intervals are the middle 95 % of 1,000 bootstrap samples of the
-videos. Files are compared or fused only where they are of the same videos, labels and class order.
+Each takes --json FILE too. Accuracies are in percent. 95 % intervals are Wilson's of top-1 and top-5, and the middle of
+1,000 bootstrap samples of the videos of class means and differences. Files are compared or fused only where they are of
+the same videos, labels and class order.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@
 
 A first line that names the columns path and label is a header, and then they may stand in any order beside others; a
 list without one has path, label and, if need be, num_frames. Lines with a comma are CSV; others are split at blanks.
-Labels are class names, or indices from 0.
+Labels are class names, or indices from 0: see listed_labels.py.
 """
 
 from __future__ import annotations
@@ -21,6 +21,15 @@ from pathlib import Path
 
 from vsn_train.data.datasets.annotations import class_indices, numbered_lines, read_text, video_root
 from vsn_train.data.datasets.labelled_ids import flip_pairs_of
+from vsn_train.data.datasets.listed_labels import (
+    INDICES,
+    NAMES,
+    OPEN,
+    classes_of,
+    index_of_label,
+    meaning_of,
+    whole_number,
+)
 from vsn_train.data.datasets.presence import (
     VIDEO_SUFFIXES,
     find_videos,
@@ -30,8 +39,6 @@ from vsn_train.data.datasets.presence import (
 )
 from vsn_train.data.manifest import UNLABELLED, Manifest
 from vsn_train.errors import InputError
-
-SIDES = re.compile(r"\b(left|right|(counter|anti)?-?clockwise)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,21 @@ class _Row:
     num_frames: int
 
 
+@dataclass(frozen=True)
+class _Listing:
+    """One list or folder. says: what its labels are, where that shows: NAMES, INDICES or OPEN."""
+
+    place: Path
+    rows: list[_Row]
+    says: str
+
+
+# Columns of a list that hold the label, and what each says of it.
+LABEL_COLUMNS = {"label": OPEN, "class": NAMES, "class_name": NAMES, "class_index": INDICES}
+FLIPS = {"auto": None, "allowed": True, "forbidden": False}
+MOST_FRAMES = 2**31 - 1  # what a manifest's column holds
+
+
 def load_custom(
     root: Path,
     split: str,
@@ -51,28 +73,39 @@ def load_custom(
     classes: Path | None = None,
     flip_pairs: Sequence[Sequence[str]] = (),
     max_missing_share: float = 0.0,
+    labels: str = OPEN,
+    flips: str = "auto",
 ) -> Manifest:
     """split: "train", "val" or "test", whose labels may be left out.
 
     root: folder that the lists' paths are relative to. lists: split -> its list or folder, relative to the root; None
     looks there for <split>.csv, <split>.txt and <split>/. classes: file with one class name a line, in index order;
     None takes the sorted names in the training list, or numbers where it has indices. flip_pairs: pairs of class names
-    that a horizontal flip exchanges; without it, classes named left, right or clockwise forbid flips.
+    that a horizontal flip exchanges. labels: what a list's labels are where no header says it: "names", "indices", or
+    "auto", which takes whole numbers for indices. flips: "allowed", "forbidden", or "auto", which forbids them where a
+    class in no pair is named after a direction.
     Raises InputError for missing folders or files, for more than max_missing_share missing videos and for a line that
     does not fit, with file and line.
     """
     root = video_root(root, [], "the folder of your videos and lists")
-    listing = _find_list(root, split, lists[split])
-    rows = _read(root, listing)
-    training = rows if split == "train" or classes else _read(root, _find_list(root, "train", lists["train"]))
-    index = class_indices(numbered_lines(classes), classes) if classes else _classes_of(training)
-    labels = [_label(row, index, listing, split) for row in rows]
-    pairs, flips_allowed = _flips_of(list(index), flip_pairs)
+    listed = _read(root, _find_list(root, split, lists[split]))
+    rows, listing = listed.rows, listed.place
+    if classes:
+        index, training = class_indices(numbered_lines(classes), classes), listed
+    else:
+        training = listed if split == "train" else _read(root, _find_list(root, "train", lists["train"]))
+    said = _said(training, labels)
+    meaning = meaning_of((row.label for row in training.rows), list(index) if classes else None, said, training.place)
+    if not classes:
+        index = classes_of((row.label for row in training.rows), meaning, said != OPEN, training.place)
+    own = _said(listed, labels)
+    column = [_label(row, meaning if own == OPEN else own, index, listing, split) for row in rows]
+    pairs = _pairs_of(list(index), flip_pairs)
     ids = [row.path for row in rows]
     counts = [row.num_frames for row in rows] if any(row.num_frames > 0 for row in rows) else None
     return make_present_manifest(
-        "custom", split, root, ids, find_videos(root, ids), labels, list(index), pairs, listing=listing,
-        max_missing_share=max_missing_share, flips_allowed=flips_allowed, num_frames=counts,
+        "custom", split, root, ids, find_videos(root, ids), column, list(index), pairs, listing=listing,
+        max_missing_share=max_missing_share, flips_allowed=FLIPS[flips], num_frames=counts,
     )  # fmt: skip
 
 
@@ -85,11 +118,16 @@ def _find_list(root: Path, split: str, given: str | None) -> Path:
     raise InputError(f"found no {', '.join(names)} in {root}{hint}")
 
 
-def _read(root: Path, listing: Path) -> list[_Row]:
-    rows = _read_folders(root, listing) if listing.is_dir() else _read_list(listing)
-    if not rows:
-        raise InputError(f"{listing}: found no videos; expected path,label lines or <class>/<video>")
-    return rows
+def _said(listed: _Listing, labels: str) -> str:
+    """What is said of a listing's labels. The names of folders are names: dataset.labels is of lists."""
+    return labels if labels != OPEN and listed.place.is_file() else listed.says
+
+
+def _read(root: Path, place: Path) -> _Listing:
+    listed = _Listing(place, _read_folders(root, place), NAMES) if place.is_dir() else _read_list(place)
+    if not listed.rows:
+        raise InputError(f"{place}: found no videos; expected path,label lines or <class>/<video>")
+    return listed
 
 
 def _read_folders(root: Path, folder: Path) -> list[_Row]:
@@ -108,12 +146,13 @@ def _read_folders(root: Path, folder: Path) -> list[_Row]:
     return rows
 
 
-def _read_list(listing: Path) -> list[_Row]:
+def _read_list(listing: Path) -> _Listing:
     lines = numbered_lines(listing)
     if not any("," in line for _, line in lines[:1]):
-        return [_row_of_blanks(number, line, listing) for number, line in lines]
+        return _Listing(listing, [_row_of_blanks(number, line, listing) for number, line in lines], OPEN)
     reader = csv.reader(read_text(listing).splitlines(keepends=True))
     columns: dict[str, int] = {}
+    labelled, header_is_there = "label", False
     rows: list[_Row] = []
     for cells in reader:
         cells = [cell.strip() for cell in cells]
@@ -123,26 +162,50 @@ def _read_list(listing: Path) -> list[_Row]:
         if not columns:
             header = [cell.lower() for cell in cells]
             if "path" in header:
-                columns = {name: position for position, name in enumerate(header)}
+                columns, header_is_there = {name: position for position, name in enumerate(header)}, True
+                labelled = _label_column(header, place)
                 continue
             columns = dict(zip(("path", "label", "num_frames"), range(3), strict=True))
         if not 1 <= len(cells) <= len(columns) or not cells[columns["path"]]:
             raise InputError(f"{place}: found {','.join(cells)!r}, expected {','.join(columns)}")
         cell = {name: cells[at] for name, at in columns.items() if at < len(cells)}
-        rows.append(_row(reader.line_num, cell["path"], cell.get("label", ""), cell.get("num_frames", ""), place))
-    return rows
+        rows.append(_row(reader.line_num, cell["path"], cell.get(labelled, ""), cell.get("num_frames", ""), place))
+    if not header_is_there:
+        _check_columns(rows, listing)
+    return _Listing(listing, rows, LABEL_COLUMNS[labelled])
+
+
+def _label_column(header: list[str], place: str) -> str:
+    found = [name for name in header if name in LABEL_COLUMNS]
+    if len(found) > 1:
+        raise InputError(f"{place}: columns {' and '.join(found)} both name the class; keep one, and rename the other")
+    return found[0] if found else "label"
+
+
+def _check_columns(rows: list[_Row], listing: Path) -> None:
+    """Without a header two numbers may also stand as num_frames,label; a 0 can only be a label.
+
+    Raises InputError where nothing tells which is which.
+    """
+    pairs = [(row, number) for row in rows if row.num_frames > 0 and (number := whole_number(row.label)) is not None]
+    if pairs and len(pairs) == sum(bool(row.label) for row in rows) and all(number for _, number in pairs):
+        row = pairs[0][0]
+        raise InputError(
+            f"{listing} line {row.line}: {row.path},{row.label},{row.num_frames} may be path,label,num_frames or "
+            "path,num_frames,label; write the one that it is into the first line of the list"
+        )
 
 
 def _row_of_blanks(number: int, line: str, listing: Path) -> _Row:
     """`<file> <label>` or `<folder> <num_frames> <label>`; the path may hold blanks, the numbers may not."""
     place = f"{listing} line {number}"
     path, _, label = line.rpartition(" ")
-    if not path or not label.isdigit():
+    if not path or whole_number(label) is None:
         return _row(number, line, "", "", place)  # a test list without labels
     before, _, count = path.rpartition(" ")
-    if not before or not count.isdigit():
+    if not before or whole_number(count) is None:
         return _row(number, path.strip(), label, "", place)
-    if video_name(before) != before or re.search(r" \d+$", before):
+    if video_name(before) != before or re.search(r" [0-9]+$", before):
         raise InputError(
             f"{place}: found {line!r}; lists with several labels or with offsets are not read, expected "
             "'<file> <label>' or '<folder> <num_frames> <label>'"
@@ -151,39 +214,28 @@ def _row_of_blanks(number: int, line: str, listing: Path) -> _Row:
 
 
 def _row(number: int, path: str, label: str, count: str, place: str) -> _Row:
-    if count and (not count.isdigit() or int(count) == 0):
-        raise InputError(f"{place}: num_frames {count!r}; expected a whole number above 0, or nothing")
-    return _Row(number, path, label, int(count) if count else -1)
+    frames = whole_number(count) if count else -1
+    if frames is None or frames == 0:
+        raise InputError(
+            f"{place}: num_frames {count!r}; expected a whole number above 0, or nothing; if the columns stand in "
+            "another order, name them in a first line such as path,num_frames,label"
+        )
+    if frames > MOST_FRAMES:
+        raise InputError(f"{place}: num_frames {count}; expected the number of the video's frames, or nothing")
+    return _Row(number, path, label, frames)
 
 
-def _classes_of(rows: Sequence[_Row]) -> dict[str, int]:
-    """Class name -> index, from the labels of the training list."""
-    labels = {row.label for row in rows if row.label}
-    if all(label.isdigit() for label in labels):
-        return {str(label): label for label in range(max(map(int, labels), default=-1) + 1)}
-    return {name: index for index, name in enumerate(sorted(labels))}
-
-
-def _label(row: _Row, classes: dict[str, int], listing: Path, split: str) -> int:
+def _label(row: _Row, meaning: str, classes: dict[str, int], listing: Path, split: str) -> int:
     place = f"{listing} line {row.line}" if row.line else f"{listing}/{row.label}"
     if not row.label:
         if split == "test":
             return UNLABELLED
         raise InputError(f"{place}: no label; expected path,label with one of {len(classes)} classes")
-    if row.label in classes:
-        return classes[row.label]
-    if row.label.isdigit() and int(row.label) < len(classes):
-        return int(row.label)
-    names = list(classes)
-    raise InputError(
-        f"{place}: label {row.label!r} is not one of the {len(classes)} classes ({', '.join(names[:3])}"
-        f"{', …' if len(names) > 3 else ''}); they are those of dataset.classes, or of the training list without it"
-    )
+    return index_of_label(row.label, meaning, classes, place)
 
 
-def _flips_of(class_names: list[str], pairs: Sequence[Sequence[str]]) -> tuple[list[tuple[int, int]], bool]:
+def _pairs_of(class_names: list[str], pairs: Sequence[Sequence[str]]) -> list[tuple[int, int]]:
     for pair in pairs:
         if len(pair) != 2 or not set(pair) <= set(class_names):
             raise InputError(f"dataset.flip_pairs: {list(pair)}; expected two class names, such as {class_names[:2]}")
-    known, _ = flip_pairs_of(class_names, [(pair[0], pair[1]) for pair in pairs])
-    return known, bool(pairs) or not any(SIDES.search(name) for name in class_names)
+    return flip_pairs_of(class_names, [(pair[0], pair[1]) for pair in pairs])[0]

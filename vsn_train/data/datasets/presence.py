@@ -60,12 +60,13 @@ def make_present_manifest(
     *,
     listing: Path,
     max_missing_share: float,
-    flips_allowed: bool = True,
+    flips_allowed: bool | None = None,
     num_frames: Sequence[int] | None = None,
 ) -> Manifest:
     """The manifest of the listed videos that were found; the others become its `missing`.
 
-    found: what `find_videos` says. listing: the file that lists them, for the message.
+    found: what `find_videos` says. listing: the file that lists them, for the message. The rest is as for
+    `make_manifest`.
     Raises InputError where more than max_missing_share of them are missing.
     """
     if not ids:

@@ -1,0 +1,80 @@
+"""Videos that two splits share: by their path, through links, or as copies with the same content."""
+
+from __future__ import annotations
+
+import filecmp
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vsn_train.data.manifest import Manifest
+
+PIECE = 4096  # bytes, from the start, the middle and the end: files that differ there are not compared further
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A video of the second split that the first one has too. copy: as another file with the same bytes."""
+
+    first: str
+    second: str
+    copy: bool
+
+
+def shared_videos(first: Manifest, second: Manifest) -> list[Shared]:
+    """In the order of the second split, each of its videos once. Folders of frames are compared by path alone.
+
+    Files of equal size are opened, and read as a whole where their ends and middle are equal too.
+    """
+    place_of: dict[str, int] = {}
+    of_size: dict[int, list[int]] = defaultdict(list)
+    for index in range(len(first)):
+        path = first.path(index)
+        place_of.setdefault(os.path.realpath(path), index)
+        of_size[_size(path)].append(index)
+    digest_of: dict[int, bytes] = {}
+    found = []
+    for index in range(len(second)):
+        path = second.path(index)
+        other = place_of.get(os.path.realpath(path))
+        copy = other is None
+        if copy and (size := _size(path)) > 0 and of_size.get(size):
+            other = _copy_of(path, size, of_size[size], first, digest_of)
+        if other is not None:
+            found.append(Shared(first.sample_id(other), second.sample_id(index), copy))
+    return found
+
+
+def _size(path: Path) -> int:
+    """In bytes; 0 for what is no file. A hard link is found by its content."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:
+        return 0
+
+
+def _copy_of(
+    path: Path, size: int, candidates: Iterable[int], first: Manifest, digest_of: dict[int, bytes]
+) -> int | None:
+    try:
+        own = _digest(path, size)
+        for other in candidates:
+            if other not in digest_of:
+                digest_of[other] = _digest(first.path(other), size)
+            if digest_of[other] == own and filecmp.cmp(path, first.path(other), shallow=False):
+                return other
+    except OSError:
+        return None  # what cannot be read is named where it is decoded
+    return None
+
+
+def _digest(path: Path, size: int) -> bytes:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for start in (0, max(0, size // 2 - PIECE // 2), max(0, size - PIECE)):
+            file.seek(start)
+            digest.update(file.read(PIECE))
+    return digest.digest()
