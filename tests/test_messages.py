@@ -38,7 +38,7 @@ def refused(command: str, *arguments: str, cwd: Path) -> str:
         (["data.modality=depth"], "data.modality=depth: expected one of rgb, flow"),
         (["data.modality=flow", "augment.hue=0.1"], "augment.hue=0.1 with data.modality=flow: flow has no colours"),
         (["data.batch_size=0"], "data.batch_size=0: expected a number above 0"),
-        (["data.short_side=20"], "short_side=20 is smaller than protocol.crop_size="),
+        (["data.short_side=20"], "is larger than data.short_side=20: the crop would not fit"),
         (["protocol.crops=4"], "protocol.crops=4: expected one of 1, 3, 5, 10"),
         (["backbone.arch=resnet19"], "arch 'resnet19': expected one of resnet18, resnet34, resnet50"),
         (["weights=nowhere.pth"], "nowhere.pth: no such file"),

@@ -240,7 +240,9 @@ def _opened(path: str) -> OpenedCheckpoint:
 
     if path not in _OPENED:
         _OPENED.clear()
-        _OPENED[path] = open_checkpoint(checkpoint_in(Path(path)))
+        opened = open_checkpoint(checkpoint_in(Path(path)))
+        schema.check_checkpoint(opened.checkpoint.config, str(opened.path))
+        _OPENED[path] = opened
     return _OPENED[path]
 
 

@@ -45,7 +45,7 @@ def num_groups(p: float) -> int:
     """G = 1/p. Raises InputError unless it is a whole number of at least 2."""
     if not p > 0:
         raise InputError(f"p {p}: expected 1/2, 1/3, 1/4, …; without temporal weights the network is operator tsn")
-    groups = round(1 / p)
+    groups = round(1 / max(p, 1e-9))
     if groups < 2 or abs(1 / p - groups) > 0.01:
         raise InputError(f"p {p}: expected 1/2, 1/3, 1/4, …, so that 1/p equal groups of channels come out")
     return groups

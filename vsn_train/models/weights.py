@@ -138,6 +138,11 @@ def load_weights(
         if plain_of[name] not in may_lack and not (why_new_head and plain_of[name].startswith(CLASSIFIER))
     ]
     raise_misfits(path, left_over, misfits, lacking)
+    used = [file.names[plain] for plain, each in file.tensors.items() if not _is_finite(each)]
+    if used := [name for name in used if name not in skipped]:
+        raise InputError(
+            f"{path}: {used[0]} has values that are not finite: nothing can start from it; take another file"
+        )
     if not why_new_head:
         notes += order_classifier(path, loaded, file, class_order, class_names)
     model.load_state_dict(loaded, strict=False)
@@ -171,7 +176,42 @@ def read_tensors(path: str | Path, mmap: bool = False) -> dict[str, Any]:
         raise InputError(f"{path}: truncated, or not a checkpoint; copy or write it again") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: found a {type(content).__name__}, expected a dict of tensors")
+    try:
+        check_extent(content)
+    except InputError as error:
+        raise InputError(f"{path}: {error}; take another file") from error
     return content
+
+
+MOST_PARTS = 2_000_000  # of a file, lists of lists counted each time that they are referred to
+DEEPEST = 20
+
+
+def check_extent(content: dict[str, Any]) -> None:
+    """Raise InputError where a small file stands for something vast or endless, with the key.
+
+    That is a list that contains itself, lists of lists of lists, and a tensor that is larger than what is stored of it.
+    """
+    left = MOST_PARTS
+    parts: list[tuple[str, Any, int]] = [("", content, 0)]
+    while parts:
+        key, value, depth = parts.pop()
+        left -= 1
+        if left < 0 or depth > DEEPEST:
+            raise InputError(f"{key[:80]}: the lists and tables in it have no end, or too many parts")
+        if isinstance(value, Tensor):
+            if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized or value.is_complex():
+                raise InputError(f"{key} is a tensor of an unusual kind; expected dense real numbers")
+            if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                raise InputError(f"{key} is {tuple(value.shape)}, more than the file holds of it")
+        elif isinstance(value, dict):
+            parts += [(f"{key}.{name}" if key else str(name)[:80], each, depth + 1) for name, each in value.items()]
+        elif isinstance(value, list | tuple | set):
+            parts += [(f"{key}[{place}]", each, depth + 1) for place, each in enumerate(value)]
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 
 def check_operator(path: Path, file: WeightsFile, model: nn.Module) -> list[str]:

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vsn_train import config as schema
 from vsn_train.data.loader import Batch
+from vsn_train.engine.checkpoint_fields import load_network
 from vsn_train.engine.distributed import Process, rebuild_buckets
 from vsn_train.engine.interleave import interleave
 from vsn_train.engine.precision import allow_tf32, autocast_for, resolve_precision
@@ -76,7 +77,11 @@ def model_of(checkpoint: Checkpoint, backbone: schema.Backbone, modality: str, p
                 "with the other value"
             )
     model = build_model(backbone, len(checkpoint.class_names), modality)
-    model.load_state_dict(checkpoint.average or checkpoint.model)
+    key = "average" if checkpoint.average else "model"
+    try:
+        load_network(model, checkpoint.average or checkpoint.model, key)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     return model
 
 

@@ -66,7 +66,7 @@ def not_bit_identical(
     checkpoint: Checkpoint, now: dict[str, Any], batches: EpochBatches, process: Process
 ) -> list[str]:
     """For the log: what keeps a resumed run from giving the very bits of one that was never stopped."""
-    before = checkpoint.config["runtime"] | checkpoint.choices
+    before = checkpoint.config.get("runtime", {}) | checkpoint.choices
     changed = [f"runtime.{key} {now[key]} (was {before.get(key)})" for key in ROUNDING if before.get(key) != now[key]]
     if process.world_size != checkpoint.processes:
         changed.insert(0, f"{process.world_size} process(es) (was {checkpoint.processes})")

@@ -17,6 +17,7 @@ from vsn_train.data.loader import Batch, EpochBatches, training_loader
 from vsn_train.data.manifest import Manifest
 from vsn_train.data.workers import Loader
 from vsn_train.engine.checkpoint import Checkpoints
+from vsn_train.engine.checkpoint_fields import resume_state
 from vsn_train.engine.distributed import Process, join_processes, launched_before
 from vsn_train.engine.figures import confusion_figure
 from vsn_train.engine.interrupts import Interrupts
@@ -69,7 +70,7 @@ def train(config: schema.Train, run_folder: Path) -> None:
         # 3. Where the training starts, or stood.
         state = build_state(config, prepare_model(model, config.runtime, process), batches, process)
         if found:
-            state.load_state_dict(found.content())
+            resume_state(state, found)
             notes += not_bit_identical(found, given["runtime"] | choices, batches, process)
         state.set_rates(batches)
         state.network = wrap_network(config, state.model, process)
