@@ -484,8 +484,8 @@ def _type_of(config: dict[str, Any], group: str, key: str, types: dict[str, Any]
         return OwnOperator
     if name not in types:
         raise InputError(
-            f"the checkpoint's config.{group}.{key} is {shown(name)}, but this version of vsn-train knows {', '.join(types)}; "
-            "use the version that wrote it"
+            f"the checkpoint's config.{group}.{key} is {shown(name)}, but this version of vsn-train knows "
+            f"{', '.join(types)}; use the version that wrote it"
         )
     return types[name]
 
