@@ -223,7 +223,9 @@ class HybridConv2d(nn.Module):
         groups = num_groups(p)
         for key, channels in {"input": in_channels, "output": out_channels}.items():
             if channels % groups:
-                raise InputError(f"{channels} {key} channels do not split into 1/p = {groups} equal groups; change p")
+                raise InputError(
+                    f"{channels} {key} channels do not split into 1/p = {groups} equal groups; change backbone.p"
+                )
         self.in_channels, self.out_channels, self.num_frames, self.stride = (
             in_channels, out_channels, num_frames, stride,
         )  # fmt: skip
@@ -325,7 +327,9 @@ class DepthwiseHybridConv2d(nn.Module):
         super().__init__()
         self.groups = num_groups(p)
         if channels % self.groups:
-            raise InputError(f"{channels} channels do not split into 1/p = {self.groups} equal groups; change p")
+            raise InputError(
+                f"{channels} channels do not split into 1/p = {self.groups} equal groups; change backbone.p"
+            )
         self.channels, self.num_frames, self.stride = channels, num_frames, stride
         self.spatial = nn.Parameter(torch.empty(channels - channels // self.groups, 1, 3, 3))
         self.temporal = nn.Parameter(torch.empty(channels // self.groups, 1, 3, 1))

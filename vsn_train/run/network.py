@@ -35,7 +35,21 @@ def build_model(backbone: schema.Backbone, num_classes: int, modality: str) -> R
     if isinstance(backbone, schema.OwnOperator):
         arguments |= arguments.pop("options")
         arguments["operator"] = import_function(backbone.operator, "backbone.operator")
-    return create_model(num_classes=num_classes, modality=modality, **arguments)
+    try:
+        return create_model(num_classes=num_classes, modality=modality, **arguments)
+    except InputError as error:
+        key = str(error).partition(" ")[0]  # create_model names its arguments, the user types keys
+        raise InputError(f"backbone.{error}" if key in arguments else str(error)) from error
+
+
+def check_network(backbone: schema.Backbone, modality: str) -> None:
+    """Raise InputError for options that no network has: before data are looked for, and without memory or time.
+
+    A function of the user's own is left for later: it need not work without data in the tensors.
+    """
+    if not isinstance(backbone, schema.OwnOperator):
+        with torch.device("meta"):
+            build_model(backbone, 1, modality)
 
 
 def start_weights(model: Recognizer, config: schema.Train, class_names: Sequence[str]) -> str:

@@ -29,7 +29,7 @@ from vsn_train.models.layouts import mixing_of
 from vsn_train.run.check import check_training
 from vsn_train.run.data import load_manifest, note_missing, training_clips
 from vsn_train.run.evaluate import Evaluation, describe
-from vsn_train.run.network import build_model, choose_speed, prepare_model, start_weights, wrap_network
+from vsn_train.run.network import build_model, check_network, choose_speed, prepare_model, start_weights, wrap_network
 from vsn_train.run.record import flatten, write_config
 from vsn_train.run.resume import describe_position, find_checkpoint, not_bit_identical, read_quarantine
 from vsn_train.run.state import build_state, learning_rate, train_options
@@ -42,6 +42,7 @@ def train(config: schema.Train, run_folder: Path) -> None:
     Nothing is written into the run folder before data, network and checkpoint have been found to fit.
     """
     given = schema.plain(config)  # what a checkpoint keeps
+    check_network(config.backbone, config.data.modality)
     with join_processes(config.runtime.device, config.runtime.threads) as process, ExitStack() as held:
         # 1. What is learnt from, and what learns.
         manifests = [load_manifest(config.dataset, split, process, config.data) for split in ("train", "val")]
