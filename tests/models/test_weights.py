@@ -64,7 +64,7 @@ def test_truncated_file(tmp_path):
 
 def test_weights_of_another_network(tmp_path):
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "r18.pth")
-    with pytest.raises(InputError, match=r"check backbone\.arch"):
+    with pytest.raises(InputError, match=r"a resnet18, this model a resnet50; set backbone\.arch=resnet18"):
         create_model("tsm", "resnet50", 2, 3, weights=str(tmp_path / "r18.pth"))
     torch.save({}, tmp_path / "empty.pth")
     with pytest.raises(InputError, match="tensors are missing"):
