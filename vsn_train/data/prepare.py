@@ -221,7 +221,13 @@ def take_shard(sources: list[str], text: str) -> list[str]:
 def keep_settings(path: Path, settings: dict[str, object]) -> None:
     """Write down what all in a folder is made with. Raises InputError where it says something else already."""
     if path.exists():
-        found = json.loads(path.read_text())
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(
+                f"{path}: damaged ({error}); it says how all that lies there was made: remove the folder, or only "
+                "this file if you know that the settings are the same"
+            ) from error
         if found != settings:
             raise InputError(f"{path} says that what lies there was made with {found}, now {settings} is asked for")
         return

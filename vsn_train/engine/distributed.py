@@ -187,4 +187,8 @@ def launched_before(run_folder: Path) -> bool:
         return False
     # "none" is torchrun's name for every launch that was not given one.
     again = launch_id() != "none" or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-    return again and bool(json.loads(path.read_text()).get("launch") == launch_id())
+    try:
+        written = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # cut short by a power cut: nothing is known of it, and no other run needs to know
+        return False
+    return again and isinstance(written, dict) and bool(written.get("launch") == launch_id())

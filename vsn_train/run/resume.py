@@ -9,7 +9,7 @@ from vsn_train.data.loader import EpochBatches, TrainingClips
 from vsn_train.data.workers import BadVideo
 from vsn_train.engine.checkpoint import newest_checkpoint
 from vsn_train.engine.distributed import Process
-from vsn_train.engine.log import QUARANTINE
+from vsn_train.engine.log import QUARANTINE, quarantine_name
 from vsn_train.engine.state import Checkpoint, Position
 from vsn_train.errors import InputError
 from vsn_train.run.record import flatten
@@ -92,14 +92,23 @@ def describe_position(position: Position, steps: int) -> str:
 def read_quarantine(run_folder: Path, clips: TrainingClips) -> dict[int, BadVideo]:
     """index -> what stands for it, from the run's quarantine.txt: one sample id a line, a tab, the cause.
 
+    An id that does not fit on a line is written as JSON, see `quarantine_name`.
+
     Raises InputError for an id that the training split does not have.
     """
     listing = run_folder / QUARANTINE
     if not listing.exists():
         return {}
-    index_of = {clips.manifest.sample_id(index): index for index in range(len(clips.manifest))}
+    index_of = {}
+    for index in range(len(clips.manifest)):
+        name = clips.manifest.sample_id(index)
+        index_of |= {name: index, quarantine_name(name): index}
     found = {}
-    for line in listing.read_text(encoding="utf-8").splitlines():
+    try:
+        text = listing.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise InputError(f"{listing}: not a text file ({error}); remove it, or the line") from error
+    for line in filter(None, text.split("\n")):  # not splitlines(): names may hold what it takes for an end
         name, _, cause = line.partition("\t")
         if name not in index_of:
             raise InputError(f"{listing}: {name!r} is no video of the training split; remove the line")
