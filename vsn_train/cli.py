@@ -29,6 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vsn_train import config as schema
 from vsn_train.errors import InputError, StoppedError, refusal
 from vsn_train.folder_lock import new_folder
+from vsn_train.terminal import forgive_output
 from vsn_train.typed_paths import SWEEP_FLAGS, hydra_words, quoted
 from vsn_train.versions import version_line
 
@@ -81,6 +82,7 @@ def predict() -> None:
 
 
 def _run_command(name: str, work: Callable[[Any, Path], None]) -> None:
+    forgive_output()
     if "--version" in sys.argv[1:]:  # Hydra's own flag would tell Hydra's version
         print(version_line())
         return

@@ -40,10 +40,10 @@ class RunLog:
         self.file: TextIO | None = None
         if folder is None:
             if rank_file is not None:
-                self.file = rank_file.open("a", encoding="utf-8", buffering=1)
+                self.file = rank_file.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
             return
         folder.mkdir(parents=True, exist_ok=True)
-        self.file = (folder / "log.txt").open("a", encoding="utf-8", buffering=1)
+        self.file = (folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
         _lock(self.file, folder)
         metrics = folder / "metrics.jsonl"
         if metrics.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tabulate import tabulate
 from vsn_train import config as schema
 from vsn_train.analysis.scores import softmax
 from vsn_train.analysis.strip import draw_prediction
-from vsn_train.atomic import write_atomic
+from vsn_train.atomic import NAME_BYTES, write_atomic
 from vsn_train.data.inputs import GivenVideos, find_videos
 from vsn_train.data.loader import eval_loader
 from vsn_train.data.manifest import flipped_labels
@@ -60,7 +61,7 @@ def predict(config: schema.Predict, opened: OpenedCheckpoint, run_folder: Path) 
             shares = found[0] if protocol.average == "probabilities" else softmax(found[0])
             best = [(names[index], int(index), float(shares[index])) for index in np.argsort(-shares, kind="stable")]
             run_folder.mkdir(parents=True, exist_ok=True)
-            figure = run_folder / (f"{len(predictions):04d}_{path.stem}.png" if len(paths) > 1 else "prediction.png")
+            figure = run_folder / (picture_name(len(predictions), path) if len(paths) > 1 else "prediction.png")
             draw_prediction(figure, path, video, best[:5], protocol_name)
             print_bars(str(path) if len(paths) > 1 else "", best[: config.top_k])
             classes = [{"name": name, "index": index, "probability": share} for name, index, share in best]
@@ -71,13 +72,29 @@ def predict(config: schema.Predict, opened: OpenedCheckpoint, run_folder: Path) 
     facts = {"checkpoint": config.checkpoint, "protocol": protocol_name, "start": config.start, "end": config.end}
     path = run_folder / "prediction.json"
     run_folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps(facts | {"predictions": predictions}, indent=2, ensure_ascii=False) + "\n")
+    write_atomic(path, as_json(facts | {"predictions": predictions}))
     print(f"written: {path} and {len(predictions)} figure{'s' if len(predictions) > 1 else ''}")
     if bad := [each for each in predictions if "error" in each]:
         raise InputError(
             f"{len(bad)} of {len(paths)} videos could not be read, first {bad[0]['video']}: {bad[0]['error']}; the "
             f"others are in {path}"
         )
+
+
+def picture_name(number: int, video: Path) -> str:
+    """Of a video's picture; shortened where the video's own name is as long as a name may be."""
+    stem = os.fsencode(video.stem)[:NAME_BYTES].decode("utf-8", "ignore")
+    return f"{number:04d}_{stem}.png"
+
+
+def as_json(content: dict[str, Any]) -> str:
+    """Readable where it can be; the bytes of names that are not UTF-8 as JSON's escapes, which Python reads back."""
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = json.dumps(content, indent=2)
+    return text + "\n"
 
 
 def print_bars(title: str, best: list[tuple[str, int, float]]) -> None:

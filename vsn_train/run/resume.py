@@ -99,7 +99,7 @@ def read_quarantine(run_folder: Path, clips: TrainingClips) -> dict[int, BadVide
     listing = run_folder / QUARANTINE
     if not listing.exists():
         return {}
-    index_of = {}
+    index_of: dict[str, int] = {}
     for index in range(len(clips.manifest)):
         name = clips.manifest.sample_id(index)
         index_of |= {name: index, quarantine_name(name): index}

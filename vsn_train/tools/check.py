@@ -150,7 +150,7 @@ def files_of(source: Path, root: Path | None) -> tuple[Path, dict[str, int | Non
         raise InputError(f"{source}: no such folder, manifest or list")
     if source.suffix == ".npz":
         manifest = Manifest.load(source)
-        paths = [path.decode() for path in manifest.paths.tolist()]
+        paths = [path.decode("utf-8", "surrogateescape") for path in manifest.paths.tolist()]
         return manifest.root, {path: manifest.known_frames(index) for index, path in enumerate(paths)}, ""
     return root or source.parent, read_list(source), ""
 

@@ -90,7 +90,11 @@ def sources_of(source: Path) -> tuple[Path, list[str], str]:
     """The folder that the names are relative to, the names, and a line on what is left out."""
     if source.is_file():
         manifest = Manifest.load(source)
-        return manifest.root.resolve(), [path.decode() for path in manifest.paths.tolist()], ""
+        return (
+            manifest.root.resolve(),
+            [path.decode("utf-8", "surrogateescape") for path in manifest.paths.tolist()],
+            "",
+        )
     if not source.is_dir():
         raise InputError(f"{source}: no such folder or manifest")
     return source, *find_sources(source)
