@@ -35,9 +35,10 @@ def log_of(run: Path) -> str:
 
 
 def checkpoint_with(**values: Any) -> Checkpoint:
-    """One with these fields, and nothing in the others."""
+    """One with these fields, and nothing in the others but the classes that fit."""
+    classes = len(values.get("model", {}).get("head.bias", [0]))
     nothing: dict[str, Any] = {
         "model": {}, "average": None, "optimizer": {}, "scaler": {}, "epoch": 0, "step": 0, "config": {},
-        "class_names": [], "flip_pairs": [],
+        "class_names": list(map(str, range(classes))), "flip_pairs": [],
     }  # fmt: skip
     return Checkpoint(**nothing | values)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.conftest import SMALL, run_command
+from vsn_train import cli
+from vsn_train.config import Backbone, Data, Predict, Runtime, check_predict
+from vsn_train.data.protocol import Protocol
+from vsn_train.errors import InputError
 
 
 def refused(command: str, *arguments: str, cwd: Path) -> str:
@@ -30,6 +36,7 @@ def refused(command: str, *arguments: str, cwd: Path) -> str:
         (["batch_size=2"], "unknown key 'batch_size', did you mean data.batch_size?"),
         (["+new=1"], "unknown key '+new=1': keys cannot be added; to change one write new=…"),
         (["seed=abc"], "seed=abc: expected a whole number"),
+        (["datset=custom"], "unknown key 'datset', did you mean dataset?"),
         (["optimizer.lr=fast"], "optimizer.lr=fast: expected a number"),
         (["resume=perhaps"], "resume=perhaps: expected true or false"),
         (["backbone=tsmm"], "backbone=tsmm: no such choice; expected one of sth, tsm, tsn, vsn_compact, vsn_headtail"),
@@ -38,7 +45,7 @@ def refused(command: str, *arguments: str, cwd: Path) -> str:
         (["data.modality=depth"], "data.modality=depth: expected one of rgb, flow"),
         (["data.modality=flow", "augment.hue=0.1"], "augment.hue=0.1 with data.modality=flow: flow has no colours"),
         (["data.batch_size=0"], "data.batch_size=0: expected a number above 0"),
-        (["data.short_side=20"], "short_side=20 is smaller than protocol.crop_size="),
+        (["data.short_side=20"], "is larger than data.short_side=20: the crop would not fit"),
         (["protocol.crops=4"], "protocol.crops=4: expected one of 1, 3, 5, 10"),
         (["backbone.arch=resnet19"], "arch 'resnet19': expected one of resnet18, resnet34, resnet50"),
         (["weights=nowhere.pth"], "nowhere.pth: no such file"),
@@ -162,3 +169,62 @@ def test_official_files_of_another_data_set(tmp_path_factory):
     assert "dataset.split=4: expected one of 1, 2, 3" in refused(
         "vsn-train", "dataset=hmdb51", "dataset.split=4", cwd=cwd
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "message"),
+    [
+        ("train", "datset=custom", "unknown key 'datset', did you mean dataset?"),
+        ("train", "backbon=tsn", "unknown key 'backbon', did you mean backbone?"),
+        ("train", "optimiser=adamw", "unknown key 'optimiser', did you mean optimizer?"),
+        ("train", "scedule.epochs=3", "unknown key 'scedule.epochs', did you mean schedule.epochs"),
+        ("train", "seed=-1", "seed=-1: expected a whole number from 0 to 2^63 - 1"),
+        ("train", "seed=9223372036854775808", "expected a whole number from 0 to 2^63 - 1"),
+        ("train", "schedule.warmup_epochs=nan", "schedule.warmup_epochs=nan: expected a finite number"),
+        ("train", "optimizer=adamw optimizer.betas=[nan,0.9]", "optimizer.betas=[nan, 0.9]: expected finite numbers"),
+        ("train", "optimizer.clip_norm=-inf", "optimizer.clip_norm=-inf: expected a finite number"),
+        ("train", "data.crop_size=300", "data.crop_size=300 is larger than data.short_side=36"),
+        ("train", "validation.crop_size=300", "validation.crop_size=300 is larger than data.short_side=36"),
+        ("train", "data.workers=-1", "data.workers=-1: expected zero or more"),
+        ("train", "backbone.num_frames=1000000", "backbone.num_frames=1000000: expected at most 1024"),
+        ("train", "runtime.views_per_batch=0", "runtime.views_per_batch=0: expected a number above 0"),
+        ("train", "checkpoints.milestones=[0]", "checkpoints.milestones=[0]: expected epochs, counted from 1"),
+        ("train", "weights=", "weights=: expected a path"),
+        ("train", "dataset.root=", "dataset.root=: expected a path"),
+        ("train", "hydra.run.dir=", "hydra.run.dir=: expected a folder to write to"),
+        ("train", "name=null", "name=null: expected a value"),
+        ("train", "~seed", "~seed: keys cannot be removed; leave it out"),
+        ("eval", "checkpoint=x.pt datset=motion", "unknown key 'datset', did you mean dataset?"),
+        ("eval", "checkpoint=x.pt protocl=center_1clip", "unknown key 'protocl', did you mean protocol?"),
+        ("predict", "checkpoint=x.pt", "x.pt: no such file"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_loaded(command, words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [f"vsn-{command}", *words.split()])
+    with pytest.raises(SystemExit) as ended:
+        {"train": cli.train, "eval": cli.evaluate, "predict": cli.predict}[command]()
+    assert ended.value.code == 2
+    assert message in (told := capsys.readouterr().err)
+    assert told.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"video": None}, "video=null: expected a path"),
+        ({"video": ""}, "video=: expected a path"),
+        ({"video": []}, "video=[]: expected one or more files"),
+        ({"video": ["a.mp4", None]}, "video=null: expected a path"),
+        ({"start": math.nan}, "start=nan: expected a finite number"),
+        ({"end": math.inf}, "end=inf: expected a finite number"),
+    ],
+)
+def test_what_vsn_predict_is_given(values, message):
+    config = Predict("best.pt", "a.mp4", **{"backbone": Backbone("tsn"), "data": Data(), "runtime": Runtime(),
+                     "protocol": Protocol(1, "uniform", 1, 256, 224)})  # fmt: skip
+    check_predict(config)
+    with pytest.raises(InputError) as refused:
+        check_predict(replace(config, **values))
+    assert message in str(refused.value)

@@ -51,6 +51,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     """
     part = part_of(target)
     part.mkdir(parents=True)
+    remove_parts(target.parent)
     try:
         yield part
         flush_folder(part)
@@ -78,7 +79,7 @@ def part_of(target: Path) -> Path:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what processes left in the folder when they were killed while writing.
+    """Remove what processes left in the folder when they were killed while writing: files and whole folders.
 
     Of another machine's processes nobody here knows whether they live: their files go when they are a day old.
     """
@@ -88,7 +89,11 @@ def remove_parts(folder: Path) -> None:
             continue
         with suppress(FileNotFoundError):  # renamed just now
             lives = _is_alive(int(match[2])) if match[1] == _host() else time.time() - part.stat().st_mtime < DAY
-            if not lives:
+            if lives:
+                continue
+            if part.is_dir() and not part.is_symlink():
+                shutil.rmtree(part, ignore_errors=True)
+            else:
                 part.unlink()
 
 

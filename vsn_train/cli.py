@@ -29,6 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vsn_train import config as schema
 from vsn_train.errors import InputError, StoppedError, refusal
 from vsn_train.folder_lock import new_folder
+from vsn_train.terminal import forgive_output
 from vsn_train.typed_paths import SWEEP_FLAGS, hydra_words, quoted
 from vsn_train.versions import version_line
 
@@ -81,6 +82,7 @@ def predict() -> None:
 
 
 def _run_command(name: str, work: Callable[[Any, Path], None]) -> None:
+    forgive_output()
     if "--version" in sys.argv[1:]:  # Hydra's own flag would tell Hydra's version
         print(version_line())
         return
@@ -194,8 +196,16 @@ class ComparisonTable(Callback):
 
 
 def _refuse_new_keys(words: Sequence[str]) -> None:
-    """Hydra's +key=value adds a key; nothing would read it."""
+    """Hydra's +key=value adds a key, which nothing would read; ~key takes one away, which is needed."""
     for word in words:
+        if re.match(r"~\w+[\w.]*(=|$)", word):
+            raise InputError(f"{word}: keys cannot be removed; leave it out")
+        if word.partition("=")[0] in ("hydra.run.dir", "hydra.sweep.dir") and word.partition("=")[2] in (
+            "",
+            "null",
+            "''",
+        ):
+            raise InputError(f"{word}: expected a folder to write to")
         if word.startswith("+"):
             key = word.lstrip("+").partition("=")[0]
             raise InputError(f"unknown key {word!r}: keys cannot be added; to change one write {key}=…")
@@ -240,7 +250,9 @@ def _opened(path: str) -> OpenedCheckpoint:
 
     if path not in _OPENED:
         _OPENED.clear()
-        _OPENED[path] = open_checkpoint(checkpoint_in(Path(path)))
+        opened = open_checkpoint(checkpoint_in(Path(path)))
+        schema.check_checkpoint(opened.checkpoint.config, str(opened.path))
+        _OPENED[path] = opened
     return _OPENED[path]
 
 
@@ -372,6 +384,9 @@ def described(error: Exception, name: str, words: Sequence[str]) -> str:
         expected = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}.get(match[2], match[2])
         key = next((each for each, _, value in given if value == match[1]), key)
         text = f"{key}={match[1]}: expected {expected}"
+    elif re.search(r"is not Optional|Non optional field cannot be assigned None", str(cause)):
+        key = next((each for each, _, value in given if value == "null"), key)
+        text = f"{key}=null: expected a value; leave {key} out for its default"
     elif match := re.search(r"[Mm]issing mandatory value: (\S+)", text):
         text = f"{match[1]} is not given; add {match[1]}=… to the command line"
     elif match := re.search(r"Could not find '([^']+)'.*?Available options in '[^']*':\n(.*?)\nConfig", text, re.S):
@@ -389,23 +404,24 @@ def described(error: Exception, name: str, words: Sequence[str]) -> str:
 
 
 def _near(name: str, key: str, words: Sequence[str]) -> str:
-    """', did you mean …' with the known keys that look like `key`."""
+    """', did you mean …' with the known keys and groups that look like `key`."""
     known: list[str] = []
 
     def walk(node: Any, prefix: str) -> None:
         for name, value in node.items():
+            known.append(prefix + str(name))
             if isinstance(value, dict):
                 walk(value, f"{prefix}{name}.")
-            else:
-                known.append(prefix + str(name))
 
-    groups = [each for each in words if re.fullmatch(r"\w+=\w+", each) and f"{key}=" not in each]
+    chosen = [each for each in words if re.fullmatch(r"\w+=\w+", each) and f"{key}=" not in each]
     try:
-        walk(OmegaConf.to_container(_compose(name, groups)), "")
+        walk(OmegaConf.to_container(_compose(name, chosen)), "")
     except (HydraException, OmegaConfBaseException):
         return ""
     # A key is misspelt in its last part far more often than in its group, so the same last part elsewhere counts too.
     last = key.rsplit(".", 1)[-1]
     close = difflib.get_close_matches(key, known, n=3, cutoff=0.75)
     close += [each for each in known if each.rsplit(".", 1)[-1] == last and each not in close]
+    if groups := [each for each in close if "." not in each]:
+        close = groups if "." not in key else close  # datset=custom means the data set, not one of its keys
     return f", did you mean {' or '.join(close[:3])}?" if close else ""

@@ -6,17 +6,20 @@ holds what a type cannot say. Below run/ nobody sees a config.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from vsn_train.data.protocol import Protocol
 from vsn_train.errors import InputError
+from vsn_train.typed_values import misfit, shown
 
 
 @dataclass
@@ -421,7 +424,7 @@ def register_checkpoint(config: dict[str, Any] | None) -> None:
         for key, followed in (("short_side", ["short_side"]), ("crop_size", ["crop_size", "short_side"])):
             same = [each for each in followed if config["data"].get(each) == protocol[key]]
             protocol[key] = f"${{data.{same[0]}}}" if same else protocol[key]
-        nodes = {
+        nodes = {  # which check_checkpoint has looked at
             "dataset": _type_of(config, "dataset", "name", DATASETS)(**config["dataset"]),
             "backbone": _type_of(config, "backbone", "operator", BACKBONES)(**config["backbone"]),
             "protocol": Protocol(**protocol),
@@ -432,6 +435,57 @@ def register_checkpoint(config: dict[str, Any] | None) -> None:
             setattr(nodes[group], key, MISSING)  # a file must not choose what is imported: the user names it again
     for group, node in nodes.items():
         ConfigStore.instance().store(group=group, name="from_checkpoint", node=node)
+
+
+def check_checkpoint(config: dict[str, Any], path: str) -> None:
+    """Raise InputError, which names file and key, unless a file's config is one that vsn-train wrote.
+
+    config: plain values. Keys that came later may be missing; a key that is not known is a newer version's.
+    """
+    for group in ("dataset", "backbone", "protocol", "data", "runtime"):
+        if not isinstance(config.get(group), dict):
+            raise _not_ours(path, f"config.{group} is {'not a table of keys' if group in config else 'missing'}")
+    for group, key in (("dataset", "name"), ("backbone", "operator")):
+        if problem := misfit(config[group].get(key), str, f"config.{group}.{key}"):
+            raise _not_ours(path, problem)
+    types = {
+        "dataset": _type_of(config, "dataset", "name", DATASETS),
+        "backbone": _type_of(config, "backbone", "operator", BACKBONES),
+        "protocol": Protocol,
+        "data": Data,
+        "runtime": Runtime,
+    }
+    nodes: dict[str, Any] = {}
+    for group, kind in types.items():
+        values, hints = config[group], get_type_hints(kind)
+        for each in fields(kind):
+            key = f"config.{group}.{each.name}"
+            needed = each.default in (MISSING, dataclasses.MISSING) and each.default_factory is dataclasses.MISSING
+            if each.name not in values and (needed or key in ("config.data.short_side", "config.data.crop_size")):
+                raise _not_ours(path, f"{key} is missing")
+            if each.name in values and (problem := misfit(values[each.name], hints[each.name], key)):
+                raise _not_ours(path, problem)
+        if unknown := [key for key in values if key not in hints]:
+            raise InputError(
+                f"{path}: config.{group}.{unknown[0]} is a key that this version of vsn-train does not know; use the "
+                "version that wrote the file"
+            )
+        nodes[group] = kind(**values)
+    if problem := misfit(config.get("seed", 0), int, "config.seed"):
+        raise _not_ours(path, problem)
+    try:
+        check_seed("seed", config.get("seed", 0))
+        _check_finite(config)
+        _check_common(nodes["data"], nodes["runtime"], nodes["backbone"].num_frames)
+        _check_dataset(nodes["dataset"])
+        _check_backbone(nodes["backbone"])
+        _check_protocol("protocol", nodes["protocol"], nodes["data"])
+    except InputError as error:
+        raise _not_ours(path, f"its config has {error}") from error
+
+
+def _not_ours(path: str, problem: str) -> InputError:
+    return InputError(f"{path}: {problem}; the file is not what vsn-train wrote: take another checkpoint")
 
 
 def own_functions(config: dict[str, Any]) -> dict[tuple[str, str], str]:
@@ -453,31 +507,30 @@ def _type_of(config: dict[str, Any], group: str, key: str, types: dict[str, Any]
         return OwnOperator
     if name not in types:
         raise InputError(
-            f"the checkpoint's {group} is {name!r}, but this version of vsn-train knows {', '.join(types)}; "
-            "use the version that wrote it"
+            f"the checkpoint's config.{group}.{key} is {shown(name)}, but this version of vsn-train knows "
+            f"{', '.join(types)}; use the version that wrote it"
         )
     return types[name]
 
 
 def check_train(config: Train) -> None:
     """Raise InputError for values that the types allow and the work does not."""
+    _check_finite(asdict(config))
+    check_seed("seed", config.seed)
     resume_choice(config.resume)
-    _check_common(config.data, config.runtime)
+    _check_common(config.data, config.runtime, config.backbone.num_frames)
     _check_dataset(config.dataset)
     _check_backbone(config.backbone)
-    _check_protocol("protocol", config.protocol)
-    _check_protocol("validation", config.validation)
-    _positive("backbone.num_frames", config.backbone.num_frames)
-    _between("backbone.dropout", config.backbone.dropout, 0, 1, "below 1")
-    _choice("data.sampling", config.data.sampling, ("uniform", "dense"))
+    _check_protocol("protocol", config.protocol, config.data)
+    _check_protocol("validation", config.validation, config.data)
+    if config.weights is not None:
+        _check_path("weights", config.weights)
     _choice("on_bad_video", config.on_bad_video, ("error", "wrong"))
-    _between("data.max_bad_share", config.data.max_bad_share, 0, 1, "at most 1")
     _choice("schedule.shape", config.schedule.shape, ("step", "multistep", "cosine"))
     _choice("schedule.per", config.schedule.per, ("step", "epoch"))
     _between("optimizer.label_smoothing", config.optimizer.label_smoothing, 0, 1, "below 1")
     _between("optimizer.ema", config.optimizer.ema, 0, 1, "below 1")
     for key, value in {
-        "data.batch_size": config.data.batch_size,
         "optimizer.lr": config.optimizer.lr,
         "optimizer.head_lr_factor": config.optimizer.head_lr_factor,
         "optimizer.flow_stem_lr_factor": config.optimizer.flow_stem_lr_factor,
@@ -511,6 +564,12 @@ def check_train(config: Train) -> None:
         if len(config.optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in config.optimizer.betas):
             raise InputError(f"optimizer.betas={config.optimizer.betas}: expected two numbers from 0 to below 1")
         _positive("optimizer.eps", config.optimizer.eps)
+    for key, epochs in {
+        "checkpoints.milestones": config.checkpoints.milestones,
+        "schedule.milestones": config.schedule.milestones if isinstance(config.schedule, Multistep) else [],
+    }.items():
+        if any(epoch < 1 for epoch in epochs):
+            raise InputError(f"{key}={list(epochs)}: expected epochs, counted from 1")
     if isinstance(config.schedule, Step | Multistep):
         _positive("schedule.factor", config.schedule.factor)
         if list(config.schedule.milestones) != sorted(config.schedule.milestones):
@@ -525,6 +584,31 @@ def check_train(config: Train) -> None:
     _check_augment(config.augment, config.data.modality)
 
 
+def _check_finite(values: Any, key: str = "") -> None:
+    """No value of any key may be infinite or not a number: nothing here means anything by it."""
+    if isinstance(values, dict):
+        for name, each in values.items():
+            _check_finite(each, f"{key}.{name}" if key else str(name))
+    elif isinstance(values, list | tuple):
+        for each in values:
+            if isinstance(each, float) and not math.isfinite(each):
+                raise InputError(f"{key}={list(values)}: expected finite numbers")
+            _check_finite(each, key)
+    elif isinstance(values, float) and not math.isfinite(values):
+        raise InputError(f"{key}={values}: expected a finite number")
+
+
+def check_seed(key: str, value: int) -> None:
+    """What both NumPy and torch take for a seed. Raises InputError."""
+    if not 0 <= value < 2**63:
+        raise InputError(f"{key}={value}: expected a whole number from 0 to 2^63 - 1")
+
+
+def _check_path(key: str, value: Any) -> None:
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise InputError(f"{key}={'null' if value is None else value}: expected a path")
+
+
 def _check_augment(augment: Augment, modality: str) -> None:
     _choice("augment.crop", augment.crop, ("multiscale", "random_resized", "center"))
     if augment.scales is not None and not (augment.scales and all(0 < scale <= 1 for scale in augment.scales)):
@@ -535,7 +619,8 @@ def _check_augment(augment: Augment, modality: str) -> None:
         raise InputError(f"augment.aspect={augment.aspect}: expected [from, to], both above 0")
     _between("augment.magnitude", augment.magnitude, 0, 30, "at most 30")
     _between("augment.hue", augment.hue, 0, 0.5, "at most 0.5")
-    for key in ("rand_augment", "brightness", "contrast", "saturation", "mixup", "cutmix"):
+    _within("augment.rand_augment", augment.rand_augment, 0, 100)
+    for key in ("brightness", "contrast", "saturation", "mixup", "cutmix"):
         if getattr(augment, key) < 0:
             raise InputError(f"augment.{key}={getattr(augment, key)}: expected zero or more")
     for key in ("rand_augment", "brightness", "contrast", "saturation", "hue"):
@@ -546,40 +631,62 @@ def _check_augment(augment: Augment, modality: str) -> None:
 
 
 def check_eval(config: Eval) -> None:
+    _check_finite(asdict(config))
+    _check_path("checkpoint", config.checkpoint)
     resume_choice(config.resume)
-    _check_common(config.data, config.runtime)
+    _check_common(config.data, config.runtime, config.backbone.num_frames)
     _check_dataset(config.dataset)
     _check_backbone(config.backbone)
-    _check_protocol("protocol", config.protocol)
+    _check_protocol("protocol", config.protocol, config.data)
     _choice("split", config.split, ("train", "val", "test"))
     _choice("on_bad_video", config.on_bad_video, ("error", "wrong"))
     _choice("keep_views", config.keep_views, ("always", "never", "auto"))
 
 
 def check_predict(config: Predict) -> None:
-    _check_common(config.data, config.runtime)
+    _check_finite(asdict(config))
+    _check_path("checkpoint", config.checkpoint)
+    given = config.video if isinstance(config.video, list) else [config.video]
+    if not given:
+        raise InputError("video=[]: expected one or more files, folders or patterns")
+    for each in given:
+        _check_path("video", each)
+    _check_common(config.data, config.runtime, config.backbone.num_frames)
     _check_backbone(config.backbone)
-    _check_protocol("protocol", config.protocol)
+    _check_protocol("protocol", config.protocol, config.data)
     _positive("top_k", config.top_k)
     if config.start < 0 or (config.end is not None and config.end <= config.start):
         raise InputError(f"start={config.start} end={config.end}: expected seconds with 0 <= start < end")
 
 
-def _check_common(data: Data, runtime: Runtime) -> None:
+# Far above what anybody trains with, and low enough for a slip, or a foreign file, not to take all memory or time.
+MOST_FRAMES = 1024  # of a clip
+MOST_PIXELS = 4096  # of a side
+MOST_CLIPS = 1000  # of a video
+MOST_CLIP_PIXELS = 2**29  # of a clip: 64 frames of 2896 x 2896
+
+
+def _check_common(data: Data, runtime: Runtime, num_frames: int) -> None:
     _choice("data.decoder", data.decoder, ("auto", "decord", "pyav", "torchcodec"))
     _choice("data.modality", data.modality, ("rgb", "flow"))
+    _choice("data.sampling", data.sampling, ("uniform", "dense"))
     _choice("runtime.device", runtime.device, ("auto", "cpu", "cuda"))
     _choice("runtime.precision", runtime.precision, ("auto", "fp32", "bf16", "fp16"))
-    _positive("runtime.devices", runtime.devices)
-    _positive("runtime.views_per_batch", runtime.views_per_batch)
-    _positive("data.short_side", data.short_side)
-    _positive("data.crop_size", data.crop_size)
-    for key, value in {
-        "data.workers": data.workers,
-        "data.timeout": data.timeout,
-        "runtime.threads": runtime.threads,
-    }.items():
-        _not_negative(key, value)
+    _within("runtime.devices", runtime.devices, 1, 1024)
+    _within("runtime.views_per_batch", runtime.views_per_batch, 1, 100_000)
+    _within("runtime.threads", runtime.threads, 0, 4096)
+    _within("data.workers", data.workers, 0, 1024)
+    _within("data.batch_size", data.batch_size, 1, 100_000)
+    _within("data.short_side", data.short_side, 1, MOST_PIXELS)
+    _within("data.crop_size", data.crop_size, 1, MOST_PIXELS)
+    _within("backbone.num_frames", num_frames, 1, MOST_FRAMES)
+    if num_frames * data.crop_size**2 > MOST_CLIP_PIXELS:
+        raise InputError(
+            f"backbone.num_frames={num_frames} with data.crop_size={data.crop_size}: expected at most "
+            f"{MOST_CLIP_PIXELS} pixels in a clip; lower one of them"
+        )
+    _between("data.max_bad_share", data.max_bad_share, 0, 1, "at most 1")
+    _not_negative("data.timeout", data.timeout)
 
 
 def _check_backbone(backbone: Backbone) -> None:
@@ -589,6 +696,7 @@ def _check_backbone(backbone: Backbone) -> None:
             raise InputError(f"backbone.options.{min(taken)}: a key of backbone itself; give the option another name")
     else:
         _choice("backbone.operator", backbone.operator, tuple(BACKBONES))
+    _between("backbone.dropout", backbone.dropout, 0, 1, "below 1")
 
 
 def _check_function(key: str, path: str) -> None:
@@ -597,8 +705,16 @@ def _check_function(key: str, path: str) -> None:
 
 
 def _check_dataset(dataset: Dataset) -> None:
+    _check_path("dataset.root", dataset.root)
     if isinstance(dataset, OwnDataset):
         _check_function("dataset.loader", dataset.loader)
+    if isinstance(dataset, Motion):
+        check_seed("dataset.seed", dataset.seed)
+        _choice("dataset.variant", dataset.variant, ("direction", "appearance", "order"))
+        _within("dataset.train_videos", dataset.train_videos, 1, 10_000_000)
+        _within("dataset.val_videos", dataset.val_videos, 1, 10_000_000)
+        _within("dataset.size", dataset.size, 1, MOST_PIXELS)
+        _within("dataset.num_frames", dataset.num_frames, 1, 100_000)
     if isinstance(dataset, Official):
         _choice("dataset.class_order", dataset.class_order, ("official", "sorted"))
     if isinstance(dataset, OfficialSplits):
@@ -610,22 +726,33 @@ def _check_dataset(dataset: Dataset) -> None:
         _between("dataset.max_missing_share", dataset.max_missing_share, 0, 1, "at most 1")
 
 
-def _check_protocol(name: str, protocol: Protocol) -> None:
-    _positive(f"{name}.clips", protocol.clips)
+def _check_protocol(name: str, protocol: Protocol, data: Data) -> None:
+    _within(f"{name}.clips", protocol.clips, 1, MOST_CLIPS)
     _choice(f"{name}.placement", protocol.placement, ("uniform", "dense"))
     _choice(f"{name}.crops", protocol.crops, (1, 3, 5, 10))
     _choice(f"{name}.average", protocol.average, ("logits", "probabilities"))
-    _positive(f"{name}.crop_size", protocol.crop_size)
+    # The sizes of views follow those of the data where nothing else is said; then those are the keys to type.
+    sizes = {key: (getattr(protocol, key), getattr(data, key)) for key in ("short_side", "crop_size")}
+    keys = {key: f"{'data' if own == its else name}.{key}" for key, (own, its) in sizes.items()}
+    for key, (own, _) in sizes.items():
+        _within(keys[key], own, 1, MOST_PIXELS)
     if protocol.short_side < protocol.crop_size:
         raise InputError(
-            f"{name}.short_side={protocol.short_side} is smaller than {name}.crop_size={protocol.crop_size}: the crop "
-            "would not fit into the resized frame; raise the one or lower the other"
+            f"{keys['crop_size']}={protocol.crop_size} is larger than {keys['short_side']}={protocol.short_side}: the "
+            "crop would not fit into the resized frame; lower the one or raise the other"
         )
 
 
 def _choice(key: str, value: Any, choices: tuple[Any, ...]) -> None:
     if value not in choices:
         raise InputError(f"{key}={value}: expected one of {', '.join(map(str, choices))}")
+
+
+def _within(key: str, value: int, least: int, most: int) -> None:
+    if value < least:
+        raise InputError(f"{key}={value}: expected {'zero or more' if least == 0 else f'a number above {least - 1}'}")
+    if value > most:
+        raise InputError(f"{key}={value}: expected at most {most}")
 
 
 def _positive(key: str, value: float) -> None:

@@ -30,6 +30,7 @@ from vsn_train.engine.interrupts import CANCELLED, REQUEUE
 from vsn_train.errors import InputError, StoppedError, refusal
 from vsn_train.run.evaluate import evaluate
 from vsn_train.run.train import train
+from vsn_train.terminal import forgive_output
 
 PEER_LOST = 3  # exit code of a process that ended because another one did; that one tells why
 
@@ -180,6 +181,7 @@ def _signals_passed_on() -> Iterator[list[int]]:
 
 def _local_process(command: str, outcome: Any, parent: int, work: Callable[..., None], *arguments: Any) -> None:
     die_with_parent(parent)
+    forgive_output()
     _silence_launcher()
     if int(os.environ["RANK"]) > 0:
         warnings.simplefilter("ignore")  # the main process gives the same ones

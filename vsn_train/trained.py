@@ -21,16 +21,19 @@ import torch
 from torch import Tensor, nn
 
 from vsn_train.analysis.scores import softmax
+from vsn_train.data.direction import undecided
 from vsn_train.data.loader import EvalVideo, read_eval_video
 from vsn_train.data.manifest import flipped_labels
 from vsn_train.data.protocol import Protocol
 from vsn_train.data.sampling import sample_indices
 from vsn_train.data.transforms import MEAN, STD, crop_windows, normalize, resize_short_side
 from vsn_train.engine.checkpoint import OpenedCheckpoint, checkpoint_in, open_checkpoint
+from vsn_train.engine.checkpoint_fields import load_network
 from vsn_train.engine.distributed import Process
 from vsn_train.engine.evaluate import score_videos
 from vsn_train.engine.precision import autocast_for
 from vsn_train.engine.prefetch import to_device
+from vsn_train.engine.state import Checkpoint
 from vsn_train.errors import InputError
 from vsn_train.models import Recognizer, create_model
 from vsn_train.models.shift import OnlineShiftedConv2d, Past, one_frame_at_a_time
@@ -218,12 +221,17 @@ def load_model(
         )
     modality = data.get("modality", "rgb")
     network = build_network(backbone, len(checkpoint.class_names), modality, operator)
-    network.load_state_dict(checkpoint.average or checkpoint.model)
+    load_network(network, checkpoint.average or checkpoint.model)
     place = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     channels_last = runtime.get("channels_last") is not False
     if channels_last:  # as vsn-eval, which takes it for its speed
         network.to(memory_format=torch.channels_last)
     protocol = protocol or Protocol(**checkpoint.config["protocol"])
+    if protocol.crops == 10 and not flips_allowed(checkpoint):
+        raise InputError(
+            f"{opened.path}: a protocol of 10 crops flips them, but its classes differ in direction and their pairs are "
+            "not known; give a protocol= of fewer crops"
+        )
     return TrainedModel(
         network.to(place).eval(), checkpoint.class_names, protocol, modality, place,
         runtime["precision"], runtime["views_per_batch"], data["decoder"], checkpoint.flip_pairs, opened,
@@ -239,3 +247,11 @@ def build_network(
     if operator is not None:
         arguments |= arguments.pop("options", {}) | {"operator": operator}
     return create_model(num_classes=num_classes, modality=modality, **arguments)
+
+
+def flips_allowed(checkpoint: Checkpoint) -> bool:
+    """Older versions overlooked directions in the names of one's own classes, such as swipe_left."""
+    dataset = checkpoint.config["dataset"]
+    if dataset["name"] != "custom" or "flips" in dataset:
+        return checkpoint.flips_allowed
+    return checkpoint.flips_allowed and not undecided(checkpoint.class_names, checkpoint.flip_pairs)

@@ -1,4 +1,5 @@
 import pickle
+import re
 
 import pytest
 import torch
@@ -63,7 +64,7 @@ def test_truncated_file(tmp_path):
 
 def test_weights_of_another_network(tmp_path):
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "r18.pth")
-    with pytest.raises(InputError, match=r"check backbone\.arch"):
+    with pytest.raises(InputError, match=r"a resnet18, this model a resnet50; set backbone\.arch=resnet18"):
         create_model("tsm", "resnet50", 2, 3, weights=str(tmp_path / "r18.pth"))
     torch.save({}, tmp_path / "empty.pth")
     with pytest.raises(InputError, match="tensors are missing"):
@@ -222,9 +223,9 @@ def test_classes_are_brought_into_the_order_of_the_model(tmp_path):
 @pytest.mark.parametrize(
     ("order", "names", "message"),
     [
-        (["a", "b", "x"], ["a", "b", "c"], "knows 'x', which this model's classes lack; say new_head=True"),
-        (["a", "b"], ["a", "b", "c"], "class_order has 2 different names, the classifier 3 rows"),
-        (["a", "b", "b"], ["a", "b", "c"], "class_order has 2 different names, the classifier 3 rows"),
+        (["a", "b", "x"], ["a", "b", "c"], "knows 'x', which this model's classes lack; say weights_new_head=true"),
+        (["a", "b"], ["a", "b", "c"], "weights_class_order has 2 different names, the classifier 3 rows"),
+        (["a", "b", "b"], ["a", "b", "c"], "weights_class_order has 2 different names, the classifier 3 rows"),
         (["a", "b", "c"], None, "only together with class_names"),
     ],
 )
@@ -244,7 +245,7 @@ def test_classifier_is_dropped_on_request_or_for_other_classes(tmp_path):
     assert "a classifier of 7 classes, this model has 9" in str(report)
     torch.save({n: t for n, t in source.state_dict().items() if not n.startswith("head")}, path)
     with pytest.raises(
-        InputError, match=r"2 tensors are missing in the file: head\.weight, head\.bias; say new_head=True"
+        InputError, match=r"2 tensors are missing in the file: head\.weight, head\.bias; say weights_new_head=true"
     ):
         load_weights(model, path)
     assert load_weights(model, path, new_head=True).missing == ("head.weight", "head.bias")
@@ -264,3 +265,14 @@ def test_foreign_tensors(tmp_path, content, message):
     torch.save(content, tmp_path / "file.pth")
     with pytest.raises(InputError, match=f"file.pth: .*{message}"):
         load_weights(create_model("tsn", "resnet18", 4, 7), tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize(
+    ("there", "here"), [("resnet18", "resnet50"), ("resnet50", "resnet34"), ("mobilenet_v2", "resnet18")]
+)
+def test_another_network_is_named(tmp_path, there, here):
+    path = tmp_path / "weights.pth"
+    torch.save(getattr(torchvision.models, there)().state_dict(), path)
+    message = f"its network is a {there}, this model a {here}; set backbone.arch={there}, or take a file of a {here}"
+    with pytest.raises(InputError, match=re.escape(message)):
+        load_weights(create_model("tsm", here, 4, 3), path)

@@ -180,7 +180,8 @@ def test_the_script_goes_on_and_lists_what_it_cannot_read(tmp_path):
     os.utime(left, (time.time() - 2 * DAY,) * 2)
     times = {path: path.stat().st_mtime_ns for path in target.rglob("*.mp4")}
     second = run_script(source, target, "--workers", "1")
-    assert second.returncode == 0, second.stderr
+    assert second.returncode == 1, second.stderr
+    assert "left out: 1 that are no videos ('list.txt')" in second.stdout
     assert "1 copies made, 3 were there, 1 failed" in second.stdout
     assert "times\n" in second.stdout
     assert (target / "failed.txt").read_text().startswith("a class/broken.avi\t")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,18 @@ def compare_runs(folders: Sequence[Path]) -> str:
     return text_table(header, rows)
 
 
+def _passed_over(path: Path, error: Exception) -> None:
+    """The other runs' rows are of use all the same."""
+    print(f"{path}: damaged, passed over ({type(error).__name__}: {str(error).splitlines()[0]})", file=sys.stderr)
+
+
 def _settings(folder: Path) -> dict[str, Any]:
     path = folder / "config.yaml"
-    return _flatten(yaml.safe_load(path.read_text())) if path.exists() else {}
+    try:
+        return _flatten(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+        _passed_over(path, error)
+        return {}
 
 
 def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -45,8 +55,15 @@ def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _result(folder: Path) -> list[float | int | None]:
     path = folder / "metrics.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    lines = [line for line in lines if line["split"] == "val"]
+    lines = []
+    # Not splitlines(): it also splits at characters that a value may hold.
+    for text in filter(None, path.read_bytes().split(b"\n") if path.exists() else []):
+        try:
+            line = json.loads(text)
+            if line["split"] == "val":
+                lines.append({key: line[key] for key in ("top1", "epoch")})
+        except (ValueError, KeyError, TypeError) as error:  # a run that was killed while it wrote
+            _passed_over(path, error)
     if not lines:
         return [None] * 4
     best = max(lines, key=lambda line: (line["top1"], -line["epoch"]))

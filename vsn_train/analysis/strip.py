@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import matplotlib
 import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -48,6 +49,20 @@ def draw_strip(
 
     classes: (name, share from 0 to 1), best first.
     """
+    with matplotlib.rc_context({"text.parse_math": False}):  # a $ in a name is a $
+        _draw_strip(path, frames, captions, [(shown_name(name), share) for name, share in classes], shown_name(title))
+
+
+def shown_name(name: str) -> str:
+    """A file's or a class's name as a figure can draw it, whatever its bytes; on one line, and not too long for it."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    return text if len(text) <= 120 else f"{text[:80]}…{text[-39:]}"
+
+
+def _draw_strip(
+    path: Path, frames: Tensor, captions: Sequence[str], classes: Sequence[tuple[str, float]], title: str
+) -> None:
     count, _, height, width = frames.shape
     columns, rows = min(count, PER_ROW), -(-count // PER_ROW)
     inches = 1.6 if width >= height else 1.6 * width / height

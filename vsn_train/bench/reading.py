@@ -378,8 +378,7 @@ def gather_videos(path: Path, limit: int, copies: Path | None) -> Videos:
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     if path.is_dir():
-        names, _ = find_sources(path)
-        names = [name for name in names if (path / name).is_file()]
+        names = [name for name in find_sources(path)[0] if (path / name).is_file()]
         if not names:
             raise InputError(f"{path}: expected videos in it, found none")
         picked = np.linspace(0, len(names) - 1, min(limit, len(names))).round().astype(int)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,8 @@ from vsn_train.data.datasets.presence import VIDEO_SUFFIXES
 from vsn_train.data.loader import BadVideo, EvalVideo, read_eval_video
 from vsn_train.data.protocol import Protocol
 from vsn_train.data.video import VideoError
+from vsn_train.data.walk import walk_videos
 from vsn_train.errors import InputError
-
-IMAGES = {".jpg", ".jpeg", ".png"}
 
 
 def find_videos(given: str | Sequence[str]) -> list[Path]:
@@ -37,9 +37,10 @@ def find_videos(given: str | Sequence[str]) -> list[Path]:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    if any(path.suffix.lower() in IMAGES for path in folder.iterdir()):
-        return [folder]
-    return sorted(path for path in folder.rglob("*") if path.suffix[1:].lower() in VIDEO_SUFFIXES and path.is_file())
+    found = walk_videos(folder)
+    if found.videos and (note := found.note()):
+        print(f"{folder}: {note}", file=sys.stderr)
+    return [folder / each for each in found.videos]  # folder / "." is the folder
 
 
 @dataclass(eq=False)

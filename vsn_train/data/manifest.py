@@ -56,10 +56,10 @@ class Manifest:
 
     def sample_id(self, index: int) -> str:
         """The video's name in score files, logs and messages."""
-        return self.ids[index].decode()
+        return self.ids[index].decode("utf-8", "surrogateescape")
 
     def path(self, index: int) -> Path:
-        return self.root / self.paths[index].decode()
+        return self.root / self.paths[index].decode("utf-8", "surrogateescape")
 
     def known_frames(self, index: int) -> int | None:
         """The video's number of frames as a list or a scan gave it; None where neither did."""
@@ -168,12 +168,17 @@ def make_manifest(
         )
     if twice := first_repeated(names):
         raise InputError(f"{name} {split}: {twice} is listed more than once; remove the repeated line from the list")
-    path_column = np.array([path.encode() for path in paths])
+    for each in class_names:  # a video's name may be any bytes; a class is named in checkpoints, tables and reports
+        try:
+            each.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"{name} {split}: the class name {each!r} is not UTF-8; rename it") from error
+    path_column = np.array([path.encode("utf-8", "surrogateescape") for path in paths])
     return Manifest(
         name,
         split,
         root,
-        path_column if ids is None else np.array([each.encode() for each in ids]),
+        path_column if ids is None else np.array([each.encode("utf-8", "surrogateescape") for each in ids]),
         path_column,
         label_column,
         tuple(class_names),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,13 +18,11 @@ import torch
 
 from vsn_train.atomic import atomic_path, write_atomic
 from vsn_train.data.colour import RgbConverter
-from vsn_train.data.datasets.presence import video_name
 from vsn_train.data.fastseek import FastSeekCopy, append_index
 from vsn_train.data.frames import FrameFolder
 from vsn_train.data.video import Video, open_video
+from vsn_train.data.walk import walk_videos
 from vsn_train.errors import InputError, VideoError
-
-_IMAGE = re.compile(r".*\d\.(jpe?g|png)", re.IGNORECASE)
 
 SHORT_SIDE = 256  # pixels
 CRF = 20  # of x264; 2 less is a quarter larger, and a fifth slower to decode
@@ -43,25 +40,22 @@ class Copy:
     psnr: float | None
 
 
-def find_sources(root: Path) -> tuple[list[str], int]:
-    """Videos and folders of images below `root`, as sorted relative paths, and how many other files there are."""
-    found, others = [], 0
-    for folder, folders, _ in os.walk(root, followlinks=True):
-        videos, images = [], False
-        for entry in os.scandir(folder):
-            if video_name(entry.name) != entry.name:
-                videos.append(entry.name)
-            elif _IMAGE.fullmatch(entry.name):
-                images = True
-                break  # the rest are frames too: no need to look at each
-            elif not entry.is_dir():
-                others += 1
-        relative = os.path.relpath(folder, root)
-        if images:
-            folders.clear()
-            found.append(relative)
-        found += [os.path.normpath(os.path.join(relative, name)) for name in videos]
-    return sorted(found), others
+def find_sources(root: Path) -> tuple[list[str], str]:
+    """Videos and folders of images below `root`, as sorted relative paths, and a line on what is left out, or "".
+
+    Raises InputError where there are none, or the root itself is a folder of images.
+    """
+    found = walk_videos(root)
+    if found.videos == ["."]:
+        raise InputError(
+            f"{root}: a folder of images, which is one video; expected a folder of videos: name the one above"
+        )
+    note = found.note()
+    if not found.videos:
+        raise InputError(
+            f"{root}: expected videos, or folders of images, in it; found neither{f' ({note})' if note else ''}"
+        )
+    return found.videos, note
 
 
 def target_of(source: Path, target: Path) -> Path:
@@ -227,7 +221,13 @@ def take_shard(sources: list[str], text: str) -> list[str]:
 def keep_settings(path: Path, settings: dict[str, object]) -> None:
     """Write down what all in a folder is made with. Raises InputError where it says something else already."""
     if path.exists():
-        found = json.loads(path.read_text())
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(
+                f"{path}: damaged ({error}); it says how all that lies there was made: remove the folder, or only "
+                "this file if you know that the settings are the same"
+            ) from error
         if found != settings:
             raise InputError(f"{path} says that what lies there was made with {found}, now {settings} is asked for")
         return

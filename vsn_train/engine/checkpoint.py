@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from vsn_train.atomic import atomic_path, remove_parts
+from vsn_train.engine.checkpoint_fields import check_content
 from vsn_train.engine.state import Checkpoint
 from vsn_train.errors import InputError, StoppedError
 from vsn_train.models.weights import read_tensors
@@ -236,12 +237,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises InputError for anything else.
     """
     check_sums(path)
-    checkpoint = Checkpoint.of(read_tensors(path, mmap=True))
-    if checkpoint is None:
-        raise InputError(
-            f"{path}: not a checkpoint of this version of vsn-train; expected one that vsn-train wrote. Weights from "
-            "elsewhere start a training: vsn-train weights=FILE"
-        )
+    content = read_tensors(path, mmap=True)
+    try:
+        check_content(content)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    checkpoint = Checkpoint.of(content)
+    assert checkpoint is not None
     return checkpoint
 
 
@@ -251,6 +253,11 @@ def check_sums(path: Path) -> None:
         return  # read_tensors says what it is
     try:
         with zipfile.ZipFile(path) as archive:
+            if packed := [each.filename for each in archive.infolist() if each.compress_type != zipfile.ZIP_STORED]:
+                # A few kilobytes of these can unpack to more than any memory.
+                raise InputError(
+                    f"{path}: {packed[0]} in it is compressed, which torch.save does not do; write it again"
+                )
             damaged = archive.testzip()
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
         raise InputError(f"{path}: damaged ({error}); copy or write it again") from error
@@ -276,7 +283,10 @@ def newest_checkpoint(folder: Path) -> tuple[Path, Checkpoint, list[str]]:
     passed_over: list[str] = []
     for path in others:
         try:
-            return path, load_checkpoint(path), passed_over
+            found = load_checkpoint(path)
+            if broken := not_finite(found.model):
+                raise InputError(f"{path}: {broken} has values that are not finite; no training goes on from them")
+            return path, found, passed_over
         except InputError as error:
             passed_over.append(str(error))
     raise InputError(

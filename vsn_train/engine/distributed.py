@@ -89,8 +89,8 @@ class Process:
 def join_processes(device: str, threads: int) -> Iterator[Process]:
     """Join the group that the launcher describes in the environment (RANK, WORLD_SIZE, …), or be alone.
 
-    device: "auto", "cpu" or "cuda". threads: CPU threads of this process; 0 takes OMP_NUM_THREADS where the user has set
-    it, and otherwise shares the cores evenly.
+    device: "auto", "cpu" or "cuda". threads: CPU threads of this process; 0 takes OMP_NUM_THREADS where the user has
+    set it, and otherwise shares the cores evenly.
     Raises InputError for "cuda" where there is none.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -196,4 +196,8 @@ def launched_before(run_folder: Path) -> bool:
         return False
     # "none" is torchrun's name for every launch that was not given one.
     again = launch_id() != "none" or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-    return again and bool(json.loads(path.read_text()).get("launch") == launch_id())
+    try:
+        written = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # cut short by a power cut: nothing is known of it, and no other run needs to know
+        return False
+    return again and isinstance(written, dict) and bool(written.get("launch") == launch_id())

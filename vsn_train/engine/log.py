@@ -40,10 +40,10 @@ class RunLog:
         self.file: TextIO | None = None
         if folder is None:
             if rank_file is not None:
-                self.file = rank_file.open("a", encoding="utf-8", buffering=1)
+                self.file = rank_file.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
             return
         folder.mkdir(parents=True, exist_ok=True)
-        self.file = (folder / "log.txt").open("a", encoding="utf-8", buffering=1)
+        self.file = (folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
         _lock(self.file, folder)
         metrics = folder / "metrics.jsonl"
         if metrics.exists():
@@ -91,7 +91,7 @@ class RunLog:
         self.quarantined.add(index)
         if self.folder is not None:
             with open(self.folder / QUARANTINE, "a", encoding="utf-8") as file:
-                file.write(f"{sample_id}\t{cause}\n")
+                file.write(f"{quarantine_name(sample_id)}\t{' '.join(cause.split())}\n")
 
     def flush(self) -> int:
         """Hand everything to the system, so that a checkpoint does not know of more; bytes in metrics.jsonl."""
@@ -106,6 +106,11 @@ class RunLog:
             self.board.close()
         if self.file is not None:
             self.file.close()
+
+
+def quarantine_name(sample_id: str) -> str:
+    """A sample's name on one line of quarantine.txt; in quotes, as JSON has it, where it would not stay on one."""
+    return sample_id if sample_id.isprintable() and not sample_id.startswith('"') else json.dumps(sample_id)
 
 
 def _lock(file: TextIO, folder: Path) -> None:

@@ -147,8 +147,13 @@ class Checkpoint:
         known = {each.name: content[each.name] for each in fields(cls) if each.name in content}
         if isinstance(known.get("config"), dict):
             known["config"] = plain_values(known["config"])
-        required = {each.name for each in fields(cls) if each.default is MISSING and each.default_factory is MISSING}
-        return cls(**known) if content.get("format") == FORMAT and required <= known.keys() else None
+        return cls(**known) if content.get("format") == FORMAT and not lacking(content) else None
+
+
+def lacking(content: dict[str, Any]) -> list[str]:
+    """The fields that a file of any version has and this one has not."""
+    required = (each for each in fields(Checkpoint) if each.default is MISSING and each.default_factory is MISSING)
+    return [each.name for each in required if each.name not in content]
 
 
 def plain_values(config: dict[str, Any]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def num_groups(p: float) -> int:
     """G = 1/p. Raises InputError unless it is a whole number of at least 2."""
     if not p > 0:
         raise InputError(f"p {p}: expected 1/2, 1/3, 1/4, …; without temporal weights the network is operator tsn")
-    groups = round(1 / p)
+    groups = round(1 / max(p, 1e-9))
     if groups < 2 or abs(1 / p - groups) > 0.01:
         raise InputError(f"p {p}: expected 1/2, 1/3, 1/4, …, so that 1/p equal groups of channels come out")
     return groups
@@ -229,7 +229,9 @@ class HybridConv2d(nn.Module):
         groups = num_groups(p)
         for key, channels in {"input": in_channels, "output": out_channels}.items():
             if channels % groups:
-                raise InputError(f"{channels} {key} channels do not split into 1/p = {groups} equal groups; change p")
+                raise InputError(
+                    f"{channels} {key} channels do not split into 1/p = {groups} equal groups; change backbone.p"
+                )
         self.in_channels, self.out_channels, self.num_frames, self.stride = (
             in_channels, out_channels, num_frames, stride,
         )  # fmt: skip
@@ -331,7 +333,9 @@ class DepthwiseHybridConv2d(nn.Module):
         super().__init__()
         self.groups = num_groups(p)
         if channels % self.groups:
-            raise InputError(f"{channels} channels do not split into 1/p = {self.groups} equal groups; change p")
+            raise InputError(
+                f"{channels} channels do not split into 1/p = {self.groups} equal groups; change backbone.p"
+            )
         self.channels, self.num_frames, self.stride = channels, num_frames, stride
         self.spatial = nn.Parameter(torch.empty(channels - channels // self.groups, 1, 3, 3))
         self.temporal = nn.Parameter(torch.empty(channels // self.groups, 1, 3, 1))

@@ -30,6 +30,7 @@ from vsn_train.errors import InputError
 from vsn_train.models.backbone import build_backbone, is_own, placement
 from vsn_train.models.shift import OnlineShiftedConv2d, ShiftedBlock, ShiftedConv2d
 from vsn_train.models.shuffle import RestoredNorm2d, ShuffledConv2d
+from vsn_train.typed_values import misfit
 
 TORCHVISION, TSM, MMACTION2, MMACTION = "torchvision", "TSM repository", "mmaction2", "mmaction 0.x"
 CLASSIFIER = "fc."  # what the classifier is called here, whatever the network
@@ -107,11 +108,29 @@ def identify(content: dict[str, Any], model: nn.Module) -> WeightsFile:
     )
 
 
+def _backbone_of(content: dict[str, Any]) -> dict[str, Any]:
+    """The backbone of one of our own files, as its config says. Raises InputError for one that we did not write."""
+    kinds: dict[str, Any] = {
+        "config": dict[str, Any] | None, "mixing": dict[str, str] | None, "class_names": list[str] | None
+    }  # fmt: skip
+    problems = [misfit(content.get(key), kind, key) for key, kind in kinds.items()]
+    config = content.get("config")
+    backbone: Any = config.get("backbone") if isinstance(config, dict) else None
+    backbone = {} if backbone is None else backbone
+    problems.append(misfit(backbone, dict[str, Any], "config.backbone"))
+    if isinstance(backbone, dict):
+        problems.append(misfit(backbone.get("operator", ""), str, "config.backbone.operator"))
+        problems.append(misfit(backbone.get("num_frames", 1), int, "config.backbone.num_frames"))
+    if problem := next(filter(None, problems), ""):
+        raise InputError(f"{problem}; the file is not what vsn-train wrote")
+    return backbone
+
+
 def own_names(
     state: dict[str, Tensor], content: dict[str, Any], model: nn.Module
 ) -> tuple[dict[str, str], Mixing | None]:
     """Names of one of our files -> torchvision's, and its operator, from the network that its config describes."""
-    config = (content.get("config") or {}).get("backbone") or {}
+    config = _backbone_of(content)
     own_operator = "." in config.get("operator", "")
     trained = model
     if config and not own_operator:  # one of the user's own is not built anew: that would run code that a file names
@@ -119,7 +138,7 @@ def own_names(
         try:
             with torch.device("meta"):  # names and modules alone
                 backbone, _ = build_backbone(**arguments)
-        except (InputError, TypeError) as error:
+        except (InputError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
             raise InputError(f"its config is not one of this version of vsn-train: {error}") from error
         trained = nn.ModuleDict({"backbone": backbone})
     known = plain_names(trained)

@@ -48,7 +48,8 @@ def check_groups(channels: int, num_frames: int, remainder: str) -> None:
     if channels % num_frames and remainder == "error":
         raise ValueError(
             f"{channels} channels do not split into {num_frames} equal groups, one for each frame; choose a number of "
-            f"frames that divides {channels}, or remainder=keep, which leaves the last {channels % num_frames} in place"
+            f"frames that divides {channels}, or backbone.remainder=keep, which leaves the last "
+            f"{channels % num_frames} in place"
         )
 
 

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ from vsn_train.models.layouts import (
 
 STEMS = ("conv1.weight", "features.0.0.weight")
 HYBRID_PARTS = ("spatial", "temporal")
+NEW_HEAD = "weights_new_head=true (in Python: new_head=True)"
+# Blocks of the third stage, and whether they have three convolutions.
+RESNETS = {(2, False): "resnet18", (6, False): "resnet34", (6, True): "resnet50", (23, True): "resnet101"}
 
 
 @dataclass(frozen=True)
@@ -91,9 +95,15 @@ def load_weights(
         file = identify(content, model)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    notes = [] if allow_other_operator else check_operator(path, file, model)
     own = model.state_dict()
     plain_of = plain_names(model)
+    there, here = arch_of(file.tensors), arch_of(plain_of.values())
+    if there and here and there != here:
+        raise InputError(
+            f"{path}: its network is a {there}, this model a {here}; set backbone.arch={there}, or take a file of a "
+            f"{here}"
+        )
+    notes = [] if allow_other_operator else check_operator(path, file, model)
     names = {plain: name for name, plain in plain_of.items()}
     hybrids = hybrid_convolutions(model, plain_of)
     why_new_head = reason_for_new_head(file, len(own["head.bias"]), new_head)
@@ -138,6 +148,11 @@ def load_weights(
         if plain_of[name] not in may_lack and not (why_new_head and plain_of[name].startswith(CLASSIFIER))
     ]
     raise_misfits(path, left_over, misfits, lacking)
+    used = [file.names[plain] for plain, each in file.tensors.items() if not _is_finite(each)]
+    if used := [name for name in used if name not in skipped]:
+        raise InputError(
+            f"{path}: {used[0]} has values that are not finite: nothing can start from it; take another file"
+        )
     if not why_new_head:
         notes += order_classifier(path, loaded, file, class_order, class_names)
     model.load_state_dict(loaded, strict=False)
@@ -171,7 +186,54 @@ def read_tensors(path: str | Path, mmap: bool = False) -> dict[str, Any]:
         raise InputError(f"{path}: truncated, or not a checkpoint; copy or write it again") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: found a {type(content).__name__}, expected a dict of tensors")
+    try:
+        check_extent(content)
+    except InputError as error:
+        raise InputError(f"{path}: {error}; take another file") from error
     return content
+
+
+MOST_PARTS = 2_000_000  # of a file, lists of lists counted each time that they are referred to
+DEEPEST = 20
+
+
+def check_extent(content: dict[str, Any]) -> None:
+    """Raise InputError where a small file stands for something vast or endless, with the key.
+
+    That is a list that contains itself, lists of lists of lists, and a tensor that is larger than what is stored of it.
+    """
+    left = MOST_PARTS
+    parts: list[tuple[str, Any, int]] = [("", content, 0)]
+    while parts:
+        key, value, depth = parts.pop()
+        left -= 1
+        if left < 0 or depth > DEEPEST:
+            raise InputError(f"{key[:80]}: the lists and tables in it have no end, or too many parts")
+        if isinstance(value, Tensor):
+            if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized or value.is_complex():
+                raise InputError(f"{key} is a tensor of an unusual kind; expected dense real numbers")
+            if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                raise InputError(f"{key} is {tuple(value.shape)}, more than the file holds of it")
+        elif isinstance(value, dict):
+            parts += [(f"{key}.{name}" if key else str(name)[:80], each, depth + 1) for name, each in value.items()]
+        elif isinstance(value, list | tuple | set):
+            parts += [(f"{key}[{place}]", each, depth + 1) for place, each in enumerate(value)]
+
+
+def arch_of(names: Iterable[str]) -> str | None:
+    """The network whose tensors are named so, by torchvision's names; None for another one."""
+    blocks, bottlenecks = set(), False
+    for name in names:
+        if name.startswith("features."):
+            return "mobilenet_v2"
+        if match := re.match(r"layer3\.(\d+)\.", name):
+            blocks.add(match[1])
+            bottlenecks = bottlenecks or ".conv3." in name
+    return RESNETS.get((len(blocks), bottlenecks))
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 
 def check_operator(path: Path, file: WeightsFile, model: nn.Module) -> list[str]:
@@ -188,7 +250,7 @@ def check_operator(path: Path, file: WeightsFile, model: nn.Module) -> list[str]
         raise InputError(
             f"{path}: trained with {describe_mixing(there)}; this model has {describe_mixing(here)}, first difference "
             f"in {where}. The shapes may fit, but the accuracy would be ruined: choose the backbone that the file is "
-            "from, or say allow_other_operator=True to start from it nevertheless"
+            "from, or say weights_other_operator=true (in Python: allow_other_operator=True) to start from it"
         )
     if here and not there:
         return [f"2D weights start an operator: {describe_mixing(here)}"]
@@ -252,9 +314,9 @@ def raise_misfits(path: Path, left_over: list[str], misfits: list[str], lacking:
     if found:
         only_head = not left_over and not misfits and all(name.startswith("head.") for name in lacking)
         hint = (
-            "say new_head=True to start with a new classifier"
+            f"say {NEW_HEAD} to start with a new classifier"
             if only_head
-            else "check backbone.arch, backbone.operator and the modality"
+            else "check backbone.arch, backbone.operator and data.modality"
         )
         raise InputError(f"{path}: {'; '.join(found)}; {hint}")
 
@@ -275,13 +337,14 @@ def order_classifier(
     if order is None:
         return ["the classifier's rows are taken in the order of the file, which does not name its classes"]
     rows = len(loaded["head.bias"])
-    for title, names in (("class_order", order), ("class_names", class_names)):
+    given = "weights_class_order" if class_order is not None else "the file's list of classes"
+    for title, names in ((given, order), ("the data set", class_names)):
         if len(names) != rows or len(set(names)) != rows:
             raise InputError(f"{path}: {title} has {len(set(names))} different names, the classifier {rows} rows")
     if others := [name for name in order if name not in set(class_names)]:
         raise InputError(
             f"{path}: its classifier knows {few(map(repr, others))}, which this model's classes lack; say "
-            "new_head=True to start with a new classifier"
+            f"{NEW_HEAD} to start with a new classifier"
         )
     if list(order) == list(class_names):
         return []

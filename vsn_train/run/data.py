@@ -155,17 +155,6 @@ def check_classes(manifest: Manifest, trained: list[str], path: str) -> None:
     )
 
 
-def check_flips(protocol: Protocol, flips_allowed: bool, name: str, class_names: Sequence[str] = ()) -> None:
-    """Refuse flipped crops where a flipped clip may be of another class that nobody named."""
-    if protocol.crops == 10 and not flips_allowed:
-        sides = _some(names_with_direction(class_names))
-        raise InputError(
-            f"protocol.crops=10 flips every crop, but {name} has classes that differ in direction"
-            f"{f' ({sides})' if sides else ''} and their pairs are not known; use protocol.crops=5, or a protocol "
-            "without flips"
-        )
-
-
 def describe_flips(manifest: Manifest, wanted: bool) -> str:
     """The line for the log: whether training clips are flipped, and why. wanted: augment.flip."""
     names = manifest.class_names
@@ -193,6 +182,17 @@ def describe_flips(manifest: Manifest, wanted: bool) -> str:
 
 def _some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def check_flips(protocol: Protocol, flips_allowed: bool, name: str, class_names: Sequence[str] = ()) -> None:
+    """Refuse flipped crops where a flipped clip may be of another class that nobody named."""
+    if protocol.crops == 10 and not flips_allowed:
+        sides = _some(names_with_direction(class_names))
+        raise InputError(
+            f"protocol.crops=10 flips every crop, but {name} has classes that differ in direction"
+            f"{f' ({sides})' if sides else ''} and their pairs are not known; use protocol.crops=5, or a protocol "
+            "without flips"
+        )
 
 
 def training_clips(config: schema.Train, manifest: Manifest) -> TrainingClips:

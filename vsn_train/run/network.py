@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vsn_train import config as schema
 from vsn_train.data.loader import Batch
+from vsn_train.engine.checkpoint_fields import load_network
 from vsn_train.engine.distributed import Process, rebuild_buckets
 from vsn_train.engine.interleave import interleave
 from vsn_train.engine.precision import allow_tf32, autocast_for, resolve_precision
@@ -34,7 +35,22 @@ def build_model(backbone: schema.Backbone, num_classes: int, modality: str) -> R
     own = None
     if isinstance(backbone, schema.OwnOperator):
         own = import_function(backbone.operator, "backbone.operator")
-    return build_network(asdict(backbone), num_classes, modality, own)
+    arguments = asdict(backbone)
+    try:
+        return build_network(arguments, num_classes, modality, own)
+    except InputError as error:
+        key = str(error).partition(" ")[0]  # create_model names its arguments, the user types keys
+        raise InputError(f"backbone.{error}" if key in arguments else str(error)) from error
+
+
+def check_network(backbone: schema.Backbone, modality: str) -> None:
+    """Raise InputError for options that no network has: before data are looked for, and without memory or time.
+
+    A function of the user's own is left for later: it need not work without data in the tensors.
+    """
+    if not isinstance(backbone, schema.OwnOperator):
+        with torch.device("meta"):
+            build_model(backbone, 1, modality)
 
 
 def start_weights(model: Recognizer, config: schema.Train, class_names: Sequence[str]) -> str:
@@ -76,7 +92,11 @@ def model_of(checkpoint: Checkpoint, backbone: schema.Backbone, modality: str, p
                 "with the other value"
             )
     model = build_model(backbone, len(checkpoint.class_names), modality)
-    model.load_state_dict(checkpoint.average or checkpoint.model)
+    key = "average" if checkpoint.average else "model"
+    try:
+        load_network(model, checkpoint.average or checkpoint.model, key)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     return model
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,7 @@ from tabulate import tabulate
 from vsn_train import config as schema
 from vsn_train.analysis.scores import softmax
 from vsn_train.analysis.strip import draw_prediction
-from vsn_train.atomic import write_atomic
-from vsn_train.data.direction import undecided
+from vsn_train.atomic import NAME_BYTES, write_atomic
 from vsn_train.data.inputs import GivenVideos, find_videos
 from vsn_train.data.loader import eval_loader
 from vsn_train.data.manifest import flipped_labels
@@ -22,11 +22,11 @@ from vsn_train.engine.checkpoint import OpenedCheckpoint
 from vsn_train.engine.distributed import join_processes
 from vsn_train.engine.evaluate import score_videos
 from vsn_train.engine.precision import autocast_for
-from vsn_train.engine.state import Checkpoint
 from vsn_train.errors import InputError
 from vsn_train.run.data import check_flips
 from vsn_train.run.network import model_of, use_channels_last
 from vsn_train.run.record import computed
+from vsn_train.trained import flips_allowed
 
 
 def predict(config: schema.Predict, opened: OpenedCheckpoint, run_folder: Path) -> None:
@@ -64,7 +64,7 @@ def predict(config: schema.Predict, opened: OpenedCheckpoint, run_folder: Path) 
             shares = found[0] if protocol.average == "probabilities" else softmax(found[0])
             best = [(names[index], int(index), float(shares[index])) for index in np.argsort(-shares, kind="stable")]
             run_folder.mkdir(parents=True, exist_ok=True)
-            figure = run_folder / (f"{len(predictions):04d}_{path.stem}.png" if len(paths) > 1 else "prediction.png")
+            figure = run_folder / (picture_name(len(predictions), path) if len(paths) > 1 else "prediction.png")
             draw_prediction(figure, path, video, best[:5], protocol_name)
             print_bars(str(path) if len(paths) > 1 else "", best[: config.top_k])
             classes = [{"name": name, "index": index, "probability": share} for name, index, share in best]
@@ -76,7 +76,7 @@ def predict(config: schema.Predict, opened: OpenedCheckpoint, run_folder: Path) 
     facts |= {"computed": used}
     path = run_folder / "prediction.json"
     run_folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps(facts | {"predictions": predictions}, indent=2, ensure_ascii=False) + "\n")
+    write_atomic(path, as_json(facts | {"predictions": predictions}))
     print(f"written: {path} and {len(predictions)} figure{'s' if len(predictions) > 1 else ''}")
     if bad := [each for each in predictions if "error" in each]:
         raise InputError(
@@ -85,12 +85,20 @@ def predict(config: schema.Predict, opened: OpenedCheckpoint, run_folder: Path) 
         )
 
 
-def flips_allowed(checkpoint: Checkpoint) -> bool:
-    """Older versions overlooked directions in the names of one's own classes, such as swipe_left."""
-    dataset = checkpoint.config["dataset"]
-    if dataset["name"] != "custom" or "flips" in dataset:
-        return checkpoint.flips_allowed
-    return checkpoint.flips_allowed and not undecided(checkpoint.class_names, checkpoint.flip_pairs)
+def picture_name(number: int, video: Path) -> str:
+    """Of a video's picture; shortened where the video's own name is as long as a name may be."""
+    stem = os.fsencode(video.stem)[:NAME_BYTES].decode("utf-8", "ignore")
+    return f"{number:04d}_{stem}.png"
+
+
+def as_json(content: dict[str, Any]) -> str:
+    """Readable where it can be; the bytes of names that are not UTF-8 as JSON's escapes, which Python reads back."""
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = json.dumps(content, indent=2)
+    return text + "\n"
 
 
 def print_bars(title: str, best: list[tuple[str, int, float]]) -> None:

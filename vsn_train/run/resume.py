@@ -11,7 +11,7 @@ from vsn_train.data.manifest import Manifest
 from vsn_train.data.workers import BadVideo
 from vsn_train.engine.checkpoint import newest_checkpoint
 from vsn_train.engine.distributed import Process
-from vsn_train.engine.log import QUARANTINE
+from vsn_train.engine.log import QUARANTINE, quarantine_name
 from vsn_train.engine.state import Checkpoint, Position
 from vsn_train.errors import InputError
 from vsn_train.run.record import flatten
@@ -95,7 +95,7 @@ def not_bit_identical(
     checkpoint: Checkpoint, now: dict[str, Any], batches: EpochBatches, process: Process
 ) -> list[str]:
     """For the log: what keeps a resumed run from giving the very bits of one that was never stopped."""
-    before = checkpoint.config["runtime"] | checkpoint.choices
+    before = checkpoint.config.get("runtime", {}) | checkpoint.choices
     changed = [f"runtime.{key} {now[key]} (was {before.get(key)})" for key in ROUNDING if before.get(key) != now[key]]
     if process.world_size != checkpoint.processes:
         changed.insert(0, f"{process.world_size} process(es) (was {checkpoint.processes})")
@@ -121,14 +121,22 @@ def describe_position(position: Position, steps: int) -> str:
 def read_quarantine(run_folder: Path, clips: TrainingClips, other_videos: bool = False) -> dict[int, BadVideo]:
     """index -> what stands for it, from the run's quarantine.txt: one sample id a line, a tab, the cause.
 
-    other_videos: videos of the run may be gone. Raises InputError for an id that the training split does not have.
+    An id that does not fit on a line is written as JSON, see `quarantine_name`. other_videos: videos of the run may be
+    gone. Raises InputError for an id that the training split does not have.
     """
     listing = run_folder / QUARANTINE
     if not listing.exists():
         return {}
-    index_of = {clips.manifest.sample_id(index): index for index in range(len(clips.manifest))}
+    index_of: dict[str, int] = {}
+    for index in range(len(clips.manifest)):
+        name = clips.manifest.sample_id(index)
+        index_of |= {name: index, quarantine_name(name): index}
     found = {}
-    for line in listing.read_text(encoding="utf-8").splitlines():
+    try:
+        text = listing.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise InputError(f"{listing}: not a text file ({error}); remove it, or the line") from error
+    for line in filter(None, text.split("\n")):  # not splitlines(): names may hold what it takes for an end
         name, _, cause = line.partition("\t")
         if name not in index_of:
             if other_videos:

@@ -17,6 +17,7 @@ from vsn_train.data.loader import Batch, EpochBatches, training_loader
 from vsn_train.data.manifest import Manifest
 from vsn_train.data.workers import Loader
 from vsn_train.engine.checkpoint import Checkpoints
+from vsn_train.engine.checkpoint_fields import resume_state
 from vsn_train.engine.distributed import Process, join_processes, launched_before
 from vsn_train.engine.figures import confusion_figure
 from vsn_train.engine.interrupts import Interrupts
@@ -36,7 +37,7 @@ from vsn_train.run.data import (
     training_clips,
 )
 from vsn_train.run.evaluate import Evaluation, describe
-from vsn_train.run.network import build_model, choose_speed, prepare_model, start_weights, wrap_network
+from vsn_train.run.network import build_model, check_network, choose_speed, prepare_model, start_weights, wrap_network
 from vsn_train.run.record import computed, flatten, write_config
 from vsn_train.run.resume import describe_position, find_checkpoint, not_bit_identical, read_quarantine
 from vsn_train.run.same_data import save_manifests
@@ -50,6 +51,7 @@ def train(config: schema.Train, run_folder: Path) -> None:
     Nothing is written into the run folder before data, network and checkpoint have been found to fit.
     """
     given = schema.plain(config)  # what a checkpoint keeps
+    check_network(config.backbone, config.data.modality)
     with join_processes(config.runtime.device, config.runtime.threads) as process, ExitStack() as held:
         # 1. What is learnt from, and what learns.
         manifests = [load_manifest(config.dataset, split, process, config.data) for split in ("train", "val")]
@@ -86,7 +88,7 @@ def train(config: schema.Train, run_folder: Path) -> None:
         # 3. Where the training starts, or stood.
         state = build_state(config, prepare_model(model, config.runtime, process), batches, process)
         if found:
-            state.load_state_dict(found.content())
+            resume_state(state, found)
             if other_videos and state.position.videos:
                 state.position.begin_epoch_anew()
                 notes.append(f"epoch {state.position.epoch + 1} begins anew, with the videos that are there now")

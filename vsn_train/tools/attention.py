@@ -149,7 +149,7 @@ def measure(config: schema.Eval, opened: OpenedCheckpoint, label: str | None, pr
     rows = {index: row[0] for index, row in found.items() if isinstance(row, np.ndarray)}
     if not rows:
         raise InputError(f"{manifest.name}: none of the {len(manifest)} videos could be read")
-    torch.manual_seed(checkpoint.config["seed"])
+    torch.manual_seed(checkpoint.config.get("seed", 0))
     fresh = build_model(config.backbone, classes, config.data.modality).to(process.device)
     fp32 = torch.autocast(process.device.type, enabled=False)
     first = shares_of_videos(fresh, manifest, groups[:1], config, process, fp32, "")
@@ -157,7 +157,7 @@ def measure(config: schema.Eval, opened: OpenedCheckpoint, label: str | None, pr
     trained = checkpoint.config["data"]
     facts = {
         "path": config.checkpoint,
-        "seed": checkpoint.config["seed"],
+        "seed": checkpoint.config.get("seed", 0),
         "epoch": checkpoint.epoch,
         "arch": config.backbone.arch,
         "variant": config.backbone.variant,

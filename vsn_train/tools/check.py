@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     for reader in arguments.readers:
         if reader in READERS:
             READERS[reader].library()  # is it there?
-    root, listed = files_of(arguments.source.expanduser(), arguments.root)
+    root, listed, note = files_of(arguments.source.expanduser(), arguments.root)
     mine = take_shard(list(listed), arguments.shard)
     work = partial(
         check_one,
@@ -86,6 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
     headers = sum(bool(row["header"]) and row["header"] != row["frames"] for row in rows)
     found = ", ".join(f"{count} {problem}" for problem, count in sorted(wrong.items())) or "nothing wrong"
     print(f"{len(rows)} files: {found}; {headers} headers announce another number of frames")
+    if note:
+        print(note)
     for reader in arguments.readers:
         compared = [row for row in rows if reader in dict(row["differing"])]  # type: ignore[call-overload]
         refused = sum(reader in row["refused"] for row in rows)  # type: ignore[operator]
@@ -139,20 +141,18 @@ def write_report(path: Path, rows: list[dict[str, object]]) -> None:
             writer.writerows(rows)
 
 
-def files_of(source: Path, root: Path | None) -> tuple[Path, dict[str, int | None]]:
-    """The folder that names are relative to; name -> number of frames as listed."""
+def files_of(source: Path, root: Path | None) -> tuple[Path, dict[str, int | None], str]:
+    """The folder that names are relative to; name -> number of frames as listed; a line on what is left out."""
     if source.is_dir():
-        names, _ = find_sources(source)
-        if not names:
-            raise InputError(f"{source}: expected videos, or folders of images, in it; found neither")
-        return source, dict.fromkeys(names)
+        names, note = find_sources(source)
+        return source, dict.fromkeys(names), note
     if not source.is_file():
         raise InputError(f"{source}: no such folder, manifest or list")
     if source.suffix == ".npz":
         manifest = Manifest.load(source)
-        paths = [path.decode() for path in manifest.paths.tolist()]
-        return manifest.root, {path: manifest.known_frames(index) for index, path in enumerate(paths)}
-    return root or source.parent, read_list(source)
+        paths = [path.decode("utf-8", "surrogateescape") for path in manifest.paths.tolist()]
+        return manifest.root, {path: manifest.known_frames(index) for index, path in enumerate(paths)}, ""
+    return root or source.parent, read_list(source), ""
 
 
 def read_list(path: Path) -> dict[str, int | None]:

@@ -26,6 +26,7 @@ def train_config(values: Sequence[str], config_dir: Path | None = None) -> schem
 
 def eval_config(opened: OpenedCheckpoint, values: Sequence[str]) -> schema.Eval:
     """The config of vsn-eval for a checkpoint and these values. Raises as `train_config`."""
+    schema.check_checkpoint(opened.checkpoint.config, str(opened.path))
     schema.register_checkpoint(opened.checkpoint.config)
     config = OmegaConf.to_object(composed("eval", [*values, f"checkpoint={opened.path}"]))
     assert isinstance(config, schema.Eval)

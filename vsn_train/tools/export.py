@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from vsn_train.analysis.export import export_model
+from vsn_train.config import check_checkpoint
 from vsn_train.engine.checkpoint import checkpoint_in, open_checkpoint
+from vsn_train.engine.checkpoint_fields import load_network
 from vsn_train.engine.state import Checkpoint
 from vsn_train.errors import InputError
 from vsn_train.import_function import find_operator
@@ -41,10 +43,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    for name in ("size", "batch"):
+        if (value := getattr(arguments, name)) is not None and value < 1:
+            raise InputError(f"--{name} {value}: expected a number above 0")
     if not (arguments.checkpoint or arguments.operator):
         raise InputError("one of --checkpoint and --operator is needed")
     if arguments.checkpoint:
-        checkpoint = open_checkpoint(checkpoint_in(arguments.checkpoint)).checkpoint
+        opened = open_checkpoint(checkpoint_in(arguments.checkpoint))
+        checkpoint = opened.checkpoint
+        check_checkpoint(checkpoint.config, str(opened.path))
         model = checkpoint_model(checkpoint, arguments.operator)
         size = checkpoint.config["data"]["crop_size"]
     else:
@@ -74,5 +81,5 @@ def checkpoint_model(checkpoint: Checkpoint, operator: str | None) -> Recognizer
     backbone |= backbone.pop("options", {})
     modality = checkpoint.config["data"].get("modality", "rgb")
     model = create_model(find_operator(trained), num_classes=len(checkpoint.class_names), modality=modality, **backbone)
-    model.load_state_dict(checkpoint.average or checkpoint.model)
+    load_network(model, checkpoint.average or checkpoint.model, "average" if checkpoint.average else "model")
     return model

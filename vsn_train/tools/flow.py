@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not 1 <= arguments.quality <= 100:
         raise InputError(f"--quality {arguments.quality}: expected 1 to 100")
     flow_estimator(arguments.method)  # is OpenCV there?
-    root, names = sources_of(arguments.source.expanduser().resolve())
+    root, names, note = sources_of(arguments.source.expanduser().resolve())
     target = arguments.target.expanduser().resolve()
     if target == root or root in target.parents or target in root.parents:
         raise InputError(f"{target}: source and target must not lie in each other")
@@ -76,6 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
         f"{len(fields)} videos done with {sum(fields)} flow fields, {len(mine) - len(missing)} were there, "
         f"{len(failed)} failed"
     )
+    if note:
+        print(note)
     list_failed(target, arguments.shard, failed)
     return 1 if failed else 0
 
@@ -84,14 +86,15 @@ def extract_one(name: str, root: Path, target: Path, method: str, bound: float, 
     return extract_flow(root / name, target / video_name(name), method, bound, short_side, quality)
 
 
-def sources_of(source: Path) -> tuple[Path, list[str]]:
-    """The folder that the names are relative to, and the names."""
+def sources_of(source: Path) -> tuple[Path, list[str], str]:
+    """The folder that the names are relative to, the names, and a line on what is left out."""
     if source.is_file():
         manifest = Manifest.load(source)
-        return manifest.root.resolve(), [path.decode() for path in manifest.paths.tolist()]
+        return (
+            manifest.root.resolve(),
+            [path.decode("utf-8", "surrogateescape") for path in manifest.paths.tolist()],
+            "",
+        )
     if not source.is_dir():
         raise InputError(f"{source}: no such folder or manifest")
-    names, _ = find_sources(source)
-    if not names or names == ["."]:
-        raise InputError(f"{source}: expected videos, or folders of images, in it; found neither")
-    return source, names
+    return source, *find_sources(source)

@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from vsn_train.errors import InputError
+from vsn_train.terminal import forgive_output
 from vsn_train.versions import version_line
 
 WRONG_INPUT = 2
@@ -36,6 +37,7 @@ WITH_VALUES = {"scan": "train", "attention": "eval"}  # and the config whose key
 
 def main() -> None:
     """Entry point of vsn-tools."""
+    forgive_output()
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help"):
         print(help_text())

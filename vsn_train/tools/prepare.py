@@ -10,12 +10,13 @@ JPEG or PNG images are put into one file each, byte for byte. Every copy has the
 video keeps its suffix, a folder `78687` becomes `78687.mp4`): training needs another dataset.root and nothing else.
 
 A copy gets its name when it has been checked; started again, the work goes on with what is missing. Sources that cannot
-be read are listed in failed.txt and do not stop the rest. Exit code 0: done, 2: wrong input.
+be read are listed in failed.txt and do not stop the rest. Exit code 0: done, 1: some failed, 2: wrong input.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -54,9 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     source, target = arguments.source.expanduser().resolve(), arguments.target.expanduser().resolve()
     check_arguments(arguments, source, target)
-    found, others = listed(arguments.list, source) if arguments.list else find_sources(source)
-    if not found or found == ["."]:
-        raise InputError(f"{source}: expected videos, or folders of images, in it; found neither")
+    found, note = (listed(arguments.list, source), "") if arguments.list else find_sources(source)
     mine = take_shard(found, arguments.shard)
     settings = {"short_side": arguments.short_side, "crf": arguments.crf, "modality": arguments.modality}
     keep_settings(target / "prepare.json", settings)
@@ -74,7 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
         modality=arguments.modality,
     )
     made, failed = work_with_bar(work, missing, arguments.workers, arguments.timeout, "prepare", "cannot prepare")
-    print(f"{len(made)} copies made, {len(there)} were there, {len(failed)} failed; {others} files are no videos")
+    print(f"{len(made)} copies made, {len(there)} were there, {len(failed)} failed")
+    if note:
+        print(note)
     before = sum(copy.source_bytes for copy in made) + sum(space_of(source / name) for name in there)
     after = sum(copy.bytes for copy in made) + sum(targets[name].stat().st_size for name in there)
     if before:
@@ -87,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     if len(made) > len(encoded):
         print(f"images put together byte for byte: {len(made) - len(encoded)} folders")
     list_failed(target, arguments.shard, failed)
-    return 0
+    return 1 if failed else 0
 
 
 def prepare_one(name: str, source: Path, targets: Mapping[str, Path], short_side: int, crf: int, modality: str) -> Copy:
@@ -108,7 +109,7 @@ def check_arguments(arguments: argparse.Namespace, source: Path, target: Path) -
     take_shard([], arguments.shard)
 
 
-def listed(path: Path, source: Path) -> tuple[list[str], int]:
+def listed(path: Path, source: Path) -> list[str]:
     """The paths in a list file, which must exist below `source`."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -117,4 +118,9 @@ def listed(path: Path, source: Path) -> tuple[list[str], int]:
     for number, line in enumerate(lines, start=1):
         if line and not (source / line).exists():
             raise InputError(f"{path}, line {number}: {source / line} does not exist")
-    return sorted({line for line in lines if line}), 0
+        inside = os.path.normpath(line)
+        if line and (os.path.isabs(inside) or inside.split(os.sep)[0] in ("..", ".")):  # its copy would lie outside
+            raise InputError(f"{path}, line {number}: {line!r}: expected a path below {source}")
+    if not any(lines):
+        raise InputError(f"{path}: the list is empty; expected one path a line")
+    return sorted({line for line in lines if line})

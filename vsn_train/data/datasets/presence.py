@@ -12,8 +12,16 @@ from vsn_train.data.manifest import Manifest, first_repeated, make_manifest
 from vsn_train.errors import InputError
 
 VIDEO_SUFFIXES = frozenset(
-    ("avi", "mp4", "webm", "mkv", "mov", "m4v", "mpg", "mpeg", "wmv", "flv", "ogv", "3gp", "ts", "mjpeg")
-)
+    ("avi", "mp4", "webm", "mkv", "mov", "m4v", "mpg", "mpeg", "wmv", "flv", "ogv", "3gp", "ts", "mjpeg", "mts", "m2ts",
+     "gif")
+)  # fmt: skip
+# What file managers, network storage and this program put beside videos.
+SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini", "__macosx", "lost+found", "$recycle.bin"))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of the user's: .DS_Store, ._clip.mp4, @eaDir, Thumbs.db."""
+    return name.startswith((".", "@")) or name.lower() in SYSTEM_FILES
 
 
 def video_name(entry: str) -> str:
@@ -23,9 +31,9 @@ def video_name(entry: str) -> str:
 
 
 def list_folder(folder: Path) -> list[str]:
-    """Sorted names in a folder, without hidden ones. Raises InputError where it cannot be listed."""
+    """Sorted names in a folder, without hidden ones and the system's. Raises InputError where it cannot be listed."""
     try:
-        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+        return sorted(name for name in os.listdir(folder) if not is_hidden(name))
     except OSError as error:
         raise InputError(f"{folder}: cannot be listed ({error.strerror}); expected a folder of videos") from error
 
