@@ -3,12 +3,13 @@
     python scripts/wheelhouse.py --python 3.12 --platform manylinux_2_28_x86_64
     python scripts/wheelhouse.py --python 3.11 --also decord scipy
 
-On that machine, which has torch, torchvision and numpy:
+On that machine, which has torch, torchvision, numpy and scipy:
 
     pip install --no-index --no-deps wheelhouse/*.whl
 
-Left out are torch, torchvision and what comes with them; decord, because PyAV reads every video; and what TensorBoard
-needs to show its pages, but not to write its files. --also takes any of them in.
+Left out are torch, torchvision and what comes with them; scipy, which is large and mostly there as well; decord, because
+PyAV reads every video; and what TensorBoard needs to show its pages, but not to write its files. --also takes any of
+them in.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from vsn_train.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
-WITH_TORCH = {"torch", "torchvision", "numpy", "pillow", "setuptools", "typing-extensions"}
+WITH_TORCH = {"torch", "torchvision", "numpy", "scipy", "pillow", "setuptools", "typing-extensions"}
 NOT_NEEDED = {"decord", "grpcio", "markdown", "markupsafe", "tensorboard-data-server", "tzdata", "werkzeug"}
 SOURCE_ONLY = ["antlr4-python3-runtime==4.9.*"]  # of omegaconf; pure Python, the index has no wheel of it
 

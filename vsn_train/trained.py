@@ -229,7 +229,7 @@ def load_model(
     protocol = protocol or Protocol(**checkpoint.config["protocol"])
     if protocol.crops == 10 and not flips_allowed(checkpoint):
         raise InputError(
-            f"{opened.path}: a protocol of 10 crops flips them, but its classes differ in direction and their pairs are "
+            f"{opened.path}: a protocol of 10 crops flips them, but its classes differ in direction and the pairs are "
             "not known; give a protocol= of fewer crops"
         )
     return TrainedModel(

@@ -483,3 +483,23 @@ def test_damage_found_while_reading_is_an_error(tmp_path: Path) -> None:
             assert "frame" in error.cause  # noqa: PT017
         else:
             assert numbers == [28, 40, 50]
+
+
+@pytest.mark.parametrize("matrix", [(-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0)])
+def test_a_mirrored_display_matrix(matrix, tmp_path):
+    """decord would give the pixels of another class: a left turn for a right one."""
+    path = write_counting_video(tmp_path / "plain.mp4", 4)
+    with open_video(path) as video:
+        plain = video.read([0, 3])
+    content = bytearray(path.read_bytes())
+    place = content.index(b"tkhd") + 44  # of version 0: a b u c d v x y w, 16.16
+    for number, value in zip((0, 1, 3, 4), matrix, strict=True):
+        content[place + 4 * number : place + 4 * number + 4] = (value << 16).to_bytes(4, "big", signed=True)
+    mirrored = tmp_path / "mirrored.mp4"
+    mirrored.write_bytes(content)
+    expected = plain.transpose(2, 3) if not matrix[0] else plain.flip(3 if matrix[0] < 0 else 2)
+    with open_video(mirrored) as video:
+        assert torch.equal(video.read([0, 3]), expected)
+    for decoder in ("decord", "torchcodec"):
+        with pytest.raises(VideoError, match=rf"mirrors it, which decoder={decoder} does not do: use decoder=auto"):
+            open_video(mirrored, decoder)

@@ -92,6 +92,15 @@ def _upright(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
     return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
+def _mirrored(frame: VideoFrame) -> bool:
+    """Whether the display matrix mirrors the image: no turn alone does what it says."""
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].astype(np.int64).tolist()
+    return a * d - b * c < 0
+
+
 class Video:
     """One open video; `open_video` makes it. Close it, or use it in a `with` statement.
 
@@ -124,6 +133,9 @@ class Video:
                 raise VideoError(path, f"no frame can be decoded (codec {self._table.codec})")
             self.height, self.width = self._image(first).shape[:2]
             if decoder in READERS:
+                if _mirrored(first):  # decord turns images and does not mirror them
+                    cause = f"its display matrix mirrors it, which decoder={decoder} does not do"
+                    raise VideoError(path, f"{cause}: use decoder=auto or pyav")
                 self._reader = READERS[decoder](path, self.height, self.width, self._table)
         except BaseException:
             self.close()

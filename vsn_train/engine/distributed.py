@@ -90,8 +90,7 @@ def join_processes(device: str, threads: int) -> Iterator[Process]:
     """Join the group that the launcher describes in the environment (RANK, WORLD_SIZE, …), or be alone.
 
     device: "auto", "cpu" or "cuda". threads: CPU threads of this process; 0 takes OMP_NUM_THREADS where the user has
-    set it, and otherwise shares the cores evenly.
-    Raises InputError for "cuda" where there is none.
+    set it, and otherwise shares the cores evenly. Raises InputError for "cuda" where there is none.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
