@@ -7,7 +7,7 @@ On that machine, which has torch, torchvision, numpy and scipy:
 
     pip install --no-index --no-deps wheelhouse/*.whl
 
-Left out are torch, torchvision and what comes with them; scipy, which is large and mostly there as well; decord, because
+Left out are torch, torchvision and what comes with them; scipy, which is large and mostly there too; decord, because
 PyAV reads every video; and what TensorBoard needs to show its pages, but not to write its files. --also takes any of
 them in.
 """

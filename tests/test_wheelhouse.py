@@ -60,7 +60,7 @@ def test_from_the_wheels_alone_a_machine_with_torch_trains(tmp_path):
         "lent = [p for p in sys.path if 'site-packages' in p]\n"
         "class Lender:\n"
         "    names = set('torch torchvision torchgen functorch numpy PIL typing_extensions sympy mpmath'.split()\n"
-        "                + 'networkx scipy jinja2 markupsafe filelock fsspec setuptools triton _distutils_hack'.split())\n"
+        "                + 'networkx scipy jinja2 markupsafe filelock fsspec setuptools _distutils_hack'.split())\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name.partition('.')[0] in self.names:\n"
         "            return m.PathFinder.find_spec(name, path or lent, target)\n"
