@@ -26,6 +26,9 @@ from vsn_train.errors import VideoError
 RGB_NAMES = (("", 5), ("", 6), ("img_", 5), ("image_", 5), ("frame_", 5), ("frame_", 6))
 FLOW_NAMES = (("flow_", 5), ("", 5))  # before x_ and y_
 
+# Larger pictures are refused before they are decoded: a file of a megabyte can unfold to gigabytes. Twice 8K video.
+MAX_PIXELS = 1 << 26
+
 _PICTURE = re.compile(r"(?P<prefix>.*?)(?P<number>\d+)\.(?P<suffix>jpe?g|png)", re.IGNORECASE | re.DOTALL)
 _FLOW_PREFIX = re.compile(r"(?P<head>(?:.*[_-])?)[xy]_", re.DOTALL)
 
@@ -134,6 +137,9 @@ def decode_picture(data: bytes, grey: bool = False) -> np.ndarray:
     """A JPEG or PNG file's bytes -> (H, W, 3) uint8 RGB, or (H, W, 1). Raises ValueError, which says why not."""
     if not data:
         raise ValueError("is empty")
+    height, width = picture_size(data)
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"is {width}x{height}; at most {MAX_PIXELS} pixels are read")
     try:
         from torchvision.io import ImageReadMode, decode_image
     except ImportError:  # torchvision 0.29 announced its removal
@@ -146,6 +152,26 @@ def decode_picture(data: bytes, grey: bool = False) -> np.ndarray:
     if picture.dtype != torch.uint8:
         raise ValueError(f"has {picture.dtype} pixels; expected 8 bits a channel")
     return picture.permute(1, 2, 0).numpy()
+
+
+def picture_size(data: bytes) -> tuple[int, int]:
+    """(height, width) by the header of a JPEG or PNG file; zeros where it has none."""
+    if data.startswith(b"\x89PNG"):
+        return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
+    position = 2
+    while data.startswith(b"\xff\xd8") and position + 9 < len(data):
+        if data[position] != 0xFF:
+            break
+        marker = data[position + 1]
+        # Start of frame: C0 to CF but for three that are tables.
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = data[position + 5 : position + 7], data[position + 7 : position + 9]
+            return int.from_bytes(height, "big"), int.from_bytes(width, "big")
+        # 0xFF may be repeated before a marker; restart markers and TEM stand without a length.
+        alone = marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD8
+        size = (1 if marker == 0xFF else 2) if alone else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        position += size
+    return 0, 0
 
 
 def _decode_with_pillow(data: bytes, grey: bool) -> np.ndarray:

@@ -5,18 +5,22 @@
 
 Frame i is the i-th image of a full sequential decode in presentation order, whatever the container or the codec.
 
+Frame i is what a plain decode of the whole file gives as its i-th image: FFmpeg's decoder in one thread, from the first
+packet to the last; packets that it refuses are left out.
+
 How it stays exact and fast. Opening reads all packets without decoding them, and packets.py finds out which one holds
 which frame. `read` decodes from the nearest safe key picture on, leaving out pictures that nothing refers to and nobody
 asked for. Every decoded image carries the number of its packet, so an image can be missing but never be taken for its
-neighbour. Everything else (unknown codec, damage, interlaced H.264, edit lists, useless time stamps) is decoded from
-the start and counted: slow, but never wrong.
+neighbour. Everything else (unknown codec, streams that change in their middle, damage, interlaced H.264, edit lists,
+useless time stamps) is decoded from the start and counted, each time by a new decoder: slow, but never wrong. So is a
+file from the moment on that FFmpeg reports an error in it.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +29,9 @@ import torch
 from vsn_train.data.colour import RgbConverter
 from vsn_train.data.decord_reader import DecordReader
 from vsn_train.data.fastseek import FastSeekCopy, read_index
-from vsn_train.data.frames import FrameFolder, rows_of_frames
+from vsn_train.data.frames import MAX_PIXELS, FrameFolder, rows_of_frames
+from vsn_train.data.hearing import errors_heard
+from vsn_train.data.packet_source import PacketSource
 from vsn_train.data.packets import FrameMap, read_packet_table
 from vsn_train.data.torchcodec_reader import TorchCodecReader
 from vsn_train.errors import InputError, VideoError
@@ -41,6 +47,14 @@ MODALITIES = ("rgb", "flow")
 READERS: dict[str, type[DecordReader | TorchCodecReader]] = {"decord": DecordReader, "torchcodec": TorchCodecReader}
 
 
+# Of FFmpeg's formats those that hold a video in the one file that is named. Others are left out on purpose: playlists
+# and scripts (concat, hls, dash, sdp, mlv, …) open whatever files they name, and to some any text or picture is a video.
+FORMATS = (
+    "3g2,3gp,apng,asf,asf_o,av1,avi,avs2,avs3,cavsvideo,dhav,dirac,dv,flv,gif,gxf,h261,h263,h264,hevc,ivf,kux,live_flv,m4v,"
+    "matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nsv,nut,obu,ogg,rm,swf,vc1,vc1test,vvc,webm,wtv,yuv4mpegpipe"
+)
+
+
 class _Unexpected(Exception):
     """The decoder did not deliver what the packets announced."""
 
@@ -53,20 +67,27 @@ def _open_container(path: str) -> tuple[InputContainer, VideoStream]:
         raise VideoError(path, "no such file or folder")
     if os.path.getsize(path) == 0:
         raise VideoError(path, "the file is empty")
+    only_this_file = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
     try:
         # "file:" lets a name hold a colon; the tags of old AVI files are often not UTF-8.
-        container = av.open("file:" + path, metadata_errors="replace")
+        container = av.open(
+            "file:" + path, options={"max_pixels": str(MAX_PIXELS)}, container_options=only_this_file,
+            metadata_errors="replace",
+        )  # fmt: skip
+    except av.ArgumentError as error:
+        raise VideoError(path, "it is no file of a video (a playlist, which names other files, is not read)") from error
     except (av.FFmpegError, ValueError) as error:
         raise VideoError(path, _reason(error)) from error
-    still = (
-        container.format.name == "tty" or "image2" in container.format.name or container.format.name.endswith("_pipe")
-    )
     cover = av.stream.Disposition.attached_pic
     streams = [s for s in container.streams.video if s.codec_context and not s.disposition & cover]
-    if still or not streams:  # FFmpeg takes a text or a single picture for a video
+    if not streams:
         container.close()
         raise VideoError(path, f"no video that can be decoded in it ({container.format.long_name})")
     stream = max(streams, key=lambda s: s.codec_context.width * s.codec_context.height)
+    if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
+        container.close()
+        size = f"{stream.codec_context.width}x{stream.codec_context.height}"
+        raise VideoError(path, f"its frames are {size}; at most {MAX_PIXELS} pixels are read")
     stream.codec_context.thread_count = 1  # the loader's worker processes are the parallelism
     return container, stream
 
@@ -87,6 +108,18 @@ def _upright(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
     return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
+def _average_rate(stated: float, times: np.ndarray | None) -> float:
+    """Frames per second: what the file states, unless its time stamps say something else altogether.
+
+    What a browser records states no rate, and FFmpeg takes that of its clock for it: 1000.
+    """
+    if times is None or len(times) < 2:
+        return stated
+    counted = (len(times) - 1) / float(times[-1])
+    # One frame more or less, and one that stands long, are no contradiction.
+    return stated if 0.8 < stated / counted < 1.25 or len(times) < 4 and stated else counted
+
+
 class Video:
     """One open video; `open_video` makes it. Close it, or use it in a `with` statement.
 
@@ -102,27 +135,53 @@ class Video:
     def __init__(self, path: str, decoder: str = "auto") -> None:
         self.path = path
         self._closed = False
+        self._source: PacketSource | None = None
+        self._damage = ""
+        heard = errors_heard()
         self._container, stream = _open_container(path)
         try:
-            self.fps = float(stream.average_rate or 0.0)
             self._decoder = stream.codec_context
             self._to_rgb = RgbConverter()
             self._reader: DecordReader | TorchCodecReader | None = None
-            self._table = read_packet_table(self._container, stream)
-            first = self._first_frame() if self._table.frame_map else None
-            if self._table.frame_map and first:
+            self._table = read_packet_table(self._container, stream, heard)
+            first: np.ndarray | None = None
+            if self._table.frame_map:
+                self._source = PacketSource(path, self._table, stream, _open_container)
+                first = self._first_image(self._source)
+            if self._table.frame_map and first is not None:
                 self.num_frames = len(self._table.frame_map.packet_of)
+                times = [self._table.times[packet] for packet in self._table.frame_map.packet_of]
             else:
                 self._table.frame_map = None
-                self.num_frames, first = self._count_frames()
+                first, times = self._count_frames()
+                self.num_frames = len(times)
             if first is None:
                 raise VideoError(path, f"no frame can be decoded (codec {self._table.codec})")
-            self.height, self.width = self._image(first).shape[:2]
+            self.height, self.width = first.shape[:2]
+            self._times = self._seconds(times)
+            self.fps = _average_rate(float(stream.average_rate or 0.0), self._times)
             if decoder in READERS:
                 self._reader = READERS[decoder](path, self.height, self.width, self._table)
         except BaseException:
             self.close()
             raise
+
+    @property
+    def times(self) -> np.ndarray | None:
+        """When each frame is shown, float64 (num_frames,): seconds after the first one, by the file's time stamps.
+
+        i / fps where the container has none (AVI) or they do not rise from frame to frame; None without fps too.
+        """
+        if self._times is None and self.fps:
+            return np.arange(self.num_frames) / self.fps
+        return self._times
+
+    def _seconds(self, times: Sequence[int | None]) -> np.ndarray | None:
+        """Presentation times in units of the time base as seconds after the first; None where they are of no use."""
+        known = [time for time in times if time is not None]
+        if self._table.container == "avi" or len(known) < len(times) or any(a >= b for a, b in pairwise(known)):
+            return None
+        return (np.array(known, np.float64) - known[0]) * float(self._table.time_base)
 
     def read(self, frames: Sequence[int] | np.ndarray | torch.Tensor) -> torch.Tensor:
         """The given frames, in the given order; they may repeat.
@@ -156,8 +215,8 @@ class Video:
 
     def decode_in_turn(self) -> Iterator[np.ndarray]:
         """Every image of a plain decode from the first packet to the last, whatever the packets announce: what `read`
-        has to agree with. (H, W, 3) uint8; damaged pictures are left out."""
-        for frame in self._decode(self._table.packets, strict=False):
+        has to agree with. (H, W, 3) uint8; packets that the decoder refuses are left out."""
+        for frame in self._decode_all():
             yield self._image(frame)
 
     @property
@@ -184,6 +243,8 @@ class Video:
     def close(self) -> None:
         self._closed = True
         self._reader = None
+        if self._source:
+            self._source.close()
         self._container.close()
 
     def __enter__(self) -> Video:
@@ -192,62 +253,85 @@ class Video:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _decode(self, packets: Iterable[Packet], strict: bool) -> Iterator[VideoFrame]:
-        """All images of a run of packets; decoding must be able to start at the first one.
+    def _decode_all(self) -> Iterator[VideoFrame]:
+        """The plain decode of the file, which defines its frames. By a new decoder: flushing one does not reset it."""
+        import av
 
-        strict: damage raises. Otherwise a damaged packet is left out, as `ffmpeg` does.
+        container, stream = _open_container(self.path)
+        with container:
+            try:
+                for packet in container.demux(stream):
+                    # A packet without data in the middle would end the decoder; FFmpeg's own program passes over it.
+                    if not packet.size and packet.pos is not None:
+                        continue
+                    try:
+                        frames = stream.codec_context.decode(packet)
+                    except av.FFmpegError:
+                        continue
+                    yield from frames
+            except av.FFmpegError:
+                return  # the file breaks off
+
+    def _decode(self, packets: Iterable[Packet]) -> Iterator[VideoFrame]:
+        """All images of a run of packets of a video that has a map. Decoding must be able to start at the first one.
+
+        Raises _Unexpected when FFmpeg reports any damage.
         """
         import av
 
+        heard = errors_heard()
         self._decoder.flush_buffers()
         for packet in chain(packets, [None]):  # None: hand out what is still held back for reordering
             try:
                 frames = self._decoder.decode(packet)
-            except av.FFmpegError:
-                if strict:
-                    raise
-                continue
+            except av.FFmpegError as error:
+                raise _Unexpected from error
+            if errors_heard() != heard or any(frame.is_corrupt for frame in frames):
+                raise _Unexpected
             yield from frames
 
-    def _first_frame(self) -> VideoFrame | None:
+    def _first_image(self, source: PacketSource) -> np.ndarray | None:
         """The image of the first packet; None if that is not just one, as the map assumes."""
-        import av
-
         try:
-            frames = list(self._decode(self._table.packets[:1], strict=True))
-        except av.FFmpegError:
+            frames = list(self._decode(source.pictures([0])))
+        except (_Unexpected, OSError):
             return None
         # Interlaced H.264 may have its two fields in two packets.
         fields = self._table.codec == "h264" and any(frame.interlaced_frame for frame in frames)
-        return frames[0] if len(frames) == 1 and not fields else None
+        return self._image(frames[0]) if len(frames) == 1 and not fields else None
 
-    def _count_frames(self) -> tuple[int, VideoFrame | None]:
-        first, count = None, 0
-        for count, frame in enumerate(self._decode(self._table.packets, strict=False), start=1):  # noqa: B007
-            first = first or frame
-        return count, first
+    def _count_frames(self) -> tuple[np.ndarray | None, list[int | None]]:
+        """First image of a full decode, and the presentation time of each in units of the time base."""
+        first: np.ndarray | None = None
+        times: list[int | None] = []
+        for frame in self._decode_all():
+            if first is None:
+                first = self._image(frame).copy()
+            times.append(frame.pts)
+        return first, times
 
     def _images(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
         """(frame, (H, W, 3) image) of every wanted frame; `wanted` is sorted and without repeats."""
-        import av
-
+        if self._damage:
+            raise VideoError(self.path, self._damage)
         missing = set(wanted)
-        if self._table.frame_map:
+        if self._table.frame_map and self._source:
             try:
-                for frame, picture in self._mapped_frames(wanted, self._table.frame_map):
+                for frame, picture in self._mapped_frames(wanted, self._table.frame_map, self._source):
                     if frame in missing:
                         missing.remove(frame)
                         yield frame, self._image(picture)
-            except (av.FFmpegError, _Unexpected):
+            except (_Unexpected, OSError):
                 missing = set(wanted)
             if not missing:
                 return
             # Damage inside a picture shows only now. A full decode tells whether the frames still have their numbers.
-            count, _ = self._count_frames()
-            if count != self.num_frames:
-                raise VideoError(self.path, f"damaged: {count} of its {self.num_frames} frames can be decoded")
             self._table.frame_map = None  # from here on, count
-        for frame, picture in enumerate(self._decode(self._table.packets, strict=False)):
+            count = len(self._count_frames()[1])
+            if count != self.num_frames:
+                self._damage = f"damaged: {count} of its {self.num_frames} frames can be decoded"
+                raise VideoError(self.path, self._damage)
+        for frame, picture in enumerate(self._decode_all()):
             if frame in missing:
                 missing.remove(frame)
                 yield frame, self._image(picture)
@@ -256,7 +340,9 @@ class Video:
         if missing:
             raise VideoError(self.path, f"frame {min(missing)} cannot be decoded")
 
-    def _mapped_frames(self, wanted: list[int], frame_map: FrameMap) -> Iterator[tuple[int, VideoFrame]]:
+    def _mapped_frames(
+        self, wanted: list[int], frame_map: FrameMap, source: PacketSource
+    ) -> Iterator[tuple[int, VideoFrame]]:
         """Decode as little as the wanted frames need. Other frames may come along."""
         needed = {frame_map.packet_of[frame] for frame in wanted}
         runs: list[tuple[int, int]] = []  # first and last packet
@@ -271,12 +357,12 @@ class Video:
             run = [
                 i
                 for i in range(first, last + 1)
-                if i in needed or not (frame_map.spare[i] or frame_map.frame_of.get(i, first_frame) < first_frame)
+                if i in needed or not (frame_map.spare[i] or -1 < frame_map.frame_of[i] < first_frame)
             ]
-            due = sorted(frame_map.frame_of[i] for i in run if i in frame_map.frame_of)
-            for picture in self._decode((self._table.packets[i] for i in run), strict=True):
-                frame = frame_map.frame_of.get(-1 if picture.pts is None else picture.pts)
-                if not due or frame != due.pop(0) or picture.is_corrupt:
+            due = sorted(frame_map.frame_of[i] for i in run if frame_map.frame_of[i] >= 0)
+            for picture in self._decode(source.pictures(run)):
+                frame = -1 if picture.pts is None else frame_map.frame_of[picture.pts]
+                if not due or frame != due.pop(0):
                     raise _Unexpected
                 yield frame, picture
             if due:

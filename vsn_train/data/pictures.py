@@ -1,0 +1,273 @@
+"""What one packet of a compressed video holds, read from its headers alone, without decoding.
+
+A parser is made for a stream from what the container says of it, and is called with every packet in turn. It returns
+the picture in the packet, or None where it does not understand it, and where something that must be the same throughout
+(parameter sets, volume header, size, what encoded it) is another than before. Nothing can be said about the stream then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from vsn_train.data.bits import Bits
+
+
+class Picture(NamedTuple):
+    """The picture in one packet.
+
+    shown: it gives a frame. start: decoding may start here. spare: nothing in its temporal layer refers to it.
+    position: pictures are shown in the order of it; None: the codec has another rule. intra: it refers to no other.
+    """
+
+    shown: bool = True
+    start: bool = False
+    spare: bool = False
+    layer: int = 0
+    position: int | None = None
+    intra: bool = False
+
+
+Parser = Callable[[bytes], Picture | None]
+
+_START = b"\0\0\1"
+VOP = b"\0\0\1\xb6"  # MPEG-4 part 2: here a picture begins
+
+
+class Mpeg4Parser:
+    """MPEG-4 part 2 (ISO/IEC 14496-2; DivX, Xvid) after packed B-frames were unpacked.
+
+    How FFmpeg orders pictures depends on low_delay: with it each is shown at once, without it all but B-frames are held
+    back for one picture. It takes the flag from volume headers and clears it at the first B-frame, so streams that change
+    it lose or repeat a picture. B-frames whose time lies outside their neighbours' are passed over.
+    """
+
+    def __init__(self, extradata: bytes) -> None:
+        self._known = set(extradata.split(_START)[1:])
+        self._volume: _Volume | None = None
+        self._first = True
+        self._seconds = self._last_seconds = 0
+        self._last_anchor = self._distance = 0
+
+    def __call__(self, data: bytes) -> Picture | None:
+        position = data.find(VOP)
+        if position < 0 and len(data) <= 19:  # FFmpeg's bound for place holders too
+            return Picture(shown=False)
+        if position < 0 or len(data) - position <= 19:
+            return None  # a tiny picture or a place holder: not worth telling apart
+        if data.find(VOP, position + 4) >= 0:
+            return None
+        if (position or self._first) and not self._headers_hold(data[:position]):
+            return None
+        if self._volume is None:
+            return None
+        try:
+            return self._picture(Bits(data[position + 4 : position + 20]), self._volume)
+        except ValueError:
+            return None
+
+    def _headers_hold(self, headers: bytes) -> bool:
+        """Whether the headers before a picture are those known from the container or the first packet."""
+        for chunk in headers.split(_START)[1:]:
+            if chunk[:1] == b"\xb3":  # group of pictures: a time code
+                bits = Bits(chunk[1:4])
+                hours, minutes = bits.take(5), bits.take(6)
+                bits.take(1)
+                self._seconds = bits.take(6) + 60 * (minutes + 60 * hours)
+            elif self._first:
+                if _is_volume(chunk) and chunk not in self._known and any(map(_is_volume, self._known)):
+                    return False
+                self._known.add(chunk)
+            elif chunk not in self._known:
+                return False
+        if self._first:
+            volumes = [chunk for chunk in self._known if _is_volume(chunk)]
+            if len(volumes) != 1:
+                return False
+            self._volume = _parse_volume(volumes[0])
+            self._first = False
+        return True
+
+    def _picture(self, bits: Bits, volume: _Volume) -> Picture | None:
+        kind = bits.take(2)  # 0 I, 1 P, 2 B, 3 S
+        seconds = 0
+        while bits.take(1):
+            seconds += 1
+        if not bits.take(1):
+            return None
+        fraction = bits.take(volume.time_bits)
+        if not bits.take(1) or not bits.take(1):  # a marker; vop_coded: without it there is no image
+            return None
+        if kind == 2:
+            if volume.low_delay or volume.interlaced:
+                return None
+            time = (self._last_seconds + seconds) * volume.resolution + fraction
+            before = (self._distance - (self._last_anchor - time)) & 0xFFFF
+            if not 0 < before < self._distance:
+                return None  # FFmpeg passes over it
+        else:
+            self._last_seconds = self._seconds
+            self._seconds += seconds
+            time = self._seconds * volume.resolution + fraction
+            self._distance = (time - self._last_anchor) & 0xFFFF
+            self._last_anchor = time
+        if kind == 1:
+            bits.take(1)  # rounding
+        if kind != 3:
+            bits.take(3)
+            if volume.interlaced:
+                bits.take(2)
+            if not bits.take(volume.quantizer_bits) or (kind and not bits.take(3)) or (kind == 2 and not bits.take(3)):
+                return None  # a quantizer or a range of motion of 0 is damage
+        return Picture(start=kind == 0, spare=kind == 2)
+
+
+class _Volume(NamedTuple):
+    low_delay: bool
+    resolution: int
+    time_bits: int
+    interlaced: bool
+    quantizer_bits: int
+
+
+def _is_volume(chunk: bytes) -> bool:
+    return chunk[:1] != b"" and 0x20 <= chunk[0] < 0x30
+
+
+def _parse_volume(chunk: bytes) -> _Volume | None:
+    """video_object_layer_header; None where it is not of plain rectangular pictures."""
+    bits = Bits(chunk[1:])
+    try:
+        bits.take(1)
+        kind = bits.take(8)
+        version = 1
+        if bits.take(1):
+            version = bits.take(4)
+            bits.take(3)
+        if bits.take(4) == 15:  # pixel aspect
+            bits.take(16)
+        low_delay = kind in (1, 17)  # what FFmpeg assumes for simple and advanced simple
+        if bits.take(1):
+            bits.take(2)
+            low_delay = bits.take(1) == 1
+            if bits.take(1):
+                bits.take(79)
+        if bits.take(2) or not bits.take(1):  # shape, marker
+            return None
+        resolution = bits.take(16)
+        if not resolution or not bits.take(1):
+            return None
+        time_bits = max(1, (resolution - 1).bit_length())
+        if bits.take(1):
+            bits.take(time_bits)
+        bits.take(1 + 13 + 1 + 13 + 1)
+        interlaced = bits.take(1) == 1
+        bits.take(1)
+        sprite = bits.take(1 if version == 1 else 2)
+        if sprite == 1:
+            return None  # one still picture moved about
+        if sprite == 2:
+            bits.take(6 + 2 + 1)
+        quantizer_bits = bits.take(4) if bits.take(1) else 5
+    except ValueError:
+        return None
+    return _Volume(low_delay, resolution, time_bits, interlaced, quantizer_bits)
+
+
+class Vp8Parser:
+    """VP8 (RFC 6386, section 9.1)."""
+
+    def __init__(self) -> None:
+        self._size: bytes | None = None
+
+    def __call__(self, data: bytes) -> Picture | None:
+        if len(data) < 4:
+            return None  # FFmpeg refuses it
+        tag = int.from_bytes(data[:3], "little")
+        key = not tag & 1
+        if tag >> 1 & 7 > 3 or tag >> 5 > len(data) - (10 if key else 3):
+            return None
+        if key:
+            if data[3:6] != b"\x9d\x01\x2a" or (self._size or data[6:10]) != data[6:10]:
+                return None
+            self._size = data[6:10]
+        return Picture(shown=tag & 0x10 != 0, start=key)
+
+
+class Vp9Parser:
+    """VP9 (bitstream specification, section 6.2) after superframes were split."""
+
+    def __init__(self) -> None:
+        self._sequence: bytes | None = None
+
+    def __call__(self, data: bytes) -> Picture | None:
+        if data[0] >> 6 != 2 or data[0] & 0x30 == 0x30:  # no frame marker; profile 3 has its bits elsewhere
+            return None
+        if data[0] & 0x08:  # shows an earlier picture again
+            return Picture()
+        shown = data[0] & 0x02 != 0
+        key = data[0] & 0x04 == 0
+        if key:
+            sequence = bytes([data[0] & 0x30]) + data[1:8]  # profile, sync code, colours, most of the size
+            if data[1:4] != b"\x49\x83\x42" or (self._sequence or sequence) != sequence:
+                return None
+            self._sequence = sequence
+        return Picture(shown=shown, start=shown and key)
+
+
+class Av1Parser:
+    """AV1 (bitstream specification, section 5): a packet is a temporal unit, which shows exactly one picture."""
+
+    def __init__(self, extradata: bytes) -> None:
+        self._sequence: bytes | None = None
+        for kind, payload in _open_bitstream_units(extradata[4:]) or []:
+            if kind == 1:
+                self._sequence = payload
+
+    def __call__(self, data: bytes) -> Picture | None:
+        units = _open_bitstream_units(data)
+        if units is None:
+            return None
+        shown, start, first = 0, False, True
+        for kind, payload in units:
+            if kind == 1:
+                if (self._sequence or payload) != payload:
+                    return None
+                self._sequence = payload
+            elif kind in (3, 6):  # frame header, frame
+                if not payload or self._sequence is None or self._sequence[0] & 0x08:  # a single still picture
+                    return None
+                head = payload[0]
+                key = head & 0x60 == 0
+                visible = head & 0x80 != 0 or head & 0x10 != 0
+                start |= first and head & 0x80 == 0 and key and visible
+                shown += visible
+                first = False
+        return Picture(start=start) if shown == 1 else None
+
+
+def _open_bitstream_units(data: bytes) -> list[tuple[int, bytes]] | None:
+    """(kind, the beginning of the payload; of a sequence header all of it); None where they do not fill the data."""
+    units: list[tuple[int, bytes]] = []
+    position = 0
+    while position < len(data):
+        head = data[position]
+        position += 2 if head & 4 else 1
+        size = len(data) - position
+        if head & 2:
+            size = shift = 0
+            while True:
+                if position >= len(data) or shift > 28:
+                    return None
+                byte = data[position]
+                position += 1
+                size |= (byte & 0x7F) << shift
+                shift += 7
+                if byte < 0x80:
+                    break
+        if head & 0x80 or size < 0 or position + size > len(data):
+            return None
+        kind = head >> 3 & 15
+        units.append((kind, data[position : position + (size if kind == 1 else min(size, 1))]))
+        position += size
+    return units
