@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from vsn_train.data.h26x import H264Parser, HevcParser
 from vsn_train.data.hearing import errors_heard
-from vsn_train.data.pictures import VOP, Av1Parser, Mpeg4Parser, Parser, Picture, Vp8Parser, Vp9Parser
+from vsn_train.data.pictures import VOP, Av1Parser, Contradiction, Mpeg4Parser, Parser, Picture, Vp8Parser, Vp9Parser
 
 if TYPE_CHECKING:
     from av.bitstream import BitStreamFilterContext
@@ -166,19 +166,24 @@ def read_packet_table(container: InputContainer, stream: VideoStream, heard: int
             if parser is None or not understood:
                 continue
             firsts.append(len(pictures))
-            for part in [packet] if splitter is None else splitter.parts(packet, data):
-                picture = parser(data if part is packet else bytes(part))
-                if picture is None:
-                    understood = False
-                    break
-                pictures.append(picture if picture.position is not None else same.setdefault(picture, picture))
-                times.append(part.pts)
-    except av.FFmpegError:  # the file breaks off, or a packet cannot be split: what was read so far counts
+            try:
+                for part in [packet] if splitter is None else splitter.parts(packet, data):
+                    picture = parser(data if part is packet else bytes(part))
+                    if picture is None:
+                        understood = False
+                        break
+                    pictures.append(picture if picture.position is not None else same.setdefault(picture, picture))
+                    times.append(part.pts)
+            except (Contradiction, av.FFmpegError):
+                understood, damaged = False, True
+    except av.FFmpegError:  # the file breaks off: what was read so far counts
         damaged = True
-    damaged |= errors_heard() != heard
-    whole = not damaged and (understood or parser is None)
+    if codec != "mpeg4":  # of which FFmpeg takes place holders for damage while it looks for key pictures
+        damaged |= errors_heard() != heard
+    if parser is not None and codec in ("h264", "hevc"):
+        damaged |= not understood
     frame_map = None
-    if whole and parser is not None:
+    if understood and not damaged:
         held = 0
         if isinstance(parser, HevcParser):
             held = parser.reorder or 0
@@ -189,7 +194,7 @@ def read_packet_table(container: InputContainer, stream: VideoStream, heard: int
         frame_map = map_frames(pictures, times, codec, held)
     return PacketTable(
         places, sizes, checks, keys, firsts if splitter and splitter.used else None, times,
-        stream.time_base or Fraction(1), container.format.name, codec, stream.index, whole, frame_map,
+        stream.time_base or Fraction(1), container.format.name, codec, stream.index, not damaged, frame_map,
     )  # fmt: skip
 
 

@@ -1,8 +1,9 @@
 """What one packet of a compressed video holds, read from its headers alone, without decoding.
 
 A parser is made for a stream from what the container says of it, and is called with every packet in turn. It returns
-the picture in the packet, or None where it does not understand it, and where something that must be the same throughout
-(parameter sets, volume header, size, what encoded it) is another than before. Nothing can be said about the stream then.
+the picture in the packet, or None where it does not understand it. It raises Contradiction where something that must be
+the same throughout (parameter sets, volume header, size, what encoded it) is another than before. In both cases nothing
+can be said about the stream any more.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ class Picture(NamedTuple):
 
 
 Parser = Callable[[bytes], Picture | None]
+
+
+class Contradiction(ValueError):
+    """Something that has to be the same throughout a stream is another than before, or a picture is missing."""
+
 
 _START = b"\0\0\1"
 VOP = b"\0\0\1\xb6"  # MPEG-4 part 2: here a picture begins
@@ -57,36 +63,36 @@ class Mpeg4Parser:
             return None  # a tiny picture or a place holder: not worth telling apart
         if data.find(VOP, position + 4) >= 0:
             return None
-        if (position or self._first) and not self._headers_hold(data[:position]):
-            return None
+        if position or self._first:
+            self._compare(data[:position])
         if self._volume is None:
             return None
         try:
             return self._picture(Bits(data[position + 4 : position + 20]), self._volume)
+        except Contradiction:
+            raise
         except ValueError:
             return None
 
-    def _headers_hold(self, headers: bytes) -> bool:
-        """Whether the headers before a picture are those known from the container or the first packet."""
+    def _compare(self, headers: bytes) -> None:
+        """The headers before a picture have to be those known from the container or the first packet."""
+        first, self._first = self._first, False
         for chunk in headers.split(_START)[1:]:
             if chunk[:1] == b"\xb3":  # group of pictures: a time code
                 bits = Bits(chunk[1:4])
                 hours, minutes = bits.take(5), bits.take(6)
                 bits.take(1)
                 self._seconds = bits.take(6) + 60 * (minutes + 60 * hours)
-            elif self._first:
-                if _is_volume(chunk) and chunk not in self._known and any(map(_is_volume, self._known)):
-                    return False
+            elif first:
                 self._known.add(chunk)
-            elif chunk not in self._known:
-                return False
-        if self._first:
+            # Splitting overwrites the "p" by which DivX says that B-frames are packed.
+            elif chunk not in self._known and not (chunk[-1:] == b"\0" and chunk[:-1] + b"p" in self._known):
+                raise Contradiction
+        if first:
             volumes = [chunk for chunk in self._known if _is_volume(chunk)]
-            if len(volumes) != 1:
-                return False
-            self._volume = _parse_volume(volumes[0])
-            self._first = False
-        return True
+            if len(volumes) > 1:
+                raise Contradiction
+            self._volume = _parse_volume(volumes[0]) if volumes else None
 
     def _picture(self, bits: Bits, volume: _Volume) -> Picture | None:
         kind = bits.take(2)  # 0 I, 1 P, 2 B, 3 S
@@ -104,7 +110,7 @@ class Mpeg4Parser:
             time = (self._last_seconds + seconds) * volume.resolution + fraction
             before = (self._distance - (self._last_anchor - time)) & 0xFFFF
             if not 0 < before < self._distance:
-                return None  # FFmpeg passes over it
+                raise Contradiction  # FFmpeg passes over it
         else:
             self._last_seconds = self._seconds
             self._seconds += seconds
@@ -118,7 +124,7 @@ class Mpeg4Parser:
             if volume.interlaced:
                 bits.take(2)
             if not bits.take(volume.quantizer_bits) or (kind and not bits.take(3)) or (kind == 2 and not bits.take(3)):
-                return None  # a quantizer or a range of motion of 0 is damage
+                raise Contradiction  # a quantizer or a range of motion of 0 is damage
         return Picture(start=kind == 0, spare=kind == 2)
 
 
@@ -189,7 +195,7 @@ class Vp8Parser:
             return None
         if key:
             if data[3:6] != b"\x9d\x01\x2a" or (self._size or data[6:10]) != data[6:10]:
-                return None
+                raise Contradiction
             self._size = data[6:10]
         return Picture(shown=tag & 0x10 != 0, start=key)
 
@@ -210,7 +216,7 @@ class Vp9Parser:
         if key:
             sequence = bytes([data[0] & 0x30]) + data[1:8]  # profile, sync code, colours, most of the size
             if data[1:4] != b"\x49\x83\x42" or (self._sequence or sequence) != sequence:
-                return None
+                raise Contradiction
             self._sequence = sequence
         return Picture(shown=shown, start=shown and key)
 
@@ -219,10 +225,9 @@ class Av1Parser:
     """AV1 (bitstream specification, section 5): a packet is a temporal unit, which shows exactly one picture."""
 
     def __init__(self, extradata: bytes) -> None:
-        self._sequence: bytes | None = None
-        for kind, payload in _open_bitstream_units(extradata[4:]) or []:
-            if kind == 1:
-                self._sequence = payload
+        # What the container has may differ in trifles from what the first packet brings along.
+        self._sequence = next((data for kind, data in _open_bitstream_units(extradata[4:]) or [] if kind == 1), None)
+        self._first = True
 
     def __call__(self, data: bytes) -> Picture | None:
         units = _open_bitstream_units(data)
@@ -231,9 +236,9 @@ class Av1Parser:
         shown, start, first = 0, False, True
         for kind, payload in units:
             if kind == 1:
-                if (self._sequence or payload) != payload:
-                    return None
-                self._sequence = payload
+                if not self._first and self._sequence != payload:
+                    raise Contradiction
+                self._sequence, self._first = payload, False
             elif kind in (3, 6):  # frame header, frame
                 if not payload or self._sequence is None or self._sequence[0] & 0x08:  # a single still picture
                     return None
@@ -243,6 +248,7 @@ class Av1Parser:
                 start |= first and head & 0x80 == 0 and key and visible
                 shown += visible
                 first = False
+        self._first = False
         return Picture(start=start) if shown == 1 else None
 
 
