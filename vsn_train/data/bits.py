@@ -15,6 +15,13 @@ class Bits:
         self.left -= count  # Python refuses to shift by less than nothing
         return self._value >> self.left & (1 << count) - 1
 
+    def rest(self) -> tuple[int, int]:
+        """The bits that are left but for a 0 and ones that fill up the last byte: as a number, and how many they are."""
+        value, count = self._value & (1 << self.left) - 1, self.left
+        while value & 1:
+            value, count = value >> 1, count - 1
+        return value >> 1, count - 1
+
     def golomb(self) -> int:
         """An unsigned Exp-Golomb code (H.264, clause 9.1: ue)."""
         rest = self._value & (1 << self.left) - 1

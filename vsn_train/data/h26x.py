@@ -209,7 +209,7 @@ class H264Parser:
         position = pictures = 0
         size = self._length_size
         spare, refresh = True, False
-        picture: Picture | None = None
+        first: tuple[bool, int, bool] | None = None
         while position < len(data):
             nal = position + size
             position = nal + int.from_bytes(data[position:nal], "big")
@@ -220,8 +220,8 @@ class H264Parser:
                 # Of a picture's slices the first one, which begins at its first block, tells all.
                 if data[nal + 1] & 0x80:
                     pictures += 1
-                    picture = self._slice(data[nal : min(position, nal + _SLICE_HEAD)])
-                    if picture is None:
+                    first = self._slice(data[nal : min(position, nal + _SLICE_HEAD)])
+                    if first is None:
                         return None
                 spare &= data[nal] & 0x60 == 0
             elif kind == 7 or kind == 8:
@@ -234,9 +234,9 @@ class H264Parser:
                     return None
             elif kind in (2, 3, 4, 20, 21) or data[nal] & 0x80:
                 return None  # data partitions, scalable or stereo coding
-        if pictures != 1 or picture is None:
+        if pictures != 1 or first is None:
             return None
-        return Picture(True, picture.start, spare, 0, picture.position, picture.intra or refresh)
+        return Picture(True, first[0], spare, 0, first[1], first[2] or refresh)
 
     def _same_encoder(self, data: bytes) -> bool:
         """FFmpeg works around faults of old versions of x264, which tell their number in the first packet."""
@@ -248,20 +248,32 @@ class H264Parser:
             self._encoder = encoder
         return self._encoder == encoder
 
-    def _slice(self, data: bytes) -> Picture | None:
-        """The picture whose first slice this is; None where one before it is missing, or it is a field."""
-        reference, key = data[0] & 0x60, data[0] & 0x1F == 5
-        bits = Bits(without_emulation(data[1:]))
-        bits.golomb()
-        kind = bits.golomb()
-        parameters = self._parameters[bits.golomb()]
+    def _slice(self, data: bytes) -> tuple[bool, int, bool] | None:
+        """(key picture, position, intra) of the picture whose first slice this is; None for a field, and where a
+        picture before it is missing."""
+        key, reference = data[0] & 0x1F == 5, data[0] & 0x60 != 0
+        payload = without_emulation(data[1:])
+        # Written out, as it is done for every packet: Exp-Golomb codes of 0, then two of any value (see Bits).
+        left = 8 * len(payload) - 1
+        rest = int.from_bytes(payload, "big") & (1 << left) - 1
+        left -= 2 * (left - rest.bit_length()) + 1
+        kind = (rest >> left) - 1
+        rest &= (1 << left) - 1
+        left -= 2 * (left - rest.bit_length()) + 1
+        parameters = self._parameters[(rest >> left) - 1]
         sequence = self._sequences[parameters.sequence]
-        self._sequence = self._sequence or sequence
+        if self._sequence is None:
+            self._sequence = sequence
         if kind > 9 or parameters.redundant or sequence.separate_planes or sequence is not self._sequence:
             return None
-        frame_num = bits.take(sequence.frame_num_bits)
-        if not sequence.frames_only and bits.take(1):
-            return None
+        left -= sequence.frame_num_bits
+        frame_num = rest >> left & (1 << sequence.frame_num_bits) - 1
+        if not sequence.frames_only:
+            left -= 1
+            if rest >> left & 1:
+                return None
+        bits = Bits(payload)
+        bits.left = left
         if key:
             bits.golomb()
             if frame_num or not reference:
@@ -289,7 +301,7 @@ class H264Parser:
             bits.take(1)
             if not -sequence.depth_offset <= parameters.quantizer + bits.signed() <= 51:
                 return None
-        return Picture(start=key, position=self._run * _RUN + order, intra=kind % 5 == 2)
+        return key, self._run * _RUN + order, kind % 5 == 2
 
 
 # ---- HEVC ------------------------------------------------------------------------------------------------------------
@@ -407,7 +419,7 @@ class HevcParser:
         position = pictures = 0
         size = self._length_size
         spare = True
-        picture: Picture | None = None
+        first: tuple[bool, int, int, bool] | None = None
         while position < len(data):
             nal = position + size
             position = nal + int.from_bytes(data[position:nal], "big")
@@ -417,8 +429,8 @@ class HevcParser:
             if kind < 32:
                 if data[nal + 2] >> 7:  # first_slice_segment_in_pic_flag
                     pictures += 1
-                    picture = self._slice(kind, data[nal : min(position, nal + _SLICE_HEAD)])
-                    if picture is None:
+                    first = self._slice(kind, data[nal : min(position, nal + _SLICE_HEAD)])
+                    if first is None:
                         return None
                 spare &= kind < 16 and kind % 2 == 0
             elif kind <= 34:
@@ -427,11 +439,12 @@ class HevcParser:
                     return None
             elif kind in (36, 37):
                 return None  # end of sequence: what follows starts anew
-        if pictures != 1 or picture is None:
+        if pictures != 1 or first is None:
             return None
-        return picture._replace(spare=spare)
+        return Picture(True, first[0], spare, first[1], first[2], first[3])
 
-    def _slice(self, kind: int, data: bytes) -> Picture | None:
+    def _slice(self, kind: int, data: bytes) -> tuple[bool, int, int, bool] | None:
+        """(decoding may start here, temporal layer, position, intra) of the picture whose first slice this is."""
         layer = (data[1] & 7) - 1
         start = 16 <= kind <= 23
         if data[0] & 1 or data[1] >> 3 or layer < 0:
@@ -460,4 +473,4 @@ class HevcParser:
                 order = _next_order(order, self._order, 1 << sequence.order_bits)
         if layer == 0 and not 6 <= kind <= 9 and (kind > 15 or kind % 2):
             self._order = order
-        return Picture(start=start, layer=layer, position=self._run * _RUN + order, intra=slice_kind == 2)
+        return start, layer, self._run * _RUN + order, slice_kind == 2

@@ -153,6 +153,7 @@ def read_packet_table(container: InputContainer, stream: VideoStream, heard: int
     pictures: list[Picture] = []
     same: dict[Picture, Picture] = {}  # most pictures are alike: keep one of a kind
     damaged, understood = False, parser is not None
+    may_change = container.format.name.startswith("mov")  # of those that are read without decoding, the only one
     try:
         for packet in container.demux(stream):
             if not packet.size:
@@ -162,7 +163,7 @@ def read_packet_table(container: InputContainer, stream: VideoStream, heard: int
             sizes.append(len(data))
             checks.append(zlib.adler32(data))
             keys.append(packet.is_keyframe)
-            damaged |= packet.is_corrupt or packet.is_discard or _changes_stream(packet)
+            damaged |= packet.is_corrupt or packet.is_discard or (may_change and _changes_stream(packet))
             if parser is None or not understood:
                 continue
             firsts.append(len(pictures))
@@ -200,8 +201,10 @@ def read_packet_table(container: InputContainer, stream: VideoStream, heard: int
 
 def _changes_stream(packet: Packet) -> bool:
     """Whether the container says that the stream is another one from this packet on. (Old versions of PyAV do not tell.)"""
-    beside = getattr(packet, "iter_sidedata", tuple)
-    return any(each.data_type in _CHANGES for each in beside())
+    for beside in getattr(packet, "iter_sidedata", tuple)():  # noqa: SIM110 (half the time of any())
+        if beside.data_type in _CHANGES:
+            return True
+    return False
 
 
 # ---- From packets to frames ------------------------------------------------------------------------------------------
@@ -227,7 +230,10 @@ def map_frames(pictures: Sequence[Picture], times: Sequence[int | None], codec: 
         if picture.shown:
             if picture.start:
                 starts.append(i)
-            start_of[i] = next(k for k in reversed(starts) if frame_of[k] <= frame_of[i])
+            latest = starts[-1]
+            if frame_of[latest] > frame_of[i]:
+                latest = next(k for k in reversed(starts) if frame_of[k] <= frame_of[i])
+            start_of[i] = latest
     top_layer = max(picture.layer for picture in pictures)
     return FrameMap(order, frame_of, start_of, starts, [p.spare and p.layer == top_layer for p in pictures])
 

@@ -58,21 +58,14 @@ class Mpeg4Parser:
     def __call__(self, data: bytes) -> Picture | None:
         position = data.find(VOP)
         if position < 0 and len(data) <= 19:  # FFmpeg's bound for place holders too
-            return Picture(shown=False)
+            return _NOTHING
         if position < 0 or len(data) - position <= 19:
             return None  # a tiny picture or a place holder: not worth telling apart
         if data.find(VOP, position + 4) >= 0:
             return None
         if position or self._first:
             self._compare(data[:position])
-        if self._volume is None:
-            return None
-        try:
-            return self._picture(Bits(data[position + 4 : position + 20]), self._volume)
-        except Contradiction:
-            raise
-        except ValueError:
-            return None
+        return self._picture(int.from_bytes(data[position + 4 : position + 20], "big"), self._volume)
 
     def _compare(self, headers: bytes) -> None:
         """The headers before a picture have to be those known from the container or the first packet."""
@@ -87,23 +80,32 @@ class Mpeg4Parser:
                 self._known.add(chunk)
             # Splitting overwrites the "p" by which DivX says that B-frames are packed.
             elif chunk not in self._known and not (chunk[-1:] == b"\0" and chunk[:-1] + b"p" in self._known):
-                raise Contradiction
+                if not _is_volume(chunk) or self._volume is None or _parse_volume(chunk) != self._volume:
+                    raise Contradiction
+                self._known.add(chunk)  # encoders that start anew at a cut describe their buffer differently
         if first:
             volumes = [chunk for chunk in self._known if _is_volume(chunk)]
             if len(volumes) > 1:
                 raise Contradiction
             self._volume = _parse_volume(volumes[0]) if volumes else None
 
-    def _picture(self, bits: Bits, volume: _Volume) -> Picture | None:
-        kind = bits.take(2)  # 0 I, 1 P, 2 B, 3 S
-        seconds = 0
-        while bits.take(1):
-            seconds += 1
-        if not bits.take(1):
+    def _picture(self, head: int, volume: _Volume | None) -> Picture | None:
+        """head: the 128 bits after the start code."""
+        if volume is None:
             return None
-        fraction = bits.take(volume.time_bits)
-        if not bits.take(1) or not bits.take(1):  # a marker; vop_coded: without it there is no image
+        kind = head >> 126  # 0 I, 1 P, 2 B, 3 S
+        left = 126
+        while head >> left - 1 & 1:  # whole seconds; at most 60, so that the rest is there
+            left -= 1
+            if left < 66:
+                return None
+        seconds = 126 - left
+        left -= 2 + volume.time_bits
+        fraction = head >> left & (1 << volume.time_bits) - 1
+        # A marker on either side; then vop_coded: without it there is no image.
+        if not head >> left + volume.time_bits & 1 or head >> left - 2 & 3 != 3:
             return None
+        left -= 2
         if kind == 2:
             if volume.low_delay or volume.interlaced:
                 return None
@@ -117,23 +119,34 @@ class Mpeg4Parser:
             time = self._seconds * volume.resolution + fraction
             self._distance = (time - self._last_anchor) & 0xFFFF
             self._last_anchor = time
-        if kind == 1:
-            bits.take(1)  # rounding
         if kind != 3:
-            bits.take(3)
-            if volume.interlaced:
-                bits.take(2)
-            if not bits.take(volume.quantizer_bits) or (kind and not bits.take(3)) or (kind == 2 and not bits.take(3)):
-                raise Contradiction  # a quantizer or a range of motion of 0 is damage
-        return Picture(start=kind == 0, spare=kind == 2)
+            # Of the rest of the header: a quantizer or a range of motion of 0 is damage.
+            left -= (kind == 1) + 3 + 2 * volume.interlaced + volume.quantizer_bits
+            ranges = head >> left - 6 & 63
+            if (
+                not head >> left & (1 << volume.quantizer_bits) - 1
+                or (kind and not ranges >> 3)
+                or (kind == 2 and not ranges & 7)
+            ):
+                raise Contradiction
+        return _KINDS[kind]
+
+
+_NOTHING = Picture(shown=False)
+_KINDS = [Picture(start=kind == 0, spare=kind == 2) for kind in range(4)]
 
 
 class _Volume(NamedTuple):
+    """What decoding depends on. rest: the bits from the shape on, and how many."""
+
+    kind: int
+    version: int
     low_delay: bool
     resolution: int
     time_bits: int
     interlaced: bool
     quantizer_bits: int
+    rest: tuple[int, int]
 
 
 def _is_volume(chunk: bytes) -> bool:
@@ -142,7 +155,7 @@ def _is_volume(chunk: bytes) -> bool:
 
 def _parse_volume(chunk: bytes) -> _Volume | None:
     """video_object_layer_header; None where it is not of plain rectangular pictures."""
-    bits = Bits(chunk[1:])
+    bits = Bits(chunk[1:].rstrip(b"\0"))
     try:
         bits.take(1)
         kind = bits.take(8)
@@ -158,6 +171,7 @@ def _parse_volume(chunk: bytes) -> _Volume | None:
             low_delay = bits.take(1) == 1
             if bits.take(1):
                 bits.take(79)
+        rest = bits.rest()
         if bits.take(2) or not bits.take(1):  # shape, marker
             return None
         resolution = bits.take(16)
@@ -177,7 +191,10 @@ def _parse_volume(chunk: bytes) -> _Volume | None:
         quantizer_bits = bits.take(4) if bits.take(1) else 5
     except ValueError:
         return None
-    return _Volume(low_delay, resolution, time_bits, interlaced, quantizer_bits)
+    return _Volume(kind, version, low_delay, resolution, time_bits, interlaced, quantizer_bits, rest)
+
+
+_SHOWN_START = [[Picture(shown=shown, start=start) for start in (False, True)] for shown in (False, True)]
 
 
 class Vp8Parser:
@@ -197,7 +214,7 @@ class Vp8Parser:
             if data[3:6] != b"\x9d\x01\x2a" or (self._size or data[6:10]) != data[6:10]:
                 raise Contradiction
             self._size = data[6:10]
-        return Picture(shown=tag & 0x10 != 0, start=key)
+        return _SHOWN_START[tag & 0x10 != 0][key]
 
 
 class Vp9Parser:
@@ -218,7 +235,7 @@ class Vp9Parser:
             if data[1:4] != b"\x49\x83\x42" or (self._sequence or sequence) != sequence:
                 raise Contradiction
             self._sequence = sequence
-        return Picture(shown=shown, start=shown and key)
+        return _SHOWN_START[shown][shown and key]
 
 
 class Av1Parser:
