@@ -13,7 +13,10 @@ from typing import NamedTuple
 from vsn_train.data.bits import Bits, without_emulation
 from vsn_train.data.pictures import Picture
 
-_SLICE_HEAD = 28  # bytes that hold what is read of a slice header
+_SLICE_HEAD = 24  # bytes that hold the beginning of a slice header
+_READ_WHOLE = 4  # of how many pictures from a key picture on the whole header is read: damage is rare, and a header that
+# belongs to other parameter sets than those at hand is followed by more of them
+_WHOLE_HEAD = 400  # bytes
 _RUN = 1 << 40  # further apart than any two picture order counts
 
 
@@ -25,6 +28,24 @@ def _next_order(lsb: int, previous: int, modulus: int) -> int:
     return order + modulus if previous - order >= modulus // 2 else order
 
 
+class _Encoder:
+    """x264 and x265 write into their first packet which version they are and all that they were told. Another text later
+    is another encoding, whose parameter sets may have been lost where files were joined."""
+
+    def __init__(self) -> None:
+        self._text: bytes | None = None
+
+    def is_the_same(self, message: bytes, first: bool) -> bool:
+        """message: a NAL unit of supplemental information, of any kind. first: in the first packet."""
+        place = max(message.find(b"x264 - core "), message.find(b"x265 (build "))
+        if place < 0:
+            return True
+        text = message[place:]
+        if first and self._text is None:
+            self._text = text
+        return text == self._text
+
+
 # ---- H.264 -----------------------------------------------------------------------------------------------------------
 
 
@@ -32,10 +53,10 @@ class _H264Sequence(NamedTuple):
     """What is needed of a sequence parameter set. reorder: pictures held back for reordering; None: it does not say."""
 
     separate_planes: bool
+    colour: bool
     frame_num_bits: int
     order_kind: int
     order_bits: int
-    gaps: bool
     frames_only: bool
     depth_offset: int
     reorder: int | None
@@ -45,9 +66,14 @@ class _H264Parameters(NamedTuple):
     """What is needed of a picture parameter set."""
 
     sequence: int
+    arithmetic: bool
     bottom_order: bool
-    redundant: bool
+    references: tuple[int, int]
+    weighted: bool
+    weighted_both: bool
     quantizer: int
+    deblocking: bool
+    redundant: bool
 
 
 def _skip_scaling_list(bits: Bits, size: int) -> None:
@@ -123,7 +149,7 @@ def _h264_sequence(data: bytes) -> tuple[int, _H264Sequence]:
     if order_kind not in (0, 2) or frame_num_bits > 16 or order_bits > 16:
         raise ValueError
     bits.golomb()
-    gaps = bits.take(1)
+    bits.take(1)
     bits.golomb()
     bits.golomb()
     frames_only = bits.take(1)
@@ -133,26 +159,81 @@ def _h264_sequence(data: bytes) -> tuple[int, _H264Sequence]:
             bits.golomb()
     reorder = _h264_reorder(bits) if bits.take(1) else None
     return identity, _H264Sequence(
-        bool(separate), frame_num_bits, order_kind, order_bits, bool(gaps), bool(frames_only), 6 * depth, reorder
-    )
+        bool(separate), bool(chroma) and not separate, frame_num_bits, order_kind, order_bits, bool(frames_only),
+        6 * depth, reorder,
+    )  # fmt: skip
 
 
 def _h264_parameters(data: bytes) -> tuple[int, _H264Parameters]:
     """(id, picture parameter set) of a NAL unit."""
     bits = Bits(without_emulation(data[1:]))
     identity, sequence = bits.golomb(), bits.golomb()
-    bits.take(1)
-    bottom_order = bits.take(1)
+    arithmetic, bottom_order = bits.take(1), bits.take(1)
     if bits.golomb():
         raise ValueError  # slice groups
-    bits.golomb()
-    bits.golomb()
-    bits.take(3)
+    references = bits.golomb() + 1, bits.golomb() + 1
+    weighted, weighted_both = bits.take(1), bits.take(2)
     quantizer = 26 + bits.signed()
     bits.signed()
     bits.signed()
-    bits.take(2)
-    return identity, _H264Parameters(sequence, bool(bottom_order), bool(bits.take(1)), quantizer)
+    deblocking = bits.take(1)
+    bits.take(1)
+    return identity, _H264Parameters(
+        sequence, bool(arithmetic), bool(bottom_order), references, bool(weighted), weighted_both == 1, quantizer,
+        bool(deblocking), bool(bits.take(1)),
+    )  # fmt: skip
+
+
+def _check_h264_header(
+    bits: Bits, kind: int, key: bool, reference: bool, sequence: _H264Sequence, parameters: _H264Parameters
+) -> None:
+    """Read the rest of a slice header, from the picture order count on. kind: 0 P, 1 B, 2 I. Raises ValueError where it
+    makes no sense: it is damaged, or these are not its parameter sets; and where the count starts anew without a key
+    picture."""
+    counts = list(parameters.references)
+    if kind == 1:
+        bits.take(1)
+    if kind < 2:
+        if bits.take(1):
+            counts[0] = bits.golomb() + 1
+            if kind == 1:
+                counts[1] = bits.golomb() + 1
+        if max(counts) > 16:
+            raise ValueError
+        for _ in range(kind + 1):
+            if bits.take(1):
+                while (change := bits.golomb()) != 3:
+                    if change > 3:
+                        raise ValueError
+                    bits.golomb()
+    if (kind == 0 and parameters.weighted) or (kind == 1 and parameters.weighted_both):
+        if bits.golomb() > 7 or (sequence.colour and bits.golomb() > 7):
+            raise ValueError
+        for count in counts[: kind + 1]:
+            for _ in range(count):
+                for number in (2, 4)[: 1 + sequence.colour]:
+                    for _ in range(number * bits.take(1)):
+                        bits.signed()
+    if key:
+        if bits.take(2) & 2:
+            raise ValueError  # no_output_of_prior_pics_flag: frames before it may vanish
+    elif reference and bits.take(1):
+        while change := bits.golomb():
+            if change > 4:
+                raise ValueError
+            for _ in range(1 + (change == 3)):
+                bits.golomb()
+    if parameters.arithmetic and kind < 2 and bits.golomb() > 2:
+        raise ValueError
+    if kind > 2 or not -sequence.depth_offset <= parameters.quantizer + bits.signed() <= 51:
+        raise ValueError
+    if parameters.deblocking:
+        switch = bits.golomb()
+        if switch > 2 or (switch != 1 and max(abs(bits.signed()), abs(bits.signed())) > 6):
+            raise ValueError
+    filling = bits.left % 8
+    if parameters.arithmetic and bits.take(filling) != (1 << filling) - 1:
+        raise ValueError
 
 
 class H264Parser:
@@ -168,9 +249,9 @@ class H264Parser:
         self._sets: dict[tuple[int, int], bytes] = {}
         self._sequences: dict[int, _H264Sequence] = {}
         self._parameters: dict[int, _H264Parameters] = {}
-        self._encoder: bytes | None = None
+        self._encoder = _Encoder()
         self._packets = 0
-        self._run = self._order = self._frame_num = self._frame_offset = self._last_frame_num = 0
+        self._run = self._order = self._frame_num = self._frame_offset = self._last_frame_num = self._in_run = 0
         self._sequence: _H264Sequence | None = None
         position, count = 6, extradata[5] & 31
         for kind in (7, 8):
@@ -220,7 +301,8 @@ class H264Parser:
                 # Of a picture's slices the first one, which begins at its first block, tells all.
                 if data[nal + 1] & 0x80:
                     pictures += 1
-                    first = self._slice(data[nal : min(position, nal + _SLICE_HEAD)])
+                    size_read = _SLICE_HEAD if kind == 1 and self._in_run >= _READ_WHOLE else _WHOLE_HEAD
+                    first = self._slice(data[nal : min(position, nal + size_read)])
                     if first is None:
                         return None
                 spare &= data[nal] & 0x60 == 0
@@ -230,23 +312,13 @@ class H264Parser:
                     return None
             elif kind == 6:
                 refresh |= data[nal + 1] == 6
-                if not self._same_encoder(data[nal:position]):
+                if not self._encoder.is_the_same(data[nal:position], self._packets == 1):
                     return None
             elif kind in (2, 3, 4, 20, 21) or data[nal] & 0x80:
                 return None  # data partitions, scalable or stereo coding
         if pictures != 1 or first is None:
             return None
         return Picture(True, first[0], spare, 0, first[1], first[2] or refresh)
-
-    def _same_encoder(self, data: bytes) -> bool:
-        """FFmpeg works around faults of old versions of x264, which tell their number in the first packet."""
-        place = data.find(b"x264 - core ")
-        if place < 0:
-            return True
-        encoder = data[place : place + 17]
-        if self._encoder is None and self._packets == 1:
-            self._encoder = encoder
-        return self._encoder == encoder
 
     def _slice(self, data: bytes) -> tuple[bool, int, bool] | None:
         """(key picture, position, intra) of the picture whose first slice this is; None for a field, and where a
@@ -295,24 +367,32 @@ class H264Parser:
         self._last_frame_num = frame_num
         if reference:
             self._frame_num = frame_num
-        if key:
-            if kind % 5 != 2 or bits.take(1):
-                return None  # no_output_of_prior_pics_flag: frames before it may vanish
-            bits.take(1)
-            if not -sequence.depth_offset <= parameters.quantizer + bits.signed() <= 51:
-                return None
+        self._in_run = 1 if key else self._in_run + 1
+        if self._in_run <= _READ_WHOLE:
+            _check_h264_header(bits, kind % 5, key, reference, sequence, parameters)
         return key, self._run * _RUN + order, kind % 5 == 2
 
 
 # ---- HEVC ------------------------------------------------------------------------------------------------------------
 
 
+# A reference picture set: distances in picture order count to what a picture or those after it refer to; those behind
+# it in time, then those ahead.
+_References = tuple[list[int], list[int]]
+
+
 class _HevcSequence(NamedTuple):
     """What is needed of a sequence parameter set."""
 
     separate_planes: bool
+    colour: bool
     order_bits: int
     reorder: int
+    references: list[_References]
+    long_term: bool
+    motion: bool
+    offsets: bool
+    depth_offset: int
 
 
 class _HevcParameters(NamedTuple):
@@ -321,6 +401,13 @@ class _HevcParameters(NamedTuple):
     sequence: int
     output_flag: bool
     extra_bits: int
+    quantizer: int
+    chroma_quantizers: bool
+    entry_points: bool
+    across_slices: bool
+    deblocking_override: bool
+    no_deblocking: bool
+    extension: bool
 
 
 def _hevc_sequence(data: bytes) -> tuple[int, _HevcSequence]:
@@ -334,13 +421,14 @@ def _hevc_sequence(data: bytes) -> tuple[int, _HevcSequence]:
     for profile, level in there:
         bits.take(88 * profile + 8 * level)
     identity = bits.golomb()
-    separate = bits.take(1) if bits.golomb() == 3 else 0
+    chroma = bits.golomb()
+    separate = bits.take(1) if chroma == 3 else 0
     bits.golomb()
     bits.golomb()
     if bits.take(1):
         for _ in range(4):
             bits.golomb()
-    bits.golomb()
+    depth_offset = 6 * bits.golomb()
     bits.golomb()
     order_bits = bits.golomb() + 4
     reorder = 0
@@ -350,14 +438,108 @@ def _hevc_sequence(data: bytes) -> tuple[int, _HevcSequence]:
         bits.golomb()
         reorder = bits.golomb()
         bits.golomb()
-    return identity, _HevcSequence(bool(separate), order_bits, reorder)
+    for _ in range(6):  # sizes of blocks
+        bits.golomb()
+    if bits.take(1) and bits.take(1):
+        _skip_scaling_lists(bits)
+    bits.take(1)
+    offsets = bits.take(1)
+    if bits.take(1):  # samples without compression
+        bits.take(8)
+        bits.golomb()
+        bits.golomb()
+        bits.take(1)
+    references: list[_References] = []
+    count = bits.golomb()
+    if count > 64:
+        raise ValueError
+    for _ in range(count):
+        references.append(_hevc_references(bits, references, count))
+    if long_term := bits.take(1):
+        for _ in range(bits.golomb()):
+            bits.take(order_bits + 1)
+    return identity, _HevcSequence(
+        bool(separate), bool(chroma) and not separate, order_bits, reorder, references, bool(long_term),
+        bool(bits.take(1)), bool(offsets), depth_offset,
+    )  # fmt: skip
+
+
+def _skip_scaling_lists(bits: Bits) -> None:
+    for size in range(4):
+        for _ in range(2 if size == 3 else 6):
+            if not bits.take(1):
+                bits.golomb()
+                continue
+            for _ in range(min(64, 16 << 2 * size) + (size > 1)):
+                bits.signed()
+
+
+def _hevc_references(bits: Bits, known: list[_References], count: int) -> _References:
+    """st_ref_pic_set (clauses 7.3.7, 7.4.8). known: the sets before it. count: sets in the sequence parameter set."""
+    behind: list[int] = []
+    ahead: list[int] = []
+    if not known or not bits.take(1):
+        numbers = bits.golomb(), bits.golomb()
+        if max(numbers) > 16:
+            raise ValueError
+        for number, distances, sign in zip(numbers, (behind, ahead), (-1, 1), strict=True):
+            distance = 0
+            for _ in range(number):
+                distance += sign * (bits.golomb() + 1)
+                distances.append(distance)
+                bits.take(1)
+        return behind, ahead
+    base = known[len(known) - 1 - (bits.golomb() if len(known) == count else 0)]
+    shift = -1 if bits.take(1) else 1
+    shift *= bits.golomb() + 1
+    kept = [bool(bits.take(1)) or bool(bits.take(1)) for _ in range(len(base[0]) + len(base[1]) + 1)]
+    split = len(base[0])
+    moved = [(distance + shift, keep) for distance, keep in zip([*base[0], *base[1], 0], kept, strict=True)]
+    order = [*reversed(moved[split:-1]), moved[-1], *moved[:split]]
+    behind = [distance for distance, keep in order if keep and distance < 0]
+    order = [*reversed(moved[:split]), moved[-1], *moved[split:-1]]
+    ahead = [distance for distance, keep in order if keep and distance > 0]
+    return behind, ahead
 
 
 def _hevc_parameters(data: bytes) -> tuple[int, _HevcParameters]:
     bits = Bits(without_emulation(data[2:]))
     identity, sequence = bits.golomb(), bits.golomb()
     bits.take(1)
-    return identity, _HevcParameters(sequence, bool(bits.take(1)), bits.take(3))
+    output_flag, extra_bits = bits.take(1), bits.take(3)
+    bits.take(2)
+    bits.golomb()
+    bits.golomb()
+    quantizer = 26 + bits.signed()
+    bits.take(2)
+    if bits.take(1):
+        bits.golomb()
+    bits.signed()
+    bits.signed()
+    chroma_quantizers = bits.take(1)
+    bits.take(3)
+    tiles, wavefronts = bits.take(1), bits.take(1)
+    if tiles:
+        columns, rows = bits.golomb(), bits.golomb()
+        if not bits.take(1):
+            for _ in range(columns + rows):
+                bits.golomb()
+        bits.take(1)
+    across_slices = bits.take(1)
+    override = no_deblocking = 0
+    if bits.take(1):
+        override, no_deblocking = bits.take(1), bits.take(1)
+        if not no_deblocking:
+            bits.signed()
+            bits.signed()
+    if bits.take(1):
+        _skip_scaling_lists(bits)
+    bits.take(1)
+    bits.golomb()
+    return identity, _HevcParameters(
+        sequence, bool(output_flag), extra_bits, quantizer, bool(chroma_quantizers), bool(tiles or wavefronts),
+        bool(across_slices), bool(override), bool(no_deblocking), bool(bits.take(1)),
+    )  # fmt: skip
 
 
 def _hevc_sets(extradata: bytes) -> Iterator[bytes]:
@@ -372,6 +554,37 @@ def _hevc_sets(extradata: bytes) -> Iterator[bytes]:
             position += 2 + size
 
 
+def _check_hevc_header(bits: Bits, instant: bool, sequence: _HevcSequence, parameters: _HevcParameters) -> None:
+    """Read the rest of the slice header of an intra picture, from the reference pictures on. Raises ValueError where it
+    makes no sense: it is damaged, or these are not its parameter sets. instant: IDR."""
+    if not instant and sequence.motion:
+        bits.take(1)
+    offsets = 0
+    if sequence.offsets:
+        offsets = bits.take(2 if sequence.colour else 1)
+    if not -sequence.depth_offset <= parameters.quantizer + bits.signed() <= 51:
+        raise ValueError
+    if parameters.chroma_quantizers and max(abs(bits.signed()), abs(bits.signed())) > 12:
+        raise ValueError
+    no_deblocking = parameters.no_deblocking
+    if parameters.deblocking_override and bits.take(1):
+        no_deblocking = bool(bits.take(1))
+        if not no_deblocking and max(abs(bits.signed()), abs(bits.signed())) > 6:
+            raise ValueError
+    if parameters.across_slices and (offsets or not no_deblocking):
+        bits.take(1)
+    if parameters.entry_points and (count := bits.golomb()):
+        size = bits.golomb() + 1
+        if count > 500 or size > 32:
+            raise ValueError
+        bits.take(count * size)
+    if parameters.extension:
+        bits.take(8 * bits.golomb())
+    filling = bits.left % 8 or 8
+    if bits.take(filling) != 1 << filling - 1:
+        raise ValueError
+
+
 class HevcParser:
     """HEVC in MP4 or Matroska; extradata: an HEVCDecoderConfigurationRecord. Raises ValueError if that is none."""
 
@@ -384,6 +597,8 @@ class HevcParser:
         self._parameters: dict[int, _HevcParameters] = {}
         self._packets = self._run = self._order = 0
         self._sequence: _HevcSequence | None = None
+        self._encoder = _Encoder()
+        self._there: set[int] = set()  # picture order counts of what may be referred to
         for data in _hevc_sets(extradata):
             kind = data[0] >> 1 & 0x3F
             if 32 <= kind <= 34:
@@ -429,13 +644,16 @@ class HevcParser:
             if kind < 32:
                 if data[nal + 2] >> 7:  # first_slice_segment_in_pic_flag
                     pictures += 1
-                    first = self._slice(kind, data[nal : min(position, nal + _SLICE_HEAD)])
+                    first = self._slice(kind, data[nal : min(position, nal + _WHOLE_HEAD)])
                     if first is None:
                         return None
                 spare &= kind < 16 and kind % 2 == 0
             elif kind <= 34:
                 spare = False
                 if not self._learn(kind, data[nal:position]):
+                    return None
+            elif kind == 39:
+                if not self._encoder.is_the_same(data[nal:position], self._packets == 1):
                     return None
             elif kind in (36, 37):
                 return None  # end of sequence: what follows starts anew
@@ -465,12 +683,32 @@ class HevcParser:
         if slice_kind > 2 or (start and slice_kind != 2) or (parameters.output_flag and not bits.take(1)):
             return None
         order = 0
+        wanted: set[int] = set()
         if kind in (19, 20):  # IDR
             self._run += 1
         else:
             order = bits.take(sequence.order_bits)
             if self._packets > 1:
                 order = _next_order(order, self._order, 1 << sequence.order_bits)
+                wanted = self._references(bits, sequence, order)
+                if not wanted <= self._there:
+                    return None  # a picture before it is missing
+        self._there = wanted | {order}
+        if start:
+            if kind not in (19, 20) and self._packets == 1:
+                self._references(bits, sequence, order)
+            _check_hevc_header(bits, kind in (19, 20), sequence, parameters)
         if layer == 0 and not 6 <= kind <= 9 and (kind > 15 or kind % 2):
             self._order = order
         return start, layer, self._run * _RUN + order, slice_kind == 2
+
+    def _references(self, bits: Bits, sequence: _HevcSequence, order: int) -> set[int]:
+        """Picture order counts of what this picture or later ones refer to."""
+        count = len(sequence.references)
+        if bits.take(1):
+            distances = sequence.references[bits.take((count - 1).bit_length())]
+        else:
+            distances = _hevc_references(bits, sequence.references, count)
+        if sequence.long_term:
+            raise ValueError  # not followed
+        return {order + distance for side in distances for distance in side}
