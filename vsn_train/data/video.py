@@ -137,6 +137,7 @@ class Video:
         self._closed = False
         self._source: PacketSource | None = None
         self._damage = ""
+        self._turned = False  # the frames have to be turned or mirrored
         heard = errors_heard()
         self._container, stream = _open_container(path)
         try:
@@ -216,8 +217,10 @@ class Video:
     def decode_in_turn(self) -> Iterator[np.ndarray]:
         """Every image of a plain decode from the first packet to the last, whatever the packets announce: what `read`
         has to agree with. (H, W, 3) uint8; packets that the decoder refuses are left out."""
-        for frame in self._decode_all():
-            yield self._image(frame)
+        for picture in self._decode_all():
+            image = self._image(picture, alone=True)
+            del picture  # see _decode_all
+            yield image
 
     @property
     def codec(self) -> str:
@@ -254,7 +257,11 @@ class Video:
         self.close()
 
     def _decode_all(self) -> Iterator[VideoFrame]:
-        """The plain decode of the file, which defines its frames. By a new decoder: flushing one does not reset it."""
+        """The plain decode of the file, which defines its frames. By a new decoder: flushing one does not reset it.
+
+        Let go of each picture before the next: where data is missing, FFmpeg leaves in a picture what lay in the memory
+        that it takes for it, and that depends on which memory is free.
+        """
         import av
 
         container, stream = _open_container(self.path)
@@ -298,16 +305,21 @@ class Video:
             return None
         # Interlaced H.264 may have its two fields in two packets.
         fields = self._table.codec == "h264" and any(frame.interlaced_frame for frame in frames)
-        return self._image(frames[0]) if len(frames) == 1 and not fields else None
+        if len(frames) != 1 or fields:
+            return None
+        self._turned = frames[0].side_data.get("DISPLAYMATRIX") is not None
+        return self._image(frames[0])
 
     def _count_frames(self) -> tuple[np.ndarray | None, list[int | None]]:
         """First image of a full decode, and the presentation time of each in units of the time base."""
         first: np.ndarray | None = None
         times: list[int | None] = []
-        for frame in self._decode_all():
+        for picture in self._decode_all():
             if first is None:
-                first = self._image(frame).copy()
-            times.append(frame.pts)
+                self._turned = picture.side_data.get("DISPLAYMATRIX") is not None
+                first = self._image(picture, alone=True).copy()
+            times.append(picture.pts)
+            del picture  # see _decode_all
         return first, times
 
     def _images(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
@@ -331,12 +343,16 @@ class Video:
             if count != self.num_frames:
                 self._damage = f"damaged: {count} of its {self.num_frames} frames can be decoded"
                 raise VideoError(self.path, self._damage)
-        for frame, picture in enumerate(self._decode_all()):
-            if frame in missing:
+        frame = 0
+        for picture in self._decode_all():
+            image = self._image(picture, alone=True) if frame in missing else None
+            del picture  # see _decode_all
+            if image is not None:
                 missing.remove(frame)
-                yield frame, self._image(picture)
+                yield frame, image
             if not missing:
                 return
+            frame += 1
         if missing:
             raise VideoError(self.path, f"frame {min(missing)} cannot be decoded")
 
@@ -368,9 +384,15 @@ class Video:
             if due:
                 raise _Unexpected
 
-    def _image(self, frame: VideoFrame) -> np.ndarray:
-        """(H, W, 3) uint8 RGB, upright."""
-        return _upright(self._to_rgb(frame), frame)
+    def _image(self, frame: VideoFrame, alone: bool = False) -> np.ndarray:
+        """(H, W, 3) uint8 RGB, upright.
+
+        alone: let go of the decoder's picture at once, which a converter keeps until its next one.
+        """
+        image = RgbConverter()(frame) if alone else self._to_rgb(frame)
+        # PyAV's side data refers to the frame and back, and keeps it until the garbage collector comes. A matrix that
+        # mirrors alone has no rotation; `_turned` knows of it. (Old versions of PyAV do not tell the rotation.)
+        return _upright(image, frame) if self._turned or getattr(frame, "rotation", 1) else image
 
 
 def open_video(
