@@ -188,7 +188,7 @@ def damage(draw: random.Random, data: bytes) -> bytes:
 
 def decode_plainly(path: Path) -> list[np.ndarray]:
     """Every image of the largest video stream, (H, W, 3) uint8, as one decoder in one thread gives them from the first
-    packet to the last; what it refuses is left out. [] where there is no stream."""
+    packet to the last; what it refuses is left out. [] where there is no stream. Frames are turned as they say."""
     images: list[np.ndarray] = []
     try:
         with av.open("file:" + str(path), metadata_errors="replace") as container:
@@ -202,7 +202,9 @@ def decode_plainly(path: Path) -> list[np.ndarray]:
                     frames = packet.decode()
                 except av.FFmpegError:
                     continue
-                images += [frame.to_ndarray(format="rgb24", interpolation="POINT") for frame in frames]
+                for frame in frames:
+                    image = frame.to_ndarray(format="rgb24", interpolation="POINT")
+                    images.append(np.rot90(image, frame.rotation // 90) if frame.rotation % 90 == 0 else image)
     except av.FFmpegError:
         pass  # the file breaks off, or is none any more
     return images

@@ -48,9 +48,8 @@ class PacketSource:
         first, last = (bisect_right(firsts, number) - 1 for number in (run[0], run[-1]))
         splitter = splitter_of(self._stream)
         assert splitter is not None
-        splitter.used = True
         for packet, number in zip(self._packets(range(first, last + 1)), firsts[first : last + 1], strict=True):
-            for place, part in enumerate(splitter.parts(packet, b"")):
+            for place, part in enumerate(splitter.split(packet)):
                 if number + place in wanted:
                     yield _numbered(part, number + place)
 

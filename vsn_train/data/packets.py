@@ -82,28 +82,48 @@ class PacketTable:
         return all((i if self.firsts is None else self.firsts[i]) in starts for i, key in enumerate(self.keys) if key)
 
 
+_PLACE_HOLDER = 19  # bytes at most, by FFmpeg's bound, of the packet that stands where a packed B-frame is shown
+
+
 class Splitter:
     """Puts every picture into a packet of its own, as the decoder does for itself.
 
-    used: whether a packet was seen that holds more than one; those before it need no splitting.
+    used: whether a packet was seen that holds more than one; those before it need no splitting. open: whether the last
+    one still waits for its place holder.
     """
 
     def __init__(self, stream: VideoStream) -> None:
         self._stream = stream
         self._codec = stream.codec_context.codec.canonical_name
         self._filter: BitStreamFilterContext | None = None
-        self.used = False
+        self.used = self.open = False
 
     def parts(self, packet: Packet, data: bytes) -> list[Packet]:
-        """data: what is in the packet. Raises av.FFmpegError where it cannot be split."""
+        """data: what is in the packet. Raises av.FFmpegError where it cannot be split, Contradiction where FFmpeg's
+        decoder and its splitter do not agree: packed B-frames without their place holders."""
+        if self._codec == "mpeg4":
+            first = data.find(VOP)
+            second = data.find(VOP, first + 1) if first >= 0 else -1
+            packed = second >= 0
+            if packed and (self.open or data.find(VOP, second + 1) >= 0):
+                raise Contradiction
+            if self.open and not packed and len(data) > _PLACE_HOLDER:
+                # A second B-frame comes alone, and waits in its turn.
+                if first != 0 or data[4] >> 6 != 2:
+                    raise Contradiction
+            else:
+                self.open = packed
+        else:
+            packed = data[-1] & 0xE0 == 0xC0
+        if not self.used and not packed:
+            return [packet]
+        self.used = True
+        return self.split(packet)
+
+    def split(self, packet: Packet) -> list[Packet]:
+        """The same for a packet that `parts` has seen already."""
         from av.bitstream import BitStreamFilterContext
 
-        if not self.used:
-            first = data.find(VOP) + 1 if self._codec == "mpeg4" else 0
-            packed = data.find(VOP, first) >= 0 if first else self._codec == "vp9" and data[-1] & 0xE0 == 0xC0
-            if not packed:
-                return [packet]
-            self.used = True
         if self._filter is None:
             self._filter = BitStreamFilterContext(_SPLIT[self._codec], self._stream)
         return [part for part in self._filter.filter(packet) if part.size]
@@ -192,7 +212,9 @@ def read_packet_table(container: InputContainer, stream: VideoStream, heard: int
             # PyAV 18 began to say how many; before, it says whether any.
             decoder = stream.codec_context
             held = max(parser.reorder or 0, getattr(decoder, "reorder_depth", int(decoder.has_b_frames)))
-        frame_map = map_frames(pictures, times, codec, held)
+        # Of a packed picture that is damaged the decoder loses the B-frame: only what it has decoded is certain.
+        packed = codec == "mpeg4" and splitter is not None and splitter.used
+        frame_map = map_frames([picture._replace(start=not i) for i, picture in enumerate(pictures)] if packed else pictures, times, codec, held)
     return PacketTable(
         places, sizes, checks, keys, firsts if splitter and splitter.used else None, times,
         stream.time_base or Fraction(1), container.format.name, codec, stream.index, not damaged, frame_map,
