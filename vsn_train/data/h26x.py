@@ -376,9 +376,9 @@ class H264Parser:
 # ---- HEVC ------------------------------------------------------------------------------------------------------------
 
 
-# A reference picture set: distances in picture order count to what a picture or those after it refer to; those behind
-# it in time, then those ahead.
-_References = tuple[list[int], list[int]]
+# A reference picture set: what a picture or those after it refer to, those behind it in time, then those ahead: distance
+# in picture order count, and whether the picture itself does.
+_References = tuple[list[tuple[int, bool]], list[tuple[int, bool]]]
 
 
 class _HevcSequence(NamedTuple):
@@ -401,12 +401,16 @@ class _HevcParameters(NamedTuple):
     sequence: int
     output_flag: bool
     extra_bits: int
+    arithmetic_start: bool
+    counts: tuple[int, int]
     quantizer: int
     chroma_quantizers: bool
+    weighted: tuple[bool, bool]
     entry_points: bool
     across_slices: bool
     deblocking_override: bool
     no_deblocking: bool
+    reordered: bool
     extension: bool
 
 
@@ -476,29 +480,28 @@ def _skip_scaling_lists(bits: Bits) -> None:
 
 def _hevc_references(bits: Bits, known: list[_References], count: int) -> _References:
     """st_ref_pic_set (clauses 7.3.7, 7.4.8). known: the sets before it. count: sets in the sequence parameter set."""
-    behind: list[int] = []
-    ahead: list[int] = []
+    behind: list[tuple[int, bool]] = []
+    ahead: list[tuple[int, bool]] = []
     if not known or not bits.take(1):
         numbers = bits.golomb(), bits.golomb()
         if max(numbers) > 16:
             raise ValueError
-        for number, distances, sign in zip(numbers, (behind, ahead), (-1, 1), strict=True):
+        for number, side, sign in zip(numbers, (behind, ahead), (-1, 1), strict=True):
             distance = 0
             for _ in range(number):
                 distance += sign * (bits.golomb() + 1)
-                distances.append(distance)
-                bits.take(1)
+                side.append((distance, bool(bits.take(1))))
         return behind, ahead
     base = known[len(known) - 1 - (bits.golomb() if len(known) == count else 0)]
     shift = -1 if bits.take(1) else 1
     shift *= bits.golomb() + 1
-    kept = [bool(bits.take(1)) or bool(bits.take(1)) for _ in range(len(base[0]) + len(base[1]) + 1)]
-    split = len(base[0])
-    moved = [(distance + shift, keep) for distance, keep in zip([*base[0], *base[1], 0], kept, strict=True)]
-    order = [*reversed(moved[split:-1]), moved[-1], *moved[:split]]
-    behind = [distance for distance, keep in order if keep and distance < 0]
-    order = [*reversed(moved[:split]), moved[-1], *moved[split:-1]]
-    ahead = [distance for distance, keep in order if keep and distance > 0]
+    moved: list[tuple[int, bool, bool]] = []  # distance, used, kept
+    for distance, _ in [*base[0], *base[1], (0, False)]:
+        used = bool(bits.take(1))
+        moved.append((distance + shift, used, used or bool(bits.take(1))))
+    before, after, itself = moved[: len(base[0])], moved[len(base[0]) : -1], moved[-1]
+    behind = [(d, used) for d, used, kept in [*reversed(after), itself, *before] if kept and d < 0]
+    ahead = [(d, used) for d, used, kept in [*reversed(before), itself, *after] if kept and d > 0]
     return behind, ahead
 
 
@@ -507,9 +510,9 @@ def _hevc_parameters(data: bytes) -> tuple[int, _HevcParameters]:
     identity, sequence = bits.golomb(), bits.golomb()
     bits.take(1)
     output_flag, extra_bits = bits.take(1), bits.take(3)
-    bits.take(2)
-    bits.golomb()
-    bits.golomb()
+    bits.take(1)
+    arithmetic_start = bits.take(1)
+    counts = bits.golomb() + 1, bits.golomb() + 1
     quantizer = 26 + bits.signed()
     bits.take(2)
     if bits.take(1):
@@ -517,7 +520,8 @@ def _hevc_parameters(data: bytes) -> tuple[int, _HevcParameters]:
     bits.signed()
     bits.signed()
     chroma_quantizers = bits.take(1)
-    bits.take(3)
+    weighted = bool(bits.take(1)), bool(bits.take(1))
+    bits.take(1)
     tiles, wavefronts = bits.take(1), bits.take(1)
     if tiles:
         columns, rows = bits.golomb(), bits.golomb()
@@ -534,11 +538,12 @@ def _hevc_parameters(data: bytes) -> tuple[int, _HevcParameters]:
             bits.signed()
     if bits.take(1):
         _skip_scaling_lists(bits)
-    bits.take(1)
+    reordered = bits.take(1)
     bits.golomb()
     return identity, _HevcParameters(
-        sequence, bool(output_flag), extra_bits, quantizer, bool(chroma_quantizers), bool(tiles or wavefronts),
-        bool(across_slices), bool(override), bool(no_deblocking), bool(bits.take(1)),
+        sequence, bool(output_flag), extra_bits, bool(arithmetic_start), counts, quantizer, bool(chroma_quantizers),
+        weighted, bool(tiles or wavefronts), bool(across_slices), bool(override), bool(no_deblocking), bool(reordered),
+        bool(bits.take(1)),
     )  # fmt: skip
 
 
@@ -554,14 +559,18 @@ def _hevc_sets(extradata: bytes) -> Iterator[bytes]:
             position += 2 + size
 
 
-def _check_hevc_header(bits: Bits, instant: bool, sequence: _HevcSequence, parameters: _HevcParameters) -> None:
-    """Read the rest of the slice header of an intra picture, from the reference pictures on. Raises ValueError where it
-    makes no sense: it is damaged, or these are not its parameter sets. instant: IDR."""
-    if not instant and sequence.motion:
-        bits.take(1)
+def _check_hevc_header(
+    bits: Bits, kind: int, instant: bool, current: int, sequence: _HevcSequence, parameters: _HevcParameters
+) -> None:
+    """Read the rest of a slice header, from the reference pictures on. kind: 0 B, 1 P, 2 I. instant: IDR. current: how
+    many pictures it refers to itself. Raises ValueError where it makes no sense: it is damaged, or these are not its
+    parameter sets."""
+    motion = not instant and sequence.motion and bits.take(1) == 1
     offsets = 0
     if sequence.offsets:
         offsets = bits.take(2 if sequence.colour else 1)
+    if kind < 2:
+        _check_hevc_references(bits, kind, motion, current, sequence, parameters)
     if not -sequence.depth_offset <= parameters.quantizer + bits.signed() <= 51:
         raise ValueError
     if parameters.chroma_quantizers and max(abs(bits.signed()), abs(bits.signed())) > 12:
@@ -585,6 +594,44 @@ def _check_hevc_header(bits: Bits, instant: bool, sequence: _HevcSequence, param
         raise ValueError
 
 
+def _check_hevc_references(
+    bits: Bits, kind: int, motion: bool, current: int, sequence: _HevcSequence, parameters: _HevcParameters
+) -> None:
+    """The part of a slice header that I slices do not have."""
+    counts = list(parameters.counts)
+    if bits.take(1):
+        counts[0] = bits.golomb() + 1
+        if kind == 0:
+            counts[1] = bits.golomb() + 1
+    if max(counts) > 16 or not current:
+        raise ValueError
+    lists = counts[: 2 - kind]
+    if parameters.reordered and current > 1:
+        for count in lists:
+            if bits.take(1):
+                bits.take(count * (current - 1).bit_length())
+    if kind == 0:
+        bits.take(1)
+    if parameters.arithmetic_start:
+        bits.take(1)
+    if motion:
+        second = kind == 0 and not bits.take(1)
+        if counts[second] > 1 and bits.golomb() >= counts[second]:
+            raise ValueError
+    if parameters.weighted[kind == 0]:
+        if bits.golomb() > 7:
+            raise ValueError
+        if sequence.colour:
+            bits.signed()
+        for count in lists:
+            luma = bits.take(count).bit_count()
+            colour = bits.take(count).bit_count() if sequence.colour else 0
+            for _ in range(2 * luma + 4 * colour):
+                bits.signed()
+    if bits.golomb() > 4:
+        raise ValueError
+
+
 class HevcParser:
     """HEVC in MP4 or Matroska; extradata: an HEVCDecoderConfigurationRecord. Raises ValueError if that is none."""
 
@@ -595,7 +642,7 @@ class HevcParser:
         self._sets: dict[tuple[int, int], bytes] = {}
         self._sequences: dict[int, _HevcSequence] = {}
         self._parameters: dict[int, _HevcParameters] = {}
-        self._packets = self._run = self._order = 0
+        self._packets = self._run = self._order = self._in_run = 0
         self._sequence: _HevcSequence | None = None
         self._encoder = _Encoder()
         self._there: set[int] = set()  # picture order counts of what may be referred to
@@ -682,7 +729,7 @@ class HevcParser:
         slice_kind = bits.golomb()
         if slice_kind > 2 or (start and slice_kind != 2) or (parameters.output_flag and not bits.take(1)):
             return None
-        order = 0
+        order = current = 0
         wanted: set[int] = set()
         if kind in (19, 20):  # IDR
             self._run += 1
@@ -690,25 +737,25 @@ class HevcParser:
             order = bits.take(sequence.order_bits)
             if self._packets > 1:
                 order = _next_order(order, self._order, 1 << sequence.order_bits)
-                wanted = self._references(bits, sequence, order)
-                if not wanted <= self._there:
-                    return None  # a picture before it is missing
+            behind, ahead = self._references(bits, sequence)
+            wanted = {order + distance for distance, _ in [*behind, *ahead]}
+            current = sum(used for _, used in [*behind, *ahead])
+            if self._packets > 1 and not wanted <= self._there:
+                return None  # a picture before it is missing
         self._there = wanted | {order}
-        if start:
-            if kind not in (19, 20) and self._packets == 1:
-                self._references(bits, sequence, order)
-            _check_hevc_header(bits, kind in (19, 20), sequence, parameters)
+        self._in_run = 1 if start else self._in_run + 1
+        if self._in_run <= _READ_WHOLE:
+            _check_hevc_header(bits, slice_kind, kind in (19, 20), current, sequence, parameters)
         if layer == 0 and not 6 <= kind <= 9 and (kind > 15 or kind % 2):
             self._order = order
         return start, layer, self._run * _RUN + order, slice_kind == 2
 
-    def _references(self, bits: Bits, sequence: _HevcSequence, order: int) -> set[int]:
-        """Picture order counts of what this picture or later ones refer to."""
+    def _references(self, bits: Bits, sequence: _HevcSequence) -> _References:
         count = len(sequence.references)
         if bits.take(1):
-            distances = sequence.references[bits.take((count - 1).bit_length())]
+            references = sequence.references[bits.take((count - 1).bit_length())]
         else:
-            distances = _hevc_references(bits, sequence.references, count)
+            references = _hevc_references(bits, sequence.references, count)
         if sequence.long_term:
             raise ValueError  # not followed
-        return {order + distance for side in distances for distance in side}
+        return references

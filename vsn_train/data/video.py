@@ -287,7 +287,11 @@ class Video:
         import av
 
         heard = errors_heard()
-        self._decoder.flush_buffers()
+        if self._table.codec in ("vp8", "vp9"):  # of which FFmpeg keeps the map of segments when it is flushed
+            self._decoder = av.CodecContext.create(self._decoder.name, "r")
+            self._decoder.thread_count = 1
+        else:
+            self._decoder.flush_buffers()
         for packet in chain(packets, [None]):  # None: hand out what is still held back for reordering
             try:
                 frames = self._decoder.decode(packet)
