@@ -344,22 +344,29 @@ class H264Parser:
             left -= 1
             if rest >> left & 1:
                 return None
-        bits = Bits(payload)
-        bits.left = left
+        self._in_run = 1 if key else self._in_run + 1
+        bits: Bits | None = None
+        if self._in_run <= _READ_WHOLE or parameters.bottom_order:
+            bits = Bits(payload)
+            bits.left = left
         if key:
-            bits.golomb()
-            if frame_num or not reference:
+            if frame_num or not reference or bits is None:
                 return None
+            bits.golomb()
+            left = bits.left
             self._run += 1
             self._order = self._frame_offset = 0
         elif frame_num != (self._frame_num + 1) % (1 << sequence.frame_num_bits):
             return None
         if sequence.order_kind == 0:
-            order = _next_order(bits.take(sequence.order_bits), self._order, 1 << sequence.order_bits)
+            left -= sequence.order_bits
+            order = _next_order(rest >> left & (1 << sequence.order_bits) - 1, self._order, 1 << sequence.order_bits)
             if reference:
                 self._order = order
-            if parameters.bottom_order:
-                order += min(0, bits.signed())
+            if bits is not None:
+                bits.left = left
+                if parameters.bottom_order:
+                    order += min(0, bits.signed())
         else:
             if frame_num < self._last_frame_num and not key:
                 self._frame_offset += 1 << sequence.frame_num_bits
@@ -367,8 +374,7 @@ class H264Parser:
         self._last_frame_num = frame_num
         if reference:
             self._frame_num = frame_num
-        self._in_run = 1 if key else self._in_run + 1
-        if self._in_run <= _READ_WHOLE:
+        if bits is not None and self._in_run <= _READ_WHOLE:
             _check_h264_header(bits, kind % 5, key, reference, sequence, parameters)
         return key, self._run * _RUN + order, kind % 5 == 2
 

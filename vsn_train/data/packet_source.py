@@ -1,33 +1,34 @@
-"""Packets of a video file, read again from where they lie in it."""
+"""Pictures of a video file, read again from where they lie in it."""
 
 from __future__ import annotations
 
 import os
 import zlib
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from vsn_train.data.packets import PacketTable, splitter_of
+from vsn_train.data.packets import PacketTable
+from vsn_train.data.splitting import splitter_of
 
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
     from av.video.stream import VideoStream
 
+_BLOCK = 1 << 14  # bytes read at once: pictures that follow each other mostly lie together
+
 
 class PacketSource:
-    """open_container: opens the file once more; taken where its packets do not lie in one piece. Close it."""
+    """open_container: opens the file once more; used where its packets do not lie in it in one piece. Close it."""
 
     def __init__(
-        self, path: str, table: PacketTable, stream: VideoStream,
-        open_container: Callable[[str], tuple[InputContainer, VideoStream]],
-    ) -> None:  # fmt: skip
+        self, path: str, table: PacketTable, open_container: Callable[[str], tuple[InputContainer, VideoStream]]
+    ) -> None:
         self._path = path
         self._table = table
-        self._stream = stream
         self._open_container = open_container
         self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self._block, self._block_place = b"", 0
 
     def close(self) -> None:
         if self._file >= 0:
@@ -39,63 +40,51 @@ class PacketSource:
 
         Raises OSError where the file is not what it was any more.
         """
-        firsts = self._table.firsts
-        if firsts is None:
-            for number, packet in zip(run, self._packets(run), strict=True):
-                yield _numbered(packet, number)
-            return
-        wanted = set(run)
-        first, last = (bisect_right(firsts, number) - 1 for number in (run[0], run[-1]))
-        splitter = splitter_of(self._stream)
-        assert splitter is not None
-        for packet, number in zip(self._packets(range(first, last + 1)), firsts[first : last + 1], strict=True):
-            for place, part in enumerate(splitter.split(packet)):
-                if number + place in wanted:
-                    yield _numbered(part, number + place)
-
-    def _packets(self, wanted: Sequence[int]) -> Iterator[Packet]:
-        """The packets of these numbers, as they are in the file."""
-        import av
-
         table = self._table
-        for done, number in enumerate(wanted):
+        for done, number in enumerate(run):
             size = table.sizes[number]
             data = self._read(size, table.places[number])
             if len(data) != size or zlib.adler32(data) != table.checks[number]:
-                yield from self._demuxed(wanted[done:])
+                yield from self._demuxed(run[done:])
                 return
-            packet = av.Packet(size)  # its memory is padded with zeros, as decoders expect
-            packet.update(data)
-            packet.is_keyframe = table.keys[number]
-            yield packet
+            yield self._packet(number, data)
 
     def _read(self, size: int, place: int) -> bytes:
         if place < 0:
             return b""
-        if hasattr(os, "pread"):
-            return os.pread(self._file, size, place)
-        os.lseek(self._file, place, os.SEEK_SET)
-        return os.read(self._file, size)
+        start = place - self._block_place
+        if not 0 <= start <= start + size <= len(self._block):
+            os.lseek(self._file, place, os.SEEK_SET)
+            self._block, self._block_place, start = os.read(self._file, max(size, _BLOCK)), place, 0
+        return self._block[start : start + size]
 
-    def _demuxed(self, wanted: Sequence[int]) -> Iterator[Packet]:
-        """The same where a packet is put together from several pieces: read all from the start."""
-        table = self._table
+    def _packet(self, number: int, data: bytes) -> Packet:
+        import av
+
+        packet = av.Packet(len(data))  # its memory is padded with zeros, as decoders expect
+        packet.update(data)
+        packet.is_keyframe = self._table.keys[number]
+        packet.pts = number  # the decoder hands it on to the image
+        return packet
+
+    def _demuxed(self, run: Sequence[int]) -> Iterator[Packet]:
+        """The same where a packet is put together from several pieces: all are read from the start."""
         container, stream = self._open_container(self._path)
+        splitter = splitter_of(self._table.codec)
+        left = iter(run)
+        due, number = next(left), 0
         with container:
-            left = iter(wanted)
-            due = next(left, None)
-            for number, packet in enumerate(packet for packet in container.demux(stream) if packet.size):
-                if due is None:
-                    return
-                if number == due:
-                    if zlib.adler32(bytes(packet)) != table.checks[number]:
-                        break
-                    yield packet
-                    due = next(left, None)
-        if due is not None:
-            raise OSError("the file was changed while it was open")
-
-
-def _numbered(packet: Packet, number: int) -> Packet:
-    packet.pts, packet.dts = number, None  # the decoder hands pts on to the image
-    return packet
+            for packet in container.demux(stream):
+                if not packet.size:
+                    continue
+                whole = bytes(packet)
+                for data, _ in [(whole, 0)] if splitter is None else splitter(whole, 0):
+                    if number == due:
+                        if zlib.adler32(data) != self._table.checks[number]:
+                            raise OSError("the file was changed while it was open")
+                        yield self._packet(number, data)
+                        if number == run[-1]:
+                            return
+                        due = next(left)
+                    number += 1
+        raise OSError("the file was changed while it was open")

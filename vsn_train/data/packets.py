@@ -21,18 +21,17 @@ from typing import TYPE_CHECKING
 
 from vsn_train.data.h26x import H264Parser, HevcParser
 from vsn_train.data.hearing import errors_heard
-from vsn_train.data.pictures import VOP, Av1Parser, Contradiction, Mpeg4Parser, Parser, Picture, Vp8Parser, Vp9Parser
+from vsn_train.data.pictures import Av1Parser, Contradiction, Mpeg4Parser, Parser, Picture, Vp8Parser, Vp9Parser
+from vsn_train.data.splitting import Mpeg4Splitter, splitter_of
 
 if TYPE_CHECKING:
-    from av.bitstream import BitStreamFilterContext
     from av.container import InputContainer
     from av.packet import Packet
     from av.video.stream import VideoStream
 
-# FFmpeg's bitstream filters that put every picture into a packet of its own.
-_SPLIT = {"mpeg4": "mpeg4_unpack_bframes", "vp9": "vp9_superframe_split"}
 # What a packet may bring along that changes the stream from there on.
 _CHANGES = ("new_extradata", "param_change")
+_UNKNOWN = -1 << 40  # still negative when the place within a packet is added
 
 
 @dataclass(frozen=True)
@@ -53,20 +52,18 @@ class FrameMap:
 
 @dataclass
 class PacketTable:
-    """All packets of a stream, without what is in them.
+    """All packets of a stream, one picture each, without what is in them.
 
-    places, sizes: where each lies in the file, in bytes; -1: unknown. checks: Adler-32 of each. keys: which ones the
-    container calls key pictures. firsts: number of the first picture in each packet; None: each holds one. times:
-    presentation time of each picture in units of time_base. container, codec: FFmpeg's names; stream: its index in the
-    file. whole: nothing is seen to be damaged, missing, joined or cut off without re-encoding. frame_map: None where it
-    is not certain.
+    places, sizes: where each lies in the file, in bytes; a negative place: unknown. checks: Adler-32 of each. keys: which
+    ones the container calls key pictures. times: presentation time of each in units of time_base. All these are whole
+    only where there is a frame_map. container, codec: FFmpeg's names; stream: its index in the file. whole: nothing is
+    seen to be damaged, missing, joined or cut off without re-encoding. frame_map: None where it is not certain.
     """
 
     places: array[int]
     sizes: array[int]
     checks: array[int]
     keys: list[bool]
-    firsts: list[int] | None
     times: list[int | None]
     time_base: Fraction
     container: str
@@ -79,59 +76,7 @@ class PacketTable:
     def key_pictures_are_starts(self) -> bool:
         """Whether whoever trusts the file's own key pictures may start decoding at each of them."""
         starts = set(self.frame_map.starts) if self.frame_map else set()
-        return all((i if self.firsts is None else self.firsts[i]) in starts for i, key in enumerate(self.keys) if key)
-
-
-_PLACE_HOLDER = 19  # bytes at most, by FFmpeg's bound, of the packet that stands where a packed B-frame is shown
-
-
-class Splitter:
-    """Puts every picture into a packet of its own, as the decoder does for itself.
-
-    used: whether a packet was seen that holds more than one; those before it need no splitting. open: whether the last
-    one still waits for its place holder.
-    """
-
-    def __init__(self, stream: VideoStream) -> None:
-        self._stream = stream
-        self._codec = stream.codec_context.codec.canonical_name
-        self._filter: BitStreamFilterContext | None = None
-        self.used = self.open = False
-
-    def parts(self, packet: Packet, data: bytes) -> list[Packet]:
-        """data: what is in the packet. Raises av.FFmpegError where it cannot be split, Contradiction where FFmpeg's
-        decoder and its splitter do not agree: packed B-frames without their place holders."""
-        if self._codec == "mpeg4":
-            first = data.find(VOP)
-            second = data.find(VOP, first + 1) if first >= 0 else -1
-            packed = second >= 0
-            if packed and (self.open or data.find(VOP, second + 1) >= 0):
-                raise Contradiction
-            if self.open and not packed and len(data) > _PLACE_HOLDER:
-                # A second B-frame comes alone, and waits in its turn.
-                if first != 0 or data[4] >> 6 != 2:
-                    raise Contradiction
-            else:
-                self.open = packed
-        else:
-            packed = data[-1] & 0xE0 == 0xC0
-        if not self.used and not packed:
-            return [packet]
-        self.used = True
-        return self.split(packet)
-
-    def split(self, packet: Packet) -> list[Packet]:
-        """The same for a packet that `parts` has seen already."""
-        from av.bitstream import BitStreamFilterContext
-
-        if self._filter is None:
-            self._filter = BitStreamFilterContext(_SPLIT[self._codec], self._stream)
-        return [part for part in self._filter.filter(packet) if part.size]
-
-
-def splitter_of(stream: VideoStream) -> Splitter | None:
-    """None for codecs that never put several pictures into a packet."""
-    return Splitter(stream) if stream.codec_context.codec.canonical_name in _SPLIT else None
+        return all(i in starts for i, key in enumerate(self.keys) if key)
 
 
 def _parser_of(stream: VideoStream) -> Parser | H264Parser | HevcParser | None:
@@ -164,38 +109,39 @@ def read_packet_table(container: InputContainer, stream: VideoStream, heard: int
     import av
 
     codec = stream.codec_context.codec.canonical_name
-    parser, splitter = _parser_of(stream), splitter_of(stream)
+    parser, splitter = _parser_of(stream), splitter_of(codec)
     offset = 4 if container.format.name.startswith("matroska") else 0  # what stands before a block's data
     places, sizes, checks = array("q"), array("q"), array("q")
     keys: list[bool] = []
     times: list[int | None] = []
-    firsts: list[int] = []
     pictures: list[Picture] = []
-    same: dict[Picture, Picture] = {}  # most pictures are alike: keep one of a kind
     damaged, understood = False, parser is not None
     may_change = container.format.name.startswith("mov")  # of those that are read without decoding, the only one
     try:
         for packet in container.demux(stream):
             if not packet.size:
                 continue
-            data = bytes(packet)
-            places.append(-1 if packet.pos is None else packet.pos + offset)
-            sizes.append(len(data))
-            checks.append(zlib.adler32(data))
-            keys.append(packet.is_keyframe)
-            damaged |= packet.is_corrupt or packet.is_discard or (may_change and _changes_stream(packet))
+            if packet.is_corrupt or packet.is_discard or (may_change and _changes_stream(packet)):
+                damaged = True
             if parser is None or not understood:
                 continue
-            firsts.append(len(pictures))
+            data, place, time, key = bytes(packet), packet.pos, packet.pts, packet.is_keyframe
+            place = _UNKNOWN if place is None else place + offset
             try:
-                for part in [packet] if splitter is None else splitter.parts(packet, data):
-                    picture = parser(data if part is packet else bytes(part))
+                parts = [(data, place)] if splitter is None else splitter(data, place)
+                for data, place in parts:
+                    picture = parser(data)
                     if picture is None:
                         understood = False
                         break
-                    pictures.append(picture if picture.position is not None else same.setdefault(picture, picture))
-                    times.append(part.pts)
-            except (Contradiction, av.FFmpegError):
+                    pictures.append(picture)
+                    places.append(place)
+                    sizes.append(len(data))
+                    checks.append(zlib.adler32(data))
+                    times.append(time)
+                    keys.append(key)
+                    key = False
+            except Contradiction:
                 understood, damaged = False, True
     except av.FFmpegError:  # the file breaks off: what was read so far counts
         damaged = True
@@ -213,11 +159,11 @@ def read_packet_table(container: InputContainer, stream: VideoStream, heard: int
             decoder = stream.codec_context
             held = max(parser.reorder or 0, getattr(decoder, "reorder_depth", int(decoder.has_b_frames)))
         # Of a packed picture that is damaged the decoder loses the B-frame: only what it has decoded is certain.
-        packed = codec == "mpeg4" and splitter is not None and splitter.used
-        frame_map = map_frames([picture._replace(start=not i) for i, picture in enumerate(pictures)] if packed else pictures, times, codec, held)
+        jumps = not (isinstance(splitter, Mpeg4Splitter) and splitter.used)
+        frame_map = map_frames(pictures, times, codec, held, jumps)
     return PacketTable(
-        places, sizes, checks, keys, firsts if splitter and splitter.used else None, times,
-        stream.time_base or Fraction(1), container.format.name, codec, stream.index, not damaged, frame_map,
+        places, sizes, checks, keys, times, stream.time_base or Fraction(1), container.format.name, codec, stream.index,
+        not damaged, frame_map,
     )  # fmt: skip
 
 
@@ -232,10 +178,13 @@ def _changes_stream(packet: Packet) -> bool:
 # ---- From packets to frames ------------------------------------------------------------------------------------------
 
 
-def map_frames(pictures: Sequence[Picture], times: Sequence[int | None], codec: str, held: int) -> FrameMap | None:
+def map_frames(
+    pictures: Sequence[Picture], times: Sequence[int | None], codec: str, held: int, jumps: bool
+) -> FrameMap | None:
     """The frames of a stream, without decoding; None where their number or order is not certain.
 
     times: of the pictures, in any unit. held: pictures that the decoder holds back for reordering; H.264 and HEVC.
+    jumps: whether decoding may start at other pictures than the first.
     """
     if not pictures or not pictures[0].start:
         return None
@@ -250,7 +199,7 @@ def map_frames(pictures: Sequence[Picture], times: Sequence[int | None], codec: 
     start_of = [-1] * len(pictures)
     for i, picture in enumerate(pictures):
         if picture.shown:
-            if picture.start:
+            if picture.start and (jumps or not starts):
                 starts.append(i)
             latest = starts[-1]
             if frame_of[latest] > frame_of[i]:

@@ -78,8 +78,7 @@ class Mpeg4Parser:
                 self._seconds = bits.take(6) + 60 * (minutes + 60 * hours)
             elif first:
                 self._known.add(chunk)
-            # Splitting overwrites the "p" by which DivX says that B-frames are packed.
-            elif chunk not in self._known and not (chunk[-1:] == b"\0" and chunk[:-1] + b"p" in self._known):
+            elif chunk not in self._known:
                 if not _is_volume(chunk) or self._volume is None or _parse_volume(chunk) != self._volume:
                     raise Contradiction
                 self._known.add(chunk)  # encoders that start anew at a cut describe their buffer differently

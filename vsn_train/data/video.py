@@ -145,20 +145,20 @@ class Video:
             self._to_rgb = RgbConverter()
             self._reader: DecordReader | TorchCodecReader | None = None
             self._table = read_packet_table(self._container, stream, heard)
-            first: np.ndarray | None = None
+            size: tuple[int, int] | None = None
             if self._table.frame_map:
-                self._source = PacketSource(path, self._table, stream, _open_container)
-                first = self._first_image(self._source)
-            if self._table.frame_map and first is not None:
+                self._source = PacketSource(path, self._table, _open_container)
+                size = self._first_size(self._source)
+            if self._table.frame_map and size:
                 self.num_frames = len(self._table.frame_map.packet_of)
                 times = [self._table.times[packet] for packet in self._table.frame_map.packet_of]
             else:
                 self._table.frame_map = None
-                first, times = self._count_frames()
+                size, times = self._count_frames()
                 self.num_frames = len(times)
-            if first is None:
+            if size is None:
                 raise VideoError(path, f"no frame can be decoded (codec {self._table.codec})")
-            self.height, self.width = first.shape[:2]
+            self.height, self.width = size
             self._times = self._seconds(times)
             self.fps = _average_rate(float(stream.average_rate or 0.0), self._times)
             if decoder in READERS:
@@ -297,34 +297,39 @@ class Video:
                 frames = self._decoder.decode(packet)
             except av.FFmpegError as error:
                 raise _Unexpected from error
-            if errors_heard() != heard or any(frame.is_corrupt for frame in frames):
+            if errors_heard() != heard:
                 raise _Unexpected
-            yield from frames
+            for frame in frames:
+                if frame.is_corrupt:
+                    raise _Unexpected
+                yield frame
 
-    def _first_image(self, source: PacketSource) -> np.ndarray | None:
-        """The image of the first packet; None if that is not just one, as the map assumes."""
+    def _first_size(self, source: PacketSource) -> tuple[int, int] | None:
+        """(height, width) of the image in the first packet; None if that is not just one, as the map assumes."""
         try:
             frames = list(self._decode(source.pictures([0])))
         except (_Unexpected, OSError):
             return None
         # Interlaced H.264 may have its two fields in two packets.
         fields = self._table.codec == "h264" and any(frame.interlaced_frame for frame in frames)
-        if len(frames) != 1 or fields:
-            return None
-        self._turned = frames[0].side_data.get("DISPLAYMATRIX") is not None
-        return self._image(frames[0])
+        return self._size(frames[0]) if len(frames) == 1 and not fields else None
 
-    def _count_frames(self) -> tuple[np.ndarray | None, list[int | None]]:
-        """First image of a full decode, and the presentation time of each in units of the time base."""
-        first: np.ndarray | None = None
+    def _count_frames(self) -> tuple[tuple[int, int] | None, list[int | None]]:
+        """(height, width) of the first image of a full decode, and the presentation time of each in units of the time
+        base."""
+        size: tuple[int, int] | None = None
         times: list[int | None] = []
         for picture in self._decode_all():
-            if first is None:
-                self._turned = picture.side_data.get("DISPLAYMATRIX") is not None
-                first = self._image(picture, alone=True).copy()
+            size = size or self._size(picture)
             times.append(picture.pts)
             del picture  # see _decode_all
-        return first, times
+        return size, times
+
+    def _size(self, frame: VideoFrame) -> tuple[int, int]:
+        """(height, width) of the first image, upright."""
+        self._turned = frame.side_data.get("DISPLAYMATRIX") is not None
+        height, width, _ = _upright(np.broadcast_to(np.uint8(0), (frame.height, frame.width, 3)), frame).shape
+        return height, width
 
     def _images(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
         """(frame, (H, W, 3) image) of every wanted frame; `wanted` is sorted and without repeats."""
