@@ -218,9 +218,7 @@ class Video:
         """Every image of a plain decode from the first packet to the last, whatever the packets announce: what `read`
         has to agree with. (H, W, 3) uint8; packets that the decoder refuses are left out."""
         for picture in self._decode_all():
-            image = self._image(picture, alone=True)
-            del picture  # see _decode_all
-            yield image
+            yield self._image(picture, alone=True)
 
     @property
     def codec(self) -> str:
@@ -259,8 +257,8 @@ class Video:
     def _decode_all(self) -> Iterator[VideoFrame]:
         """The plain decode of the file, which defines its frames. By a new decoder: flushing one does not reset it.
 
-        Let go of each picture before the next: where data is missing, FFmpeg leaves in a picture what lay in the memory
-        that it takes for it, and that depends on which memory is free.
+        Hold on to one picture until the next one comes, as a plain loop does, and to no other: where data is missing,
+        FFmpeg leaves in a picture what lay in the memory that it takes for it, and that depends on which memory is free.
         """
         import av
 
@@ -272,10 +270,9 @@ class Video:
                     if not packet.size and packet.pos is not None:
                         continue
                     try:
-                        frames = stream.codec_context.decode(packet)
+                        yield from stream.codec_context.decode(packet)
                     except av.FFmpegError:
                         continue
-                    yield from frames
             except av.FFmpegError:
                 return  # the file breaks off
 
@@ -286,7 +283,7 @@ class Video:
         """
         import av
 
-        heard = errors_heard()
+        heard, count = errors_heard(), av.logging.get_last_error
         if self._table.codec in ("vp8", "vp9"):  # of which FFmpeg keeps the map of segments when it is flushed
             self._decoder = av.CodecContext.create(self._decoder.name, "r")
             self._decoder.thread_count = 1
@@ -297,7 +294,7 @@ class Video:
                 frames = self._decoder.decode(packet)
             except av.FFmpegError as error:
                 raise _Unexpected from error
-            if errors_heard() != heard:
+            if count()[0] != heard:
                 raise _Unexpected
             for frame in frames:
                 if frame.is_corrupt:
@@ -322,7 +319,6 @@ class Video:
         for picture in self._decode_all():
             size = size or self._size(picture)
             times.append(picture.pts)
-            del picture  # see _decode_all
         return size, times
 
     def _size(self, frame: VideoFrame) -> tuple[int, int]:
@@ -352,16 +348,12 @@ class Video:
             if count != self.num_frames:
                 self._damage = f"damaged: {count} of its {self.num_frames} frames can be decoded"
                 raise VideoError(self.path, self._damage)
-        frame = 0
-        for picture in self._decode_all():
-            image = self._image(picture, alone=True) if frame in missing else None
-            del picture  # see _decode_all
-            if image is not None:
+        for frame, picture in enumerate(self._decode_all()):
+            if frame in missing:
                 missing.remove(frame)
-                yield frame, image
+                yield frame, self._image(picture, alone=True)
             if not missing:
                 return
-            frame += 1
         if missing:
             raise VideoError(self.path, f"frame {min(missing)} cannot be decoded")
 
