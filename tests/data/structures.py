@@ -1,5 +1,5 @@
-"""Videos of random structure, and what a plain decode gives of them: joined, cut, remuxed, thinned out, shifted in time,
-damaged. Everything follows from a seed; PyAV alone makes them.
+"""Videos of random structure, and what a plain decode gives of them: joined, cut, remuxed, thinned out, shifted in
+time, damaged. Everything follows from a seed; PyAV alone makes them.
 """
 
 from __future__ import annotations
@@ -216,8 +216,8 @@ def decode_plainly(path: Path, keep: int = 0) -> list[np.ndarray]:
 
 
 def wrong_reads(path: Path, draw: random.Random, fresh: float = 0.1) -> tuple[list[str], int]:
-    """What `open_video` gives otherwise than a plain decode, and how many frames were compared. A VideoError is no wrong
-    answer where frames differ in size or the file is damaged; it is one where it hides a frame of a whole file.
+    """What `open_video` gives otherwise than a plain decode, and how many frames were compared. That it gives no image
+    but a VideoError is no wrong answer: frames may differ in size, and damage may be found while reading.
 
     fresh: share of the single reads that open the file for themselves.
     """

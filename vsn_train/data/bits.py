@@ -16,7 +16,7 @@ class Bits:
         return self._value >> self.left & (1 << count) - 1
 
     def rest(self) -> tuple[int, int]:
-        """The bits that are left but for a 0 and ones that fill up the last byte: as a number, and how many they are."""
+        """The bits that are left, but for a 0 and ones that fill up the last byte: a number, and how many they are."""
         value, count = self._value & (1 << self.left) - 1, self.left
         while value & 1:
             value, count = value >> 1, count - 1

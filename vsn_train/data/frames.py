@@ -5,6 +5,8 @@
     img_00001.jpg        UCF101, HMDB51, Kinetics as TSM and mmaction2 extract them; also image_, frame_, any one prefix
     flow_x_00001.jpg, flow_y_00001.jpg       optical flow, TSM; x_00001.jpg, y_00001.jpg: mmaction2
 
+    times.txt                                when each is shown: one line a frame, seconds; need not be there
+
 Frame 0 is the picture with the lowest number, wherever the numbers start; every number between the lowest and the
 highest must be there. JPEG and PNG are read.
 """
@@ -16,10 +18,12 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from vsn_train.data.times import even_times, read_times
 from vsn_train.errors import VideoError
 
 # (prefix, digits) of the usual names, tried in this order where the number of frames is known: no need to list then.
@@ -51,7 +55,8 @@ class _Names:
 class FrameFolder:
     """One open folder of frames, with the interface of `Video`; `open_video` makes it.
 
-    num_frames: pictures, or pairs of them. fps: 0.0, as pictures do not say; may be set.
+    num_frames: pictures, or pairs of them. fps: 0.0, as pictures do not say; may be set. times: seconds after the first
+    frame, float64 (num_frames,), where `times.txt` lies beside the pictures; else i / fps, or None without fps.
     height, width: pixels of the first picture, which is decoded when they are asked for.
     """
 
@@ -72,6 +77,11 @@ class FrameFolder:
     @property
     def width(self) -> int:
         return self.read([0]).shape[-1] if self._size is None else self._size[1]
+
+    @property
+    def times(self) -> np.ndarray | None:
+        times = read_times(Path(self.path), self.num_frames)
+        return even_times(self.num_frames, self.fps) if times is None else times
 
     def read(self, frames: Sequence[int] | np.ndarray | torch.Tensor) -> torch.Tensor:
         """The given frames, in the given order; they may repeat. Only their files are opened.

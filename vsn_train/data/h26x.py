@@ -14,8 +14,9 @@ from vsn_train.data.bits import Bits, without_emulation
 from vsn_train.data.pictures import Picture
 
 _SLICE_HEAD = 24  # bytes that hold the beginning of a slice header
-_READ_WHOLE = 4  # of how many pictures from a key picture on the whole header is read: damage is rare, and a header that
-# belongs to other parameter sets than those at hand is followed by more of them
+# Of how many pictures from a key picture on the whole slice header is read, which takes three times as long. A header that
+# belongs to other parameter sets than those at hand, as after a join that lost them, is followed by more of its kind.
+_READ_WHOLE = 4
 _WHOLE_HEAD = 400  # bytes
 _RUN = 1 << 40  # further apart than any two picture order counts
 
@@ -29,8 +30,8 @@ def _next_order(lsb: int, previous: int, modulus: int) -> int:
 
 
 class _Encoder:
-    """x264 and x265 write into their first packet which version they are and all that they were told. Another text later
-    is another encoding, whose parameter sets may have been lost where files were joined."""
+    """x264 and x265 write into their first packet which version they are and all that they were told. Another text
+    later is another encoding, whose parameter sets may have been lost where files were joined."""
 
     def __init__(self) -> None:
         self._text: bytes | None = None
@@ -382,8 +383,8 @@ class H264Parser:
 # ---- HEVC ------------------------------------------------------------------------------------------------------------
 
 
-# A reference picture set: what a picture or those after it refer to, those behind it in time, then those ahead: distance
-# in picture order count, and whether the picture itself does.
+# A reference picture set: what a picture or those after it refer to; those behind it in time, then those ahead. Of each
+# the distance in picture order count, and whether the picture itself refers to it.
 _References = tuple[list[tuple[int, bool]], list[tuple[int, bool]]]
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 # What a packet may bring along that changes the stream from there on.
 _CHANGES = ("new_extradata", "param_change")
+_FEW = 600  # pictures
 _UNKNOWN = -1 << 40  # still negative when the place within a packet is added
 
 
@@ -54,10 +55,11 @@ class FrameMap:
 class PacketTable:
     """All packets of a stream, one picture each, without what is in them.
 
-    places, sizes: where each lies in the file, in bytes; a negative place: unknown. checks: Adler-32 of each. keys: which
-    ones the container calls key pictures. times: presentation time of each in units of time_base. All these are whole
-    only where there is a frame_map. container, codec: FFmpeg's names; stream: its index in the file. whole: nothing is
-    seen to be damaged, missing, joined or cut off without re-encoding. frame_map: None where it is not certain.
+    places, sizes: where each lies in the file, in bytes; a negative place: unknown. checks: Adler-32 of each. keys:
+    which ones the container calls key pictures. times: presentation time of each in units of time_base. All these are
+    complete only where there is a frame_map. container, codec: FFmpeg's names; stream: its index in the file. whole:
+    nothing is seen to be damaged, missing, joined or cut off without re-encoding. frame_map: None where it is not
+    certain.
     """
 
     places: array[int]
@@ -158,8 +160,11 @@ def read_packet_table(container: InputContainer, stream: VideoStream, heard: int
             # PyAV 18 began to say how many; before, it says whether any.
             decoder = stream.codec_context
             held = max(parser.reorder or 0, getattr(decoder, "reorder_depth", int(decoder.has_b_frames)))
-        # Of a packed picture that is damaged the decoder loses the B-frame: only what it has decoded is certain.
-        jumps = not (isinstance(splitter, Mpeg4Splitter) and splitter.used)
+        # Where damage inside a picture can cost a frame, only what was decoded up to the wanted frame proves its number:
+        # the B-frame packed behind a damaged picture is lost, and so is a picture of these codecs, which code without
+        # gaps. In long files reading on from the start would take too long.
+        packed = isinstance(splitter, Mpeg4Splitter) and splitter.used
+        jumps = not packed and (codec not in ("vp8", "vp9", "av1") or len(pictures) > _FEW)
         frame_map = map_frames(pictures, times, codec, held, jumps)
     return PacketTable(
         places, sizes, checks, keys, times, stream.time_base or Fraction(1), container.format.name, codec, stream.index,
@@ -168,7 +173,7 @@ def read_packet_table(container: InputContainer, stream: VideoStream, heard: int
 
 
 def _changes_stream(packet: Packet) -> bool:
-    """Whether the container says that the stream is another one from this packet on. (Old versions of PyAV do not tell.)"""
+    """Whether the container says that the stream is another one from this packet on. (Old PyAV does not tell.)"""
     for beside in getattr(packet, "iter_sidedata", tuple)():  # noqa: SIM110 (half the time of any())
         if beside.data_type in _CHANGES:
             return True
@@ -242,8 +247,6 @@ def _held_back(pictures: Sequence[Picture], positions: Sequence[int], order: Seq
     if max(packet - frame for frame, packet in enumerate(order)) > held:
         return False
     before = [positions[0], *accumulate(positions, max)]
-    after = [*accumulate(reversed(positions), min)][::-1] + [positions[-1]]
+    after = [*accumulate(reversed(positions), min)][::-1]
     last = len(positions) - 1
-    return not any(
-        picture.intra and 0 < i < last and before[i] > after[i + 1] for i, picture in enumerate(pictures)
-    )
+    return not any(picture.intra and 0 < i < last and before[i] > after[i + 1] for i, picture in enumerate(pictures))

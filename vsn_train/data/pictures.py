@@ -44,8 +44,8 @@ class Mpeg4Parser:
     """MPEG-4 part 2 (ISO/IEC 14496-2; DivX, Xvid) after packed B-frames were unpacked.
 
     How FFmpeg orders pictures depends on low_delay: with it each is shown at once, without it all but B-frames are held
-    back for one picture. It takes the flag from volume headers and clears it at the first B-frame, so streams that change
-    it lose or repeat a picture. B-frames whose time lies outside their neighbours' are passed over.
+    back for one picture. It takes the flag from volume headers and clears it at the first B-frame, so streams that
+    change it lose or repeat a picture. B-frames whose time lies outside their neighbours' are passed over.
     """
 
     def __init__(self, extradata: bytes) -> None:
@@ -217,10 +217,14 @@ class Vp8Parser:
 
 
 class Vp9Parser:
-    """VP9 (bitstream specification, section 6.2) after superframes were split."""
+    """VP9 (bitstream specification, section 6.2) after superframes were split.
+
+    The whole uncompressed header is read: FFmpeg refuses pictures in which it is wrong, and gives one frame less then.
+    """
 
     def __init__(self) -> None:
         self._sequence: bytes | None = None
+        self._columns = 0  # of blocks of 64 pixels
 
     def __call__(self, data: bytes) -> Picture | None:
         if data[0] >> 6 != 2 or data[0] & 0x30 == 0x30:  # no frame marker; profile 3 has its bits elsewhere
@@ -231,10 +235,97 @@ class Vp9Parser:
         key = data[0] & 0x04 == 0
         if key:
             sequence = bytes([data[0] & 0x30]) + data[1:8]  # profile, sync code, colours, most of the size
-            if data[1:4] != b"\x49\x83\x42" or (self._sequence or sequence) != sequence:
+            if data[1:4] != _VP9_SYNC or (self._sequence or sequence) != sequence:
                 raise Contradiction
             self._sequence = sequence
+        try:
+            self._check(Bits(data[1:_VP9_HEAD]), len(data), data[0] >> 4 & 3, key, shown, data[0] & 1 != 0)
+        except ValueError:
+            raise Contradiction from None
         return _SHOWN_START[shown][shown and key]
+
+    def _check(self, bits: Bits, size: int, profile: int, key: bool, shown: bool, resilient: bool) -> None:
+        """Read the header behind its first byte. profile: its bits in the order of the stream. Raises ValueError."""
+        length = bits.left
+        intra = key
+        if not key:
+            intra = not shown and bits.take(1) == 1
+            bits.take(0 if resilient else 2)
+        if intra:
+            if bits.take(24) != int.from_bytes(_VP9_SYNC, "big"):
+                raise ValueError
+            if key or profile:
+                _skip_vp9_colours(bits, profile)
+        if not key:
+            bits.take(8)
+        if intra:
+            self._columns = bits.take(16) // 64 + 1
+            bits.take(16)
+        else:
+            bits.take(12)
+            if not (bits.take(1) or bits.take(1) or bits.take(1)):
+                self._columns = bits.take(16) // 64 + 1
+                bits.take(16)
+        if bits.take(1):
+            bits.take(32)
+        if not intra:
+            bits.take(1)
+            if not bits.take(1):
+                bits.take(2)
+        bits.take((0 if resilient else 2) + 2)
+        bits.take(9)  # loop filter
+        if bits.take(1) and bits.take(1):
+            for _ in range(6):
+                bits.take(7 * bits.take(1))
+        bits.take(8)  # quantizers
+        for _ in range(3):
+            bits.take(5 * bits.take(1))
+        if bits.take(1):
+            _skip_vp9_segments(bits)
+        fewest = 0
+        while 64 << fewest < self._columns:
+            fewest += 1
+        tiles = fewest
+        while self._columns >> tiles + 1 >= 4 and bits.take(1):
+            tiles += 1
+        if bits.take(1):
+            bits.take(1)
+        compressed = bits.take(16)
+        filling = bits.left % 8
+        if bits.take(filling) or not 0 < compressed <= size - 1 - (length - bits.left) // 8:
+            raise ValueError
+
+
+_VP9_SYNC = b"\x49\x83\x42"
+_VP9_HEAD = 130  # bytes, more than a header can have
+
+
+def _skip_vp9_colours(bits: Bits, profile: int) -> None:
+    """color_config. profile: low bit first, so that 2 is profile 1 (4:4:4 and others) and 1 is profile 2 (more bits)."""
+    if profile & 1:
+        bits.take(1)
+    if bits.take(3) != 7:
+        bits.take(1)
+        if profile & 2:
+            bits.take(3)
+    elif profile & 2:
+        bits.take(1)
+    else:
+        raise ValueError  # RGB is 4:4:4
+
+
+def _skip_vp9_segments(bits: Bits) -> None:
+    if bits.take(1):
+        for _ in range(7):
+            bits.take(8 * bits.take(1))
+        if bits.take(1):
+            for _ in range(3):
+                bits.take(8 * bits.take(1))
+    if bits.take(1):
+        bits.take(1)
+        for _ in range(8):
+            for length in (9, 7, 2, 0):
+                bits.take(length * bits.take(1))
 
 
 class Av1Parser:

@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, pairwise
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -33,12 +33,14 @@ from vsn_train.data.frames import MAX_PIXELS, FrameFolder, rows_of_frames
 from vsn_train.data.hearing import errors_heard
 from vsn_train.data.packet_source import PacketSource
 from vsn_train.data.packets import FrameMap, read_packet_table
+from vsn_train.data.times import even_times, rate_of, rising_times
 from vsn_train.data.torchcodec_reader import TorchCodecReader
 from vsn_train.errors import InputError, VideoError
 
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
+    from av.video.codeccontext import VideoCodecContext
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -48,7 +50,7 @@ READERS: dict[str, type[DecordReader | TorchCodecReader]] = {"decord": DecordRea
 
 
 # Of FFmpeg's formats those that hold a video in the one file that is named. Others are left out on purpose: playlists
-# and scripts (concat, hls, dash, sdp, mlv, …) open whatever files they name, and to some any text or picture is a video.
+# and scripts (concat, hls, dash, sdp, mlv, …) open whatever files they name, and to some any text is a video.
 FORMATS = (
     "3g2,3gp,apng,asf,asf_o,av1,avi,avs2,avs3,cavsvideo,dhav,dirac,dv,flv,gif,gxf,h261,h263,h264,hevc,ivf,kux,live_flv,m4v,"
     "matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nsv,nut,obu,ogg,rm,swf,vc1,vc1test,vvc,webm,wtv,yuv4mpegpipe"
@@ -108,18 +110,6 @@ def _upright(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
     return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
-def _average_rate(stated: float, times: np.ndarray | None) -> float:
-    """Frames per second: what the file states, unless its time stamps say something else altogether.
-
-    What a browser records states no rate, and FFmpeg takes that of its clock for it: 1000.
-    """
-    if times is None or len(times) < 2:
-        return stated
-    counted = (len(times) - 1) / float(times[-1])
-    # One frame more or less, and one that stands long, are no contradiction.
-    return stated if 0.8 < stated / counted < 1.25 or len(times) < 4 and stated else counted
-
-
 class Video:
     """One open video; `open_video` makes it. Close it, or use it in a `with` statement.
 
@@ -159,8 +149,9 @@ class Video:
             if size is None:
                 raise VideoError(path, f"no frame can be decoded (codec {self._table.codec})")
             self.height, self.width = size
-            self._times = self._seconds(times)
-            self.fps = _average_rate(float(stream.average_rate or 0.0), self._times)
+            in_file = self._table.container != "avi"  # which has none of its own
+            self._times = rising_times(times, float(self._table.time_base)) if in_file else None
+            self.fps = rate_of(float(stream.average_rate or 0.0), self._times)
             if decoder in READERS:
                 self._reader = READERS[decoder](path, self.height, self.width, self._table)
         except BaseException:
@@ -173,16 +164,7 @@ class Video:
 
         i / fps where the container has none (AVI) or they do not rise from frame to frame; None without fps too.
         """
-        if self._times is None and self.fps:
-            return np.arange(self.num_frames) / self.fps
-        return self._times
-
-    def _seconds(self, times: Sequence[int | None]) -> np.ndarray | None:
-        """Presentation times in units of the time base as seconds after the first; None where they are of no use."""
-        known = [time for time in times if time is not None]
-        if self._table.container == "avi" or len(known) < len(times) or any(a >= b for a, b in pairwise(known)):
-            return None
-        return (np.array(known, np.float64) - known[0]) * float(self._table.time_base)
+        return even_times(self.num_frames, self.fps) if self._times is None else self._times
 
     def read(self, frames: Sequence[int] | np.ndarray | torch.Tensor) -> torch.Tensor:
         """The given frames, in the given order; they may repeat.
@@ -258,7 +240,7 @@ class Video:
         """The plain decode of the file, which defines its frames. By a new decoder: flushing one does not reset it.
 
         Hold on to one picture until the next one comes, as a plain loop does, and to no other: where data is missing,
-        FFmpeg leaves in a picture what lay in the memory that it takes for it, and that depends on which memory is free.
+        FFmpeg leaves in a picture what lay in the memory that it takes for it, which depends on what memory is free.
         """
         import av
 
@@ -285,7 +267,7 @@ class Video:
 
         heard, count = errors_heard(), av.logging.get_last_error
         if self._table.codec in ("vp8", "vp9"):  # of which FFmpeg keeps the map of segments when it is flushed
-            self._decoder = av.CodecContext.create(self._decoder.name, "r")
+            self._decoder = cast("VideoCodecContext", av.CodecContext.create(self._decoder.name, "r"))
             self._decoder.thread_count = 1
         else:
             self._decoder.flush_buffers()
@@ -393,7 +375,7 @@ class Video:
         image = RgbConverter()(frame) if alone else self._to_rgb(frame)
         # PyAV's side data refers to the frame and back, and keeps it until the garbage collector comes. A matrix that
         # mirrors alone has no rotation; `_turned` knows of it. (Old versions of PyAV do not tell the rotation.)
-        return _upright(image, frame) if self._turned or getattr(frame, "rotation", 1) else image
+        return _upright(image, frame) if self._turned or getattr(frame, "rotation", True) else image
 
 
 def open_video(
