@@ -14,8 +14,8 @@ from vsn_train.data.bits import Bits, without_emulation
 from vsn_train.data.pictures import Picture
 
 _SLICE_HEAD = 24  # bytes that hold the beginning of a slice header
-# Of how many pictures from a key picture on the whole slice header is read, which takes three times as long. A header that
-# belongs to other parameter sets than those at hand, as after a join that lost them, is followed by more of its kind.
+# Of how many pictures from a key picture on the whole slice header is read, which takes three times as long. A header
+# that belongs to other parameter sets than those at hand, as after a join that lost them, is followed by more of these.
 _READ_WHOLE = 4
 _WHOLE_HEAD = 400  # bytes
 _RUN = 1 << 40  # further apart than any two picture order counts

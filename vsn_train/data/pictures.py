@@ -301,7 +301,7 @@ _VP9_HEAD = 130  # bytes, more than a header can have
 
 
 def _skip_vp9_colours(bits: Bits, profile: int) -> None:
-    """color_config. profile: low bit first, so that 2 is profile 1 (4:4:4 and others) and 1 is profile 2 (more bits)."""
+    """color_config. profile: low bit first, so that 2 is profile 1 (4:4:4, …) and 1 is profile 2 (more bits)."""
     if profile & 1:
         bits.take(1)
     if bits.take(3) != 7:

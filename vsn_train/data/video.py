@@ -99,13 +99,18 @@ def _reason(error: Exception) -> str:
 
 
 def _upright(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
-    """Turn and mirror an (H, W, C) image as the frame's display matrix says, in steps of 90 degrees."""
+    """Turn and mirror an (H, W, C) image as the frame's display matrix says, in steps of 90 degrees.
+
+    A matrix that does anything else, by intention or by damage, is left alone.
+    """
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return image
     # x' = a x + c y, y' = b x + d y
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
-    if abs(b) > abs(a):
+    if abs(a) != abs(d) or abs(b) != abs(c) or (a == 0) == (b == 0):
+        return image
+    if a == 0:
         image, a, d = image.swapaxes(0, 1), c, b
     return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
