@@ -161,8 +161,8 @@ def read_packet_table(container: InputContainer, stream: VideoStream, heard: int
             decoder = stream.codec_context
             held = max(parser.reorder or 0, getattr(decoder, "reorder_depth", int(decoder.has_b_frames)))
         # Where damage inside a picture costs a frame, what was decoded up to the wanted frame has to prove its number:
-        # a B-frame that is packed behind a damaged picture is lost, and a damaged picture of VP8, VP9 and AV1 may be. In
-        # long files of these three, decoding from the start would take too long.
+        # the B-frame packed behind a damaged picture is lost, and a damaged picture of VP8, VP9 and AV1 may be. In long
+        # files of these three, decoding from the start would take too long.
         packed = isinstance(splitter, Mpeg4Splitter) and splitter.used
         jumps = not packed and (codec not in ("vp8", "vp9", "av1") or len(pictures) > _FEW)
         frame_map = map_frames(pictures, times, codec, held, jumps)
