@@ -82,7 +82,7 @@ def write_part(draw: random.Random, path: Path, codec: str, size: tuple[int, int
 
 def read_packed(path: Path) -> list[Packed]:
     """The packets of a video, their times counted in frames from the first."""
-    with av.open(str(path)) as container:
+    with av.open("file:" + str(path), metadata_errors="replace") as container:
         stream = container.streams.video[0]
         rate = stream.average_rate or Fraction(30)
         packets = [packet for packet in container.demux(stream) if packet.size]
@@ -142,11 +142,25 @@ def write_structure(seed: int, folder: Path, codec: str | None = None) -> tuple[
     return path, f"{seed}: " + ", ".join(steps)
 
 
+def join(sources: list[Path], path: Path) -> Path:
+    """One video behind the other without encoding anew, as `ffmpeg -f concat -c copy` does. Raises NotWritable."""
+    packets: list[Packed] = []
+    for source in sources:
+        own = read_packed(source)
+        shift = (packets[-1].dts + 1 if packets else 0) - own[0].dts
+        packets += [Packed(p.data, None if p.pts is None else p.pts + shift, p.dts + shift, p.key) for p in own]
+    _mux(path, sources[0], packets, 0, {})
+    return path
+
+
 def _mux(path: Path, template: Path, packets: list[Packed], back: int, options: dict[str, str]) -> None:
     """Write packets as they are. back: frames by which all times lie before zero."""
     base = Fraction(1, 90000)
     try:
-        with av.open(str(template)) as source, av.open(str(path), "w", options=options) as target:
+        with (
+            av.open("file:" + str(template), metadata_errors="replace") as source,
+            av.open(str(path), "w", options=options) as target,
+        ):
             stream = target.add_stream_from_template(source.streams.video[0])
             rate = source.streams.video[0].average_rate or Fraction(30)
             if path.suffix == ".avi":

@@ -6,9 +6,12 @@ import os
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.data.structures import CODECS, NotWritable, damage, write_structure, wrong_reads
+from tests.conftest import CLIPS
+from tests.data.structures import CODECS, NotWritable, damage, decode_plainly, join, write_structure, wrong_reads
+from vsn_train.data.video import VideoError, open_video
 
 os.environ.setdefault("SVT_LOG", "0")  # the AV1 encoder greets on stderr
 
@@ -43,6 +46,34 @@ def test_random_structures(first: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("first", range(0, 60, CHUNK))
 def test_damaged_structures(first: int, tmp_path: Path) -> None:
     assert compare(range(first, first + CHUNK), tmp_path, damaged=True) > 100
+
+
+REAL = [
+    "ucf101/SoccerJuggling/v_SoccerJuggling_g23_c01.avi",
+    "ucf101/eye_makeup_test.avi",
+    "hmdb51/wave/RATRACE_wave_f_nm_np1_fr_goo_37.avi",
+    "hmdb51/wave/TrumanShow_wave_f_nm_np1_fr_med_26.avi",
+    "hmdb51/cartwheel/Turnk_r_Pippi_Michel_cartwheel_f_cm_np2_le_med_6.avi",
+]
+
+
+@pytest.mark.skipif(not CLIPS.is_dir(), reason="needs the clips beside the repository")
+@pytest.mark.parametrize("suffix", ["avi", "mp4"])
+@pytest.mark.parametrize(("first", "second"), [(0, 1), (1, 0), (2, 3), (3, 2), (4, 1), (0, 4)])
+def test_real_clips_joined(first: int, second: int, suffix: str, tmp_path: Path) -> None:
+    path = join([CLIPS / REAL[first], CLIPS / REAL[second]], tmp_path / f"joined.{suffix}")
+    expected = decode_plainly(path)
+    draw = random.Random(first)
+    with open_video(path) as video:
+        assert video.num_frames == len(expected)
+        for _ in range(3):
+            wanted = [draw.randrange(video.num_frames) for _ in range(4)]
+            try:
+                images = video.read(wanted).permute(0, 2, 3, 1).numpy()
+            except VideoError as error:
+                assert " frame 0 is " in error.cause  # noqa: PT017 - of another size
+            else:
+                assert all(np.array_equal(image, expected[i]) for i, image in zip(wanted, images, strict=True))
 
 
 @pytest.mark.slow

@@ -356,13 +356,7 @@ class Video:
                 first = min(first, runs.pop()[0])
             runs.append((first, packet))
         for first, last in runs:
-            # After a start, pictures shown before it lack what they refer to: leave them out too.
-            first_frame = frame_map.frame_of[first]
-            run = [
-                i
-                for i in range(first, last + 1)
-                if i in needed or not (frame_map.spare[i] or -1 < frame_map.frame_of[i] < first_frame)
-            ]
+            run = self._worth_decoding(first, last, needed, frame_map)
             due = sorted(frame_map.frame_of[i] for i in run if frame_map.frame_of[i] >= 0)
             for picture in self._decode(source.pictures(run)):
                 frame = -1 if picture.pts is None else frame_map.frame_of[picture.pts]
@@ -371,6 +365,24 @@ class Video:
                 yield frame, picture
             if due:
                 raise _Unexpected
+
+    def _worth_decoding(self, first: int, last: int, needed: set[int], frame_map: FrameMap) -> list[int]:
+        """The packets from a start on that the needed ones depend on, and these."""
+        run = []
+        first_frame = frame_map.frame_of[first]
+        before_needed = False  # of a run of spare pictures, the one behind it is decoded
+        for i in range(last, first - 1, -1):
+            spare = frame_map.spare[i]
+            if i in needed or not spare:
+                # After a start, pictures shown before it lack what they refer to: leave them out too.
+                wanted = i in needed or not -1 < frame_map.frame_of[i] < first_frame
+            else:
+                # What FFmpeg makes up in a damaged B-frame of MPEG-4 shows in the next one too.
+                wanted = before_needed and self._table.codec == "mpeg4"
+            before_needed = wanted and spare
+            if wanted:
+                run.append(i)
+        return run[::-1]
 
     def _image(self, frame: VideoFrame, alone: bool = False) -> np.ndarray:
         """(H, W, 3) uint8 RGB, upright.
