@@ -21,20 +21,22 @@ def test_stamps_that_do_not_rise_are_no_times() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stated", "times", "expected"),
+    ("stated", "stamps", "expected"),
     [
-        (29.97, np.arange(90) / 29.97, 29.97),
-        (28.05, np.cumsum([0.033] * 60 + [0.2]), 28.05),  # one frame that stands for long
-        (1000.0, np.arange(100) * 0.04, 25.0),
-        (0.0, np.arange(100) * 0.04, 25.0),
-        (30.0, None, 30.0),
-        (30.0, np.zeros(1), 30.0),
+        (29.97, [round(1000 * i / 29.97) for i in range(90)], 29.97),
+        (28.05, [*range(0, 1980, 33), 2180], 28.05),  # one frame that stands for long
+        (1000.0, [40 * i for i in range(100)], 25.0),
+        (0.0, [40 * i for i in range(100)], 25.0),
+        (30.0, [], 30.0),
+        (30.0, [7], 30.0),
+        (30.0, [None, 1, 2, None], 30.0),
+        (30.0, [5, 5, 5, 5, 5], 30.0),
     ],
 )
 def test_the_rate_is_the_files_unless_its_stamps_contradict(
-    stated: float, times: np.ndarray | None, expected: float
+    stated: float, stamps: list[int | None], expected: float
 ) -> None:
-    assert rate_of(stated, times) == pytest.approx(expected)
+    assert rate_of(stated, stamps, 0.001) == pytest.approx(expected)
 
 
 def test_a_part_of_a_video_is_found_by_its_times() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from vsn_train.data.packets import PacketTable
-from vsn_train.data.splitting import splitter_of
+from vsn_train.data.splitting import Mpeg4Splitter
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -63,14 +63,15 @@ class PacketSource:
 
         packet = av.Packet(len(data))  # its memory is padded with zeros, as decoders expect
         packet.update(data)
-        packet.is_keyframe = self._table.keys[number]
+        if self._table.keys[number]:
+            packet.is_keyframe = True
         packet.pts = number  # the decoder hands it on to the image
         return packet
 
     def _demuxed(self, run: Sequence[int]) -> Iterator[Packet]:
         """The same where a packet is put together from several pieces: all are read from the start."""
         container, stream = self._open_container(self._path)
-        splitter = splitter_of(self._table.codec)
+        splitter = Mpeg4Splitter() if self._table.codec == "mpeg4" else None
         left = iter(run)
         due, number = next(left), 0
         with container:

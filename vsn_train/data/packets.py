@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from vsn_train.data.h26x import H264Parser, HevcParser
 from vsn_train.data.hearing import errors_heard
 from vsn_train.data.pictures import Av1Parser, Contradiction, Mpeg4Parser, Parser, Picture, Vp8Parser, Vp9Parser
-from vsn_train.data.splitting import Mpeg4Splitter, splitter_of
+from vsn_train.data.splitting import Mpeg4Splitter
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -111,7 +111,7 @@ def read_packet_table(container: InputContainer, stream: VideoStream, heard: int
     import av
 
     codec = stream.codec_context.codec.canonical_name
-    parser, splitter = _parser_of(stream), splitter_of(codec)
+    parser, splitter = _parser_of(stream), Mpeg4Splitter() if codec == "mpeg4" else None
     offset = 4 if container.format.name.startswith("matroska") else 0  # what stands before a block's data
     places, sizes, checks = array("q"), array("q"), array("q")
     keys: list[bool] = []
@@ -163,7 +163,7 @@ def read_packet_table(container: InputContainer, stream: VideoStream, heard: int
         # Where damage inside a picture costs a frame, what was decoded up to the wanted frame has to prove its number:
         # the B-frame packed behind a damaged picture is lost, and a damaged picture of VP8, VP9 and AV1 may be. In long
         # files of these three, decoding from the start would take too long.
-        packed = isinstance(splitter, Mpeg4Splitter) and splitter.used
+        packed = splitter is not None and splitter.used
         jumps = not packed and (codec not in ("vp8", "vp9", "av1") or len(pictures) > _FEW)
         frame_map = map_frames(pictures, times, codec, held, jumps)
     return PacketTable(

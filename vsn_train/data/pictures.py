@@ -41,7 +41,7 @@ VOP = b"\0\0\1\xb6"  # MPEG-4 part 2: here a picture begins
 
 
 class Mpeg4Parser:
-    """MPEG-4 part 2 (ISO/IEC 14496-2; DivX, Xvid) after packed B-frames were unpacked.
+    """MPEG-4 part 2 (ISO/IEC 14496-2; DivX, Xvid): packets that hold at most one picture (splitting.py).
 
     How FFmpeg orders pictures depends on low_delay: with it each is shown at once, without it all but B-frames are held
     back for one picture. It takes the flag from volume headers and clears it at the first B-frame, so streams that
@@ -61,8 +61,6 @@ class Mpeg4Parser:
             return _NOTHING
         if position < 0 or len(data) - position <= 19:
             return None  # a tiny picture or a place holder: not worth telling apart
-        if data.find(VOP, position + 4) >= 0:
-            return None
         if position or self._first:
             self._compare(data[:position])
         return self._picture(int.from_bytes(data[position + 4 : position + 20], "big"), self._volume)
@@ -217,7 +215,7 @@ class Vp8Parser:
 
 
 class Vp9Parser:
-    """VP9 (bitstream specification, section 6.2) after superframes were split.
+    """VP9 (bitstream specification, section 6.2 and annex B): a packet holds hidden pictures and one that is shown.
 
     The whole uncompressed header is read: FFmpeg refuses pictures in which it is wrong, and gives one frame less then.
     """
@@ -227,6 +225,15 @@ class Vp9Parser:
         self._columns = 0  # of blocks of 64 pixels
 
     def __call__(self, data: bytes) -> Picture | None:
+        if data[-1] & 0xE0 != 0xC0:
+            return self._picture(data)
+        pictures = [self._picture(part) for part in _split_superframe(data)]
+        known = [picture for picture in pictures if picture is not None]
+        if len(known) < len(pictures) or sum(picture.shown for picture in known) > 1:
+            return None
+        return _SHOWN_START[any(picture.shown for picture in known)][known[0].start]
+
+    def _picture(self, data: bytes) -> Picture | None:
         if data[0] >> 6 != 2 or data[0] & 0x30 == 0x30:  # no frame marker; profile 3 has its bits elsewhere
             return None
         if data[0] & 0x08:  # shows an earlier picture again
@@ -294,6 +301,26 @@ class Vp9Parser:
         filling = bits.left % 8
         if bits.take(filling) or not 0 < compressed <= size - 1 - (length - bits.left) // 8:
             raise ValueError
+
+
+def _split_superframe(data: bytes) -> list[bytes]:
+    """The pictures in a packet. Raises Contradiction where the index at the end does not fit."""
+    marker = data[-1]
+    if marker & 0xE0 != 0xC0:
+        return [data]
+    count, bytes_each = (marker & 7) + 1, (marker >> 3 & 3) + 1
+    end = len(data) - 2 - count * bytes_each
+    if end < 0 or data[end] != marker:
+        return [data]
+    parts: list[bytes] = []
+    position = 0
+    for i in range(count):
+        size = int.from_bytes(data[end + 1 + i * bytes_each : end + 1 + (i + 1) * bytes_each], "little")
+        if not 0 < size <= end - position:
+            raise Contradiction
+        parts.append(data[position : position + size])
+        position += size
+    return parts
 
 
 _VP9_SYNC = b"\x49\x83\x42"

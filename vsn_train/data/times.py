@@ -28,16 +28,18 @@ def rising_times(stamps: Sequence[int | None], unit: float) -> np.ndarray | None
     return times if (np.diff(times) > 0).all() else None
 
 
-def rate_of(stated: float, times: np.ndarray | None) -> float:
-    """Frames per second: what a file states, unless its time stamps say something else altogether.
+def rate_of(stated: float, stamps: Sequence[int | None], unit: float) -> float:
+    """Frames per second: what a file states, unless its time stamps say something else altogether. stamps: of the
+    frames, in units of `unit` seconds.
 
     What a browser records states no rate, and FFmpeg takes its clock of 1000 ticks a second for one.
     """
-    if times is None or len(times) < 2:
+    first, last = (stamps[0], stamps[-1]) if stamps else (None, None)
+    if first is None or last is None or last <= first:
         return stated
-    counted = (len(times) - 1) / float(times[-1])
+    counted = (len(stamps) - 1) / ((last - first) * unit)
     # One frame more or less, or one that stands for long, is no contradiction.
-    return stated if 0.8 < stated / counted < 1.25 or (stated and len(times) < 4) else counted
+    return stated if 0.8 < stated / counted < 1.25 or (stated and len(stamps) < 4) else counted
 
 
 def frames_between(path: str, times: np.ndarray | None, fps: float, start: float, end: float | None) -> tuple[int, int]:

@@ -154,9 +154,9 @@ class Video:
             if size is None:
                 raise VideoError(path, f"no frame can be decoded (codec {self._table.codec})")
             self.height, self.width = size
-            in_file = self._table.container != "avi"  # which has none of its own
-            self._times = rising_times(times, float(self._table.time_base)) if in_file else None
-            self.fps = rate_of(float(stream.average_rate or 0.0), self._times)
+            # AVI has no time stamps of its own.
+            self._stamps = [] if self._table.container == "avi" else times
+            self.fps = rate_of(float(stream.average_rate or 0.0), self._stamps, float(self._table.time_base))
             if decoder in READERS:
                 self._reader = READERS[decoder](path, self.height, self.width, self._table)
         except BaseException:
@@ -169,7 +169,8 @@ class Video:
 
         i / fps where the container has none (AVI) or they do not rise from frame to frame; None without fps too.
         """
-        return even_times(self.num_frames, self.fps) if self._times is None else self._times
+        times = rising_times(self._stamps, float(self._table.time_base))
+        return even_times(self.num_frames, self.fps) if times is None else times
 
     def read(self, frames: Sequence[int] | np.ndarray | torch.Tensor) -> torch.Tensor:
         """The given frames, in the given order; they may repeat.
