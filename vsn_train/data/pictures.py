@@ -114,6 +114,8 @@ class Mpeg4Parser:
             self._last_seconds = self._seconds
             self._seconds += seconds
             time = self._seconds * volume.resolution + fraction
+            if kind and time < self._last_anchor:
+                raise Contradiction  # what it refers to is missing
             self._distance = (time - self._last_anchor) & 0xFFFF
             self._last_anchor = time
         if kind != 3:
