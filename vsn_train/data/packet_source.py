@@ -7,8 +7,8 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from vsn_train.data.mpeg4 import Mpeg4Splitter
 from vsn_train.data.packets import PacketTable
-from vsn_train.data.splitting import Mpeg4Splitter
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -54,9 +54,14 @@ class PacketSource:
             return b""
         start = place - self._block_place
         if not 0 <= start <= start + size <= len(self._block):
-            os.lseek(self._file, place, os.SEEK_SET)
-            self._block, self._block_place, start = os.read(self._file, max(size, _BLOCK)), place, 0
+            self._block, self._block_place, start = self._read_at(place, max(size, _BLOCK)), place, 0
         return self._block[start : start + size]
+
+    def _read_at(self, place: int, size: int) -> bytes:
+        if hasattr(os, "pread"):  # does not move a place in the file that forked processes share
+            return os.pread(self._file, size, place)
+        os.lseek(self._file, place, os.SEEK_SET)
+        return os.read(self._file, size)
 
     def _packet(self, number: int, data: bytes) -> Packet:
         import av

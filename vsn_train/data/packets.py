@@ -3,10 +3,10 @@
 The headers in each packet tell: which picture does it hold, is it shown and when, may decoding start there, does
 anything refer to it? Where every packet is understood, that gives the number of frames, their order, and what has to be
 decoded for each. A stream may change in its middle, where files were joined, cut or damaged; so nothing that one packet
-says is taken to hold for the next (pictures.py, h26x.py). Where anything is not certain there is no map, and the video
-has to be decoded from the start and counted.
+says is taken to hold for the next (pictures.py, and a file for each codec). Where anything is not certain there is no
+map, and the video has to be decoded from the start and counted.
 
-Of the packets only their places in the file are kept: a second of video takes some kilobytes.
+Of the packets only their places in the file are kept.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from fractions import Fraction
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
-from vsn_train.data.h26x import H264Parser, HevcParser
+from vsn_train.data.av1 import Av1Parser
+from vsn_train.data.h264 import H264Parser
 from vsn_train.data.hearing import errors_heard
-from vsn_train.data.pictures import Av1Parser, Contradiction, Mpeg4Parser, Parser, Picture, Vp8Parser, Vp9Parser
-from vsn_train.data.splitting import Mpeg4Splitter
+from vsn_train.data.hevc import HevcParser
+from vsn_train.data.mpeg4 import Mpeg4Parser, Mpeg4Splitter
+from vsn_train.data.pictures import Contradiction, Parser, Picture
+from vsn_train.data.vpx import Vp8Parser, Vp9Parser
 
 if TYPE_CHECKING:
     from av.container import InputContainer
