@@ -1,7 +1,9 @@
 # Two commands on a fresh machine: `make quickstart` and `make test`. Both make .venv and install what they need.
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: quickstart test test-slow claims attention-study lint clean
+# The oldest Python here that the oldest torch has wheels for.
+OLDEST_PYTHON ?= $(shell for v in 10 11 12; do python3.$$v -m venv -h >/dev/null 2>&1 && echo python3.$$v && break; done)
+.PHONY: quickstart test test-slow test-cuda test-oldest claims attention-study wheelhouse lint clean
 
 quickstart: .venv/installed
 	@run=runs/quickstart/$$(date +%Y-%m-%d_%H-%M-%S) && \
@@ -9,11 +11,19 @@ quickstart: .venv/installed
 	$(BIN)/vsn-eval checkpoint=$$run/checkpoints/best.pt
 
 test: .venv/installed-test lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not cuda" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Minutes longer: trains TSM, TSN and two forms of STH to the end, exports every form of every operator.
 test-slow: .venv/installed-test
 	$(BIN)/pytest -m slow
+
+# What one GPU computes, beside the CPU; VSN_TEST_DEVICE=cpu runs the same in miniature without one.
+test-cuda: .venv/installed-test
+	OMP_NUM_THREADS=2 $(BIN)/pytest -m cuda -rs tests/cuda --numprocesses 8 --dist loadgroup --no-loadscope-reorder
+
+# The oldest versions that pyproject.toml allows, in a .venv-oldest of 6 GB: networks, videos, engine, commands.
+test-oldest: .venv-oldest/installed-test
+	OMP_NUM_THREADS=1 .venv-oldest/bin/pytest -m "not slow" tests/models tests/data tests/engine tests/test_commands.py
 
 # Trains fifteen small STH networks (can be stopped and goes on), rewrites docs/results/attention* and docs/attention.md.
 attention-study: .venv/installed-test
@@ -25,6 +35,11 @@ claims: .venv/installed
 	$(BIN)/python scripts/studies/claims.py --minutes 27.5 --rounds 3 --datasets motion_order --seeds 0 1 2 3 4 5 \
 		--operators tsn tsm vsn_compact:standard_block=plain vsn_compact vsn_headtail sth sth:integration=sum \
 		--runs runs/claims --output docs/results/claims experiment=claims
+
+# Wheels for a machine without a package index, which has torch and torchvision: into wheelhouse/, under 60 MiB.
+# make wheelhouse WHEELHOUSE="--python 3.12 --platform manylinux_2_28_x86_64"
+wheelhouse: .venv/installed-test
+	$(BIN)/python scripts/wheelhouse.py $(WHEELHOUSE)
 
 lint: .venv/installed-test
 	$(BIN)/ruff format --check .
@@ -43,5 +58,11 @@ lint: .venv/installed-test
 	$(BIN)/pip install --quiet --editable ".[test]"
 	touch $@
 
+.venv-oldest/installed-test: pyproject.toml constraints/oldest.txt
+	@test -n "$(OLDEST_PYTHON)" || { echo "test-oldest needs Python 3.10, 3.11 or 3.12: OLDEST_PYTHON=…"; exit 1; }
+	$(OLDEST_PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet --editable ".[flow,test-core]" --constraint constraints/oldest.txt
+	touch $@
+
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build dist
+	rm -rf .venv .venv-oldest wheelhouse .mypy_cache .ruff_cache .pytest_cache build dist

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib.metadata
 import json
 import platform
 import random
@@ -34,10 +33,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from vsn_train.atomic import write_atomic
 from vsn_train.data.isolated import Failure, work_isolated
-from vsn_train.data.prepare import find_sources, written_aside
+from vsn_train.data.prepare import find_sources
 from vsn_train.data.video import READERS, Video, open_video
 from vsn_train.errors import InputError, VideoError
+from vsn_train.versions import installed
 
 # Grey levels of a cell: what the rounding of the signatures, and of more than 8 bits to 8, amounts to.
 TOLERANCE, DEEP_TOLERANCE = 0.1, 1.0
@@ -102,8 +103,8 @@ def run(arguments: argparse.Namespace) -> int:
     text = markdown(kinds, unreadable)
     if arguments.output:
         for suffix, content in ((".md", text), (".json", json.dumps(by_clip, indent=1) + "\n")):
-            with written_aside(arguments.output.with_suffix(suffix).resolve()) as part:
-                part.write_text(content, encoding="utf-8")
+            arguments.output.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(arguments.output.with_suffix(suffix), content)
     print(text)
     return int(any(tally.wrong for reader, tally in kinds["all"].items() if reader.startswith("open_video")))
 
@@ -213,12 +214,7 @@ def markdown(kinds: dict[str, dict[str, Tally]], unreadable: list[tuple[str, str
         tallies = kinds[kind]
         lines.append(f"| {kind} | {tallies[readers[0]].clips} | {' | '.join(str(tallies[r]) for r in readers)} |")
     lines += [""] + [f"No reader is asked for {name}: {cause}." for name, cause in unreadable]
-    versions = []
-    for package in ("av", "decord", "torchcodec"):
-        try:
-            versions.append(f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    versions = [f"{package} {version}" for package, version in installed("av", "decord", "torchcodec").items()]
     system = f"{platform.system()} {platform.machine()}"
     lines.append(f"Wrong frames out of those asked for. {', '.join(versions)}, {system}, {date.today()}.")
     return "\n".join(lines) + "\n"

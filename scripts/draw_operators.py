@@ -5,7 +5,7 @@ Writes shift.png, shuffle.png, blocks.png, placement.png, reach.png, hybrid.png 
     python scripts/draw_operators.py
     python scripts/draw_operators.py --output /tmp/drawings --only shuffle
 
-Nothing is drawn by hand: labelled tensors go through the operators themselves, and the pictures show where the labels
+Nothing is drawn by hand: labelled tensors go through the operators themselves, and the figures show where the labels
 come out.
 """
 
@@ -43,7 +43,7 @@ ZEROS, SEVERAL = -1, -2  # cells that hold no frame, or depend on several
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("docs/drawings"), help="folder")
-    parser.add_argument("--only", choices=sorted(DRAWINGS), help="one of the pictures")
+    parser.add_argument("--only", choices=sorted(DRAWINGS), help="one of the figures")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     for name, draw in DRAWINGS.items():

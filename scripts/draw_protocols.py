@@ -79,7 +79,7 @@ def draw_frames(axis: Axes, indices: np.ndarray, frames: int, mode: str) -> None
 
 
 def draw_crops() -> plt.Figure:
-    """Each crop's window in a frame of 454 x 256 pixels, a picture each; the arrow turns with a mirrored one."""
+    """Each crop's window in a frame of 454 x 256 pixels, a figure each; the arrow turns with a flipped one."""
     height, width = 256, 454
     rows = [(1, 224), (3, 256), (5, 224), (10, 224)]
     figure, axes = plt.subplots(5, 5, figsize=(10, 6.4), layout="constrained")
@@ -88,16 +88,14 @@ def draw_crops() -> plt.Figure:
     line = 0
     for crops, size in rows:
         windows = crop_windows(height, width, crops, size)
-        for number, (top, left, mirrored) in enumerate(windows):
+        for number, (top, left, flipped) in enumerate(windows):
             axis = axes[line + number // 5, number % 5]
             axis.add_patch(Rectangle((0, 0), width, height, facecolor="#DDDDDD"))
-            axis.add_patch(
-                Rectangle((left, top), size, size, facecolor=ORANGE if mirrored else BLUE, edgecolor="black")
-            )
-            middle, half = left + size / 2, size / 4 * (-1 if mirrored else 1)
+            axis.add_patch(Rectangle((left, top), size, size, facecolor=ORANGE if flipped else BLUE, edgecolor="black"))
+            middle, half = left + size / 2, size / 4 * (-1 if flipped else 1)
             axis.annotate(
                 "", (middle + half, top + size / 2), (middle - half, top + size / 2),
-                arrowprops={"arrowstyle": "->", "lw": 2, "color": "black" if mirrored else "white"},
+                arrowprops={"arrowstyle": "->", "lw": 2, "color": "black" if flipped else "white"},
             )  # fmt: skip
             axis.set(xlim=(-4, width + 4), ylim=(height + 4, -4), aspect="equal")
             if number == 0:

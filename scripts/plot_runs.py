@@ -1,10 +1,10 @@
 """Draw runs side by side: validation accuracy over the epochs, and each run's confusion matrix.
 
-Writes the picture --output, by default runs.png.
+Writes the figure --output, by default runs.png.
 
     python scripts/plot_runs.py runs/motion/tsm runs/motion/tsn --output result.png
 
-A run's confusion matrix comes from its newest eval/*/scores.npz; run vsn-eval first.
+A run's confusion matrix comes from its newest eval/*/*/scores.npz; run vsn-eval first.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def plot_runs(runs: list[Path], output: Path) -> None:
-    """One picture of all runs. Raises InputError for a folder that is no run or has no evaluation yet."""
+    """One figure of all runs. Raises InputError for a folder that is no run or has no evaluation yet."""
     figure, axes = plt.subplots(
         1,
         1 + len(runs),
@@ -78,9 +78,11 @@ def validation_curve(run: Path) -> tuple[list[int], list[float]]:
 
 
 def evaluated_scores(run: Path) -> Scores:
-    found = sorted(run.glob("eval/*/scores.npz"), key=lambda path: path.stat().st_mtime)
+    found = sorted(run.glob("eval/*/*/scores.npz"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise InputError(f"{run}: found no eval/*/scores.npz; run vsn-eval checkpoint={run}/checkpoints/best.pt first")
+        raise InputError(
+            f"{run}: found no eval/*/*/scores.npz; run vsn-eval checkpoint={run}/checkpoints/best.pt first"
+        )
     return Scores.load(found[-1])
 
 

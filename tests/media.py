@@ -54,7 +54,7 @@ def add_counting_stream(
 ) -> av.VideoStream:
     """A video stream of `container`; `options` are FFmpeg's for the encoder."""
     if codec == "libx264":
-        # Scene cuts would make every frame a key picture.
+        # Scene cuts would make every frame a key frame.
         options = {"preset": "ultrafast", "crf": "20", "sc_threshold": "0", "b_strategy": "0", **options}
     elif codec == "libx265":
         quiet = "log-level=none:scenecut=0:pools=1:b-adapt=0"
@@ -126,20 +126,20 @@ def write_counting_folder(
     folder: str | Path, num_frames: int, name: str = "{:05d}.jpg", first: int = 1, *, offset: int = 0,
     width: int = 64, height: int = 48,
 ) -> Path:  # fmt: skip
-    """Pictures of frames 0..num_frames-1; frame i shows offset + i and is called name.format(first + i)."""
+    """Images of frames 0..num_frames-1; frame i shows offset + i and is called name.format(first + i)."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for frame in range(num_frames):
         grey = torch.from_numpy(counting_image(offset + frame, width, height)[:height])
-        picture = grey.expand(3, -1, -1).contiguous()
+        image = grey.expand(3, -1, -1).contiguous()
         path = folder / name.format(first + frame)
-        encoded = encode_png(picture) if path.suffix.lower() == ".png" else encode_jpeg(picture, quality=90)
+        encoded = encode_png(image) if path.suffix.lower() == ".png" else encode_jpeg(image, quality=90)
         path.write_bytes(encoded.numpy().tobytes())
     return folder
 
 
 def write_packed_video(path: str | Path, num_frames: int, **options: object) -> Path:
-    """MPEG-4 with packed B-frames in AVI, as in HMDB51: a picture and the B-frame shown before it in one packet, and a
+    """MPEG-4 with packed B-frames in AVI, as in HMDB51: an image and the B-frame shown before it in one packet, and a
     place holder in the next. options as for `write_counting_video`.
     """
     path = Path(path)
@@ -161,7 +161,7 @@ def write_packed_video(path: str | Path, num_frames: int, **options: object) -> 
         packed[0] = packed[0][:place] + b"\0\0\1\xb2DivX503b1393p" + packed[0][place:]
         for number, data in enumerate(packed):
             packet = av.Packet(data)
-            packet.stream, packet.time_base = stream, stream.time_base
+            packet.stream = stream
             packet.pts = packet.dts = number
             packet.duration, packet.is_keyframe = 1, number == 0
             target.mux(packet)

@@ -39,7 +39,7 @@ def test_training_writes_one_run_folder(ucf101_run):
 def test_evaluation_takes_the_protocol_of_the_data_set_from_the_checkpoint(ucf101_run):
     result = run_command("vsn-eval", f"checkpoint={ucf101_run}/checkpoints/last.pt")
     assert result.code == 0, result.err
-    folder = ucf101_run / "eval" / "tencrop_10clip"
+    folder = ucf101_run / "eval" / "last" / "tencrop_10clip"
     metrics = json.loads((folder / "metrics.json").read_text())
     scores = Scores.load(folder / "scores.npz")
     assert metrics["top1"] == scores.top1()
@@ -68,7 +68,7 @@ def test_evaluation_after_training_gives_the_last_validation_again_in_any_number
             *values,
         )
         assert result.code == 0, result.err
-        folder = run / "eval" / "center_1clip_dense"
+        folder = run / "eval" / "last" / "center_1clip_dense"
         return json.loads((folder / "metrics.json").read_text()), (folder / "scores.npz").read_bytes()
 
     same = ("top1", "top5", "n", "manifest")
@@ -167,5 +167,5 @@ def test_embedded_data_set_is_made_trained_and_evaluated(tmp_path):
     assert result.code == 0, result.err
     result = run_command("vsn-eval", f"checkpoint={tmp_path}/run/checkpoints/best.pt")
     assert result.code == 0, result.err
-    scores = Scores.load(tmp_path / "run" / "eval" / "center_1clip" / "scores.npz")
+    scores = Scores.load(tmp_path / "run" / "eval" / "best" / "center_1clip" / "scores.npz")
     assert np.bincount(scores.labels).tolist() == [1] * 12

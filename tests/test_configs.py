@@ -1,12 +1,7 @@
-"""Every shipped YAML file composes, from the source tree and from the wheel."""
+"""Every shipped YAML file composes. test_wheel.py does so from the installed wheel."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import hydra
@@ -15,6 +10,7 @@ from omegaconf import OmegaConf
 
 from tests.conftest import run_command
 from vsn_train import config as schema
+from vsn_train.tools.compose import composed
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
@@ -63,51 +59,28 @@ def test_the_default_protocol_follows_the_data_set_and_can_be_overridden(dataset
     assert (chosen.protocol.clips, chosen.protocol.crops) == (2, 1)
 
 
-def test_the_wheel_works_away_from_the_source(tmp_path):
-    # Dependencies come from this environment; only vsn_train itself is the installed wheel's.
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)],
-        check=True, capture_output=True, timeout=300,
-    )  # fmt: skip
-    (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    shipped = {name.removeprefix("vsn_train/configs/") for name in names if name.startswith("vsn_train/configs/")}
-    assert shipped == {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")}
-    site = tmp_path / "site"
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)],
-        check=True, capture_output=True, timeout=300,
-    )  # fmt: skip
-    script = shutil.which("vsn-train", path=str(site / "bin"))
-    assert script
-    done = subprocess.run(
-        [sys.executable, script, "--cfg", "job"],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(site)}, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "operator: tsm" in done.stdout
-    tools = shutil.which("vsn-tools", path=str(site / "bin"))
-    assert tools
-    small = ["dataset.root=data", "dataset.train_videos=12", "dataset.val_videos=12", "dataset.num_frames=4"]
-    for arguments, said in [
-        (["--help"], "prepare"),
-        (["scan", "dataset=motion", *small, "--workers", "1"], "val: 12 videos of 12 listed"),
-        (["bench", "eval", "--help"], "tencrop_10clip"),  # the protocols are found
-    ]:
-        done = subprocess.run(
-            [sys.executable, tools, *arguments],
-            cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(site)}, capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert said in done.stdout
-    where = subprocess.run(
-        [sys.executable, "-c", "from vsn_train.config import config_folder; print(config_folder())"],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(site)}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert where.stdout.strip() == str(site / "vsn_train" / "configs")
-
-
 def test_cfg_job_prints_the_config():
     result = run_command("vsn-train", "--cfg", "job")
     assert result.code == 0, result.err
     assert "num_frames: 8" in result.out
+
+
+def test_the_views_sizes_follow_those_of_the_data_where_they_were_trained_equal():
+    data = {"short_side": 64, "crop_size": 64}
+    config = {
+        "dataset": {"name": "motion"}, "backbone": {"operator": "tsm"}, "data": data, "runtime": {},
+        "protocol": {"clips": 1, "placement": "uniform", "crops": 1} | data,
+    }  # fmt: skip
+    schema.register_schemas()
+    schema.register_checkpoint(config)
+    for value, sizes in (("data.crop_size=48", (64, 48)), ("data.short_side=80", (80, 64))):
+        found = composed("eval", ["checkpoint=best.pt", value]).protocol
+        assert (found.short_side, found.crop_size) == sizes
+
+
+def test_checkpoints_of_a_sweep_keep_their_names(tmp_path):
+    (tmp_path / "${x}.pt").write_bytes(b"no checkpoint")
+    for words, name in ((["--multirun", "checkpoint=it's.pt,b.pt"], "it's.pt"), (["checkpoint=${x}.pt"], "${x}.pt")):
+        result = run_command("vsn-eval", *words, cwd=tmp_path)
+        assert result.code == 2
+        assert result.err.startswith(f"vsn-eval: {name}: ")

@@ -142,7 +142,7 @@ def test_miniature_trains_and_is_evaluated(name, tmp_path):
     assert trained.code == 0, trained.err
     evaluated = run_command("vsn-eval", f"checkpoint={run}/checkpoints/last.pt")
     assert evaluated.code == 0, evaluated.err
-    scores = Scores.load(run / "eval" / protocol / "scores.npz")
+    scores = Scores.load(run / "eval" / "last" / protocol / "scores.npz")
     assert scores.scores.shape == (videos, classes)
     row = evaluated.out.splitlines()[1].split()
     assert row[:3] == [dataset, "val", protocol]
@@ -154,12 +154,12 @@ def test_miniature_trains_and_is_evaluated(name, tmp_path):
         again = run_command("vsn-eval", f"checkpoint={run}/checkpoints/last.pt", "dataset.max_missing_share=0.5")
         assert again.code == 0, again.err
         assert "1 of 2 val videos are not under" in again.out
-        assert (run / "eval" / protocol / "missing_val.txt").read_text() == "SOX5yA1l24A_000000_000010\n"
-        assert json.loads((run / "eval" / protocol / "metrics.json").read_text())["missing"] == 1
+        assert (run / "eval" / "last" / protocol / "missing_val.txt").read_text() == "SOX5yA1l24A_000000_000010\n"
+        assert json.loads((run / "eval" / "last" / protocol / "metrics.json").read_text())["missing"] == 1
     else:
         assert not list(run.glob("missing*"))
     if name == "hmdb51":
-        check_mean_of_splits(run / "eval" / protocol / "scores.npz", tmp_path)
+        check_mean_of_splits(run / "eval" / "last" / protocol / "scores.npz", tmp_path)
 
 
 def test_class_order_of_a_checkpoint(tmp_path):

@@ -38,6 +38,7 @@ from vsn_train.models.backbone import placement
 from vsn_train.models.layouts import mixing_of
 from vsn_train.models.weights import load_weights
 from vsn_train.tools import main as tools
+from vsn_train.typed_paths import hydra_words
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
@@ -181,8 +182,7 @@ def composed(tmp_path_factory):
     @cache
     def compose(program: str, choices: tuple[str, ...], own: str | None, trained: tuple[str, ...]) -> DictConfig:
         if program != "train":
-            stored = OmegaConf.to_container(compose("train", trained, own, ()), resolve=False)
-            schema.register_checkpoint(stored)
+            schema.register_checkpoint(schema.plain(OmegaConf.to_object(compose("train", trained, own, ()))))
         overrides = [*choices, *([f"hydra.searchpath=['file://{own}']"] if own else [])]
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
             return hydra.compose(program, overrides)
@@ -197,9 +197,10 @@ def check_values(
     flags = argparse.ArgumentParser(add_help=False)
     flags.add_argument("--config-dir")
     flags.add_argument("--cfg", choices=["job"])
-    for flag in ("--multirun", "--help"):
+    for flag in ("--multirun", "--help", "--version"):
         flags.add_argument(flag, action="store_true")
     known, words = flags.parse_known_args(arguments)
+    words = hydra_words(words, schema.PATHS, schema.PATH_LISTS, cli.POSITIONAL[program])
     own = folder / known.config_dir if known.config_dir else None
     assert own is None or own.is_dir(), f"{known.config_dir}: the document shows no file in it"
     words = [word.replace("…", "x") for word in words if word != "…" and not word.endswith("=…")]
@@ -237,7 +238,8 @@ def check_command(command: Command, folder: Path, composed) -> None:
     if program == "train":
         check_values(program, command.arguments, folder, composed)
         return
-    given = {argument.partition("=")[0] for argument in command.arguments}
+    words = hydra_words(command.arguments, schema.PATHS, schema.PATH_LISTS, cli.POSITIONAL[program])
+    given = {word.partition("=")[0] for word in words}
     assert given & {"checkpoint"}, "needs checkpoint=…"
     assert program != "predict" or "video" in given, "needs video=…"
     # What the checkpoint was trained on decides which keys there are: one of these has to fit.
@@ -280,7 +282,7 @@ def check_tool(command: Command, folder: Path, composed) -> None:
     A sentence names a verb, its command or an option without what the verb needs besides.
     """
     verb, *words = command.arguments
-    if verb == "--help":
+    if verb in ("--help", "--version"):
         return
     assert verb in tools.VERBS, f"vsn-tools has no verb {verb}"
     module = importlib.import_module(f"vsn_train.tools.{verb}")
@@ -529,7 +531,7 @@ def test_add_an_operator_works_as_written(reader, tmp_path, capsys):
     assert said.split() == expected_output(document, "vsn-eval: ").split()
     code, said = reader(evaluate, "data.workers=0")
     assert code == 0, said
-    assert json.loads(Path("runs/time_conv/eval/center_1clip/metrics.json").read_text())["n"] == 12
+    assert json.loads(Path("runs/time_conv/eval/best/center_1clip/metrics.json").read_text())["n"] == 12
 
     check = next(block for block in blocks_of(document) if block.text.startswith("import torch"))
     exec(compile(check.text, document, "exec"), {})
@@ -558,7 +560,7 @@ def test_add_a_data_set_works_as_written(reader, tmp_path):
     assert code == 2
     assert "add dataset.loader=diving48.load" in said
     assert reader(evaluate, "data.workers=0")[0] == 0
-    metrics = json.loads(Path("runs/diving48/eval/center_2clip/metrics.json").read_text())
+    metrics = json.loads(Path("runs/diving48/eval/best/center_2clip/metrics.json").read_text())
     assert (metrics["dataset"], metrics["n"]) == ("diving48", 3)
 
 

@@ -46,7 +46,7 @@ def test_what_a_slot_depends_on():
         (draw_protocols.main, [], ["clips.png", "crops.png"]),
     ],
 )
-def test_pictures_are_written(main, arguments, names, tmp_path, monkeypatch):
+def test_figures_are_written(main, arguments, names, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["draw", "--output", str(tmp_path), *arguments])
     main()
     assert sorted(path.name for path in tmp_path.iterdir()) == names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,13 +20,12 @@ from torch import nn
 from tests.conftest import SMALL, run_command
 from tests.media import write_counting_folder, write_counting_video
 from vsn_train.analysis.scores import Scores
-from vsn_train.data.datasets.something_v1 import MIRROR_CLASSES, load_something_v1
-from vsn_train.data.loader import TestVideos, test_loader
+from vsn_train.data.datasets.something_v1 import FLIP_CLASSES, load_something_v1
+from vsn_train.data.loader import EvalVideos, eval_loader
 from vsn_train.data.protocol import Protocol
 from vsn_train.engine.distributed import Process
 from vsn_train.engine.evaluate import mean_of_views, score_videos, video_groups
-
-test_loader.__test__ = False  # type: ignore[attr-defined]  # a function of the library, not a test
+from vsn_train.folder_lock import folder_lock
 
 CLASSES = ["SoccerJuggling", "ApplyEyeMakeup", "HandstandPushups"]  # of the checkpoint of `ucf101_run`
 VIDEOS = 12
@@ -60,7 +60,7 @@ def arguments_of(ucf101_run: Path, many: Path, folder: Path, *more: str) -> list
 def evaluated(ucf101_run: Path, many: Path, folder: Path, *more: str) -> Path:
     result = run_command("vsn-eval", *arguments_of(ucf101_run, many, folder, *more))
     assert result.code == 0, result.err
-    (scores,) = folder.glob("eval/*/scores.npz")
+    (scores,) = folder.glob("eval/*/*/scores.npz")
     assert not (scores.parent / "parts").exists()
     return scores
 
@@ -89,7 +89,7 @@ def test_killed_and_resumed_gives_the_same_bytes(ucf101_run, many, whole, tmp_pa
     process = subprocess.Popen(
         [command, *arguments_of(ucf101_run, many, folder, *more)], cwd=tmp_path, start_new_session=True
     )
-    parts = folder / "eval" / "tencrop_5clip" / "parts"
+    parts = folder / "eval" / "last" / "tencrop_5clip" / "parts"
     deadline = time.monotonic() + 600  # generous: machines that run tests are busy
     while not list(parts.glob("*.npz")):
         assert process.poll() is None, "ended before its first part"
@@ -123,7 +123,7 @@ def test_a_bad_video_counts_as_wrong_where_the_user_says_so_and_is_named(ucf101_
     assert result.code == 0, result.err
     assert f"cannot read {name}: " in result.out
     assert "; counted as wrong" in result.out
-    folder = tmp_path / "run" / "eval" / "center_1clip_crop40"  # named as what it is
+    folder = tmp_path / "run" / "eval" / "last" / "center_1clip_crop40"  # named as what it is
     scores = Scores.load(folder / "scores.npz")
     assert len(scores) == VIDEOS
     bad = scores.ids.tolist().index(name)
@@ -142,9 +142,9 @@ OTHERS = ["Holding something", "Unfolding something"]
 
 @pytest.fixture(scope="module")
 def something_v1(tmp_path_factory):
-    """Its official file formats, the names of its mirrored classes, and two others; frame folders of moving bars."""
+    """Its official file formats, the names of its flipped classes, and two others; frame folders of moving bars."""
     top = tmp_path_factory.mktemp("ssv1")
-    names = [OTHERS[0], *(name for pair in MIRROR_CLASSES for name in pair), OTHERS[1]]
+    names = [OTHERS[0], *(name for pair in FLIP_CLASSES for name in pair), OTHERS[1]]
     (top / "something-something-v1-labels.csv").write_text("".join(f"{name}\n" for name in names))
     rows = []
     for index, name in enumerate(names * 2):
@@ -186,8 +186,8 @@ class TellsTheWay(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize("pair", MIRROR_CLASSES, ids=lambda pair: pair[0].split()[0])
-def test_mirrored_views_of_left_and_right_are_swapped_back(something_v1, pair):
+@pytest.mark.parametrize("pair", FLIP_CLASSES, ids=lambda pair: pair[0].split()[0])
+def test_flipped_views_of_left_and_right_are_swapped_back(something_v1, pair):
     manifest = load_something_v1(something_v1, "val")
     assert len(manifest.flip_pairs) == 3
     left_to_right, right_to_left = (manifest.class_names.index(name) for name in pair)
@@ -197,23 +197,23 @@ def test_mirrored_views_of_left_and_right_are_swapped_back(something_v1, pair):
     protocol = Protocol(2, "uniform", 10, 36, 36)
     process = Process(0, 1, torch.device("cpu"))
     mine = np.flatnonzero(np.isin(manifest.labels, (left_to_right, right_to_left)))
-    videos = TestVideos(manifest, 8, protocol.clips, protocol.placement, protocol.short_side, "auto")
+    videos = EvalVideos(manifest, 8, protocol, "auto")
     options = {"keep_views": True, "on_bad_video": "error", "title": ""}
 
-    def views(mirrored_labels: np.ndarray) -> dict:
+    def views(flipped_labels: np.ndarray) -> dict:
         groups = video_groups(len(manifest), protocol.views, 16, process)
         return score_videos(
-            model, test_loader(videos, groups, 0), len(groups), process, lambda results: None, protocol=protocol,
-            mirrored_labels=mirrored_labels, views_per_batch=16, autocast=torch.autocast("cpu", enabled=False),
+            model, eval_loader(videos, groups, 0), len(groups), process, lambda results: None, protocol=protocol,
+            flipped_labels=flipped_labels, views_per_batch=16, autocast=torch.autocast("cpu", enabled=False),
             **options,
         )  # fmt: skip
 
-    swapped, kept = views(manifest.mirrored_labels()), views(np.arange(len(manifest.class_names)))
+    swapped, kept = views(manifest.flipped_labels()), views(np.arange(len(manifest.class_names)))
     for index in mine:
         label = manifest.labels[index]
-        assert (swapped[index].argmax(axis=1) == label).all()  # every view, mirrored or not
+        assert (swapped[index].argmax(axis=1) == label).all()  # every view, flipped or not
         assert mean_of_views(swapped[index]).argmax() == label
-        assert (kept[index][:, label] > 0).mean() == 0.5  # without the swap the mirrored half says the other way
+        assert (kept[index][:, label] > 0).mean() == 0.5  # without the swap the flipped half says the other way
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +234,7 @@ def test_a_split_without_labels_gives_scores_and_a_submission_and_no_accuracy(so
     assert result.code == 0, result.err
     assert "top" not in result.out.replace("stop", "")
     assert result.out.splitlines()[1].split() == ["something_v1", "test", "center_1clip", "16", "unknown"]
-    folder = tmp_path / "eval" / "center_1clip_test"
+    folder = tmp_path / "eval" / "last" / "center_1clip_test"
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["n"] == 16
     assert not {"top1", "top5", "loss"} & metrics.keys()
@@ -272,8 +272,8 @@ def test_prediction_of_folders_patterns_and_parts_of_videos(ucf101_run, many, tm
     assert facts["predictions"][0]["frames"] == [[7, 22, 37, 52]]
     assert facts["predictions"][0]["classes"] == facts["predictions"][1]["classes"]
     for each in facts["predictions"]:
-        picture = (out / each["picture"]).read_bytes()
-        assert picture.startswith(b"\x89PNG")
+        figure = (out / each["picture"]).read_bytes()
+        assert figure.startswith(b"\x89PNG")
         assert len(each["classes"]) == 3
         assert sum(one["probability"] for one in each["classes"]) == pytest.approx(1)
 
@@ -297,3 +297,72 @@ def test_prediction_names_what_it_cannot_read_and_does_the_rest(ucf101_run, tmp_
     assert late.code == 2
     assert "it is 0.67 s long and has no frame between start and end" in late.err
     assert not (tmp_path / "none").exists()
+
+
+def test_checkpoints_and_videos_are_named_as_people_do(ucf101_run, many, tmp_path):
+    """Run folders, words without a key, sweeps, and names in which Hydra's grammar finds a meaning."""
+    run = tmp_path / "my run, v=2 [final]"
+    shutil.copytree(ucf101_run, run, ignore=shutil.ignore_patterns("eval"))
+    few = ["runtime.threads=1", "report=false", f"dataset.root={many}", "data.workers=0"]
+    swept = run_command(
+        "vsn-eval", "--multirun", f"checkpoint={run}/checkpoints/best.pt", "protocol=center_1clip,center_2clip", *few
+    )
+    assert swept.code == 0, swept.err
+    assert sorted(path.name for path in (run / "eval" / "best").iterdir()) == ["center_1clip", "center_2clip"]
+    shown = run_command("vsn-eval", str(run), "--cfg", "job")
+    assert shown.code == 0, shown.err
+    assert "???" not in shown.out
+    names = ["跑步.avi", "clip (1).avi", "a,b.avi", "x=y.avi", "it's.avi", "50% [final].avi", "v{1}.avi", "end .avi"]
+    for name in names:
+        shutil.copy(many / CLASSES[0] / f"v_{CLASSES[0]}_g00_c01.avi", tmp_path / name)
+    (tmp_path / "100021").mkdir()
+    shutil.copy(tmp_path / names[0], tmp_path / "100021" / "0.avi")
+    out = f"hydra.run.dir={tmp_path}/out"
+    loose = run_command("vsn-predict", str(run), *names, out, "protocol=center_1clip", cwd=tmp_path)
+    assert loose.code == 0, loose.err
+    found = json.loads((tmp_path / "out" / "prediction.json").read_text())["predictions"]
+    assert [each["video"] for each in found] == names
+    one = run_command("vsn-predict", f"checkpoint={run}", "video=100021", out, "protocol=center_1clip", cwd=tmp_path)
+    assert one.code == 0, one.err
+    (prediction,) = json.loads((tmp_path / "out" / "prediction.json").read_text())["predictions"]
+    assert prediction["video"] == "100021/0.avi"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    refused = run_command("vsn-eval", str(empty))
+    assert refused.code == 2
+    assert "a folder without checkpoints; expected a run folder or a .pt file" in refused.err
+
+
+def test_results_of_another_checkpoint_are_replaced_as_a_whole_and_one_in_use_is_refused(ucf101_run, many, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(ucf101_run / "checkpoints", run / "checkpoints")
+    few = ["runtime.threads=1", f"dataset.root={many}", "data.workers=0", "protocol=center_1clip"]
+    first = run_command("vsn-eval", f"checkpoint={run}/checkpoints/last.pt", *few)
+    assert first.code == 0, first.err
+    folder = run / "eval" / "last" / "center_1clip"
+    assert {path.name for path in folder.iterdir()} == {"metrics.json", "scores.npz", "report.html"}
+    content = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+    torch.save(content | {"epoch": 7}, run / "checkpoints" / "last.pt")
+    lock = folder.parent / ".center_1clip"
+    lock.mkdir()
+    with folder_lock(lock, ""):
+        held = run_command("vsn-eval", f"checkpoint={run}/checkpoints/last.pt", "report=false", *few)
+    assert held.code == 2
+    assert f"is in use by process {os.getpid()}" in held.err
+    assert json.loads((folder / "metrics.json").read_text())["epoch"] == 2
+    second = run_command("vsn-eval", f"checkpoint={run}/checkpoints/last.pt", "report=false", *few)
+    assert second.code == 0, second.err
+    assert "replaced: results of another evaluation there (checkpoint differed)" in second.out
+    assert {path.name for path in folder.iterdir()} == {"metrics.json", "scores.npz"}  # no report of another one
+    assert json.loads((folder / "metrics.json").read_text())["epoch"] == 7
+
+
+def test_two_trainings_in_one_folder(ucf101, tmp_path):
+    (tmp_path / "run").mkdir()
+    with folder_lock(tmp_path / "run", ""):
+        second = run_command(
+            "vsn-train", "dataset=ucf101", f"dataset.root={ucf101}", f"hydra.run.dir={tmp_path}/run", *SMALL
+        )
+    assert second.code == 2
+    assert re.search(r"run is in use by process \d+ on .*; choose another hydra\.run\.dir", second.err)
+    assert not list((tmp_path / "run").iterdir())

@@ -177,6 +177,14 @@ def test_a_sweep_through_submitit(values, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
 
 
+@pytest.mark.skipif(not find_spec("submitit"), reason="needs the extra slurm")
+def test_jobs_in_processes_of_their_own_share_the_folder_of_their_sweep(values, tmp_path):
+    result = run_command("vsn-train", "--multirun", "hydra/launcher=submitit_local", "seed=0,1", *values, cwd=tmp_path)
+    assert result.code == 0, result.err
+    (sweep,) = (tmp_path / "runs" / "multirun").iterdir()
+    assert [(sweep / job / "checkpoints" / "last.pt").is_file() for job in ("0", "1")] == [True, True]
+
+
 def test_check_shows_what_the_network_sees_and_trains_nothing(values, tmp_path):
     run = tmp_path / "run"
     result = run_command("vsn-train", *values, "check=true", f"hydra.run.dir={run}")

@@ -13,10 +13,9 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -29,20 +28,30 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vsn_train import config as schema
 from vsn_train.errors import InputError, StoppedError, refusal
+from vsn_train.folder_lock import new_folder
+from vsn_train.typed_paths import SWEEP_FLAGS, hydra_words, quoted
+from vsn_train.versions import version_line
+
+if TYPE_CHECKING:
+    from vsn_train.engine.checkpoint import OpenedCheckpoint
 
 WRONG_INPUT = 2
 FAILED = 1
 FAILED_JOBS = "failed.txt"  # in the folder of a sweep: a line for each, its name and exit code
 
 
+# The keys of words without a key: vsn-eval best.pt, vsn-predict best.pt clip.mp4.
+POSITIONAL = {"train": (), "eval": ("checkpoint",), "predict": ("checkpoint", "video")}
+
+
 def train() -> None:
     """Entry point of vsn-train."""
 
-    def work(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> None:
+    def work(config: schema.Train, run_folder: Path) -> None:
         schema.check_train(config)
         from vsn_train.launch import launch_train
 
-        launch_train(config, stored, run_folder)
+        launch_train(config, run_folder)
 
     _run_command("train", work)
 
@@ -50,11 +59,11 @@ def train() -> None:
 def evaluate() -> None:
     """Entry point of vsn-eval."""
 
-    def work(config: schema.Eval, stored: dict[str, Any], run_folder: Path) -> None:
+    def work(config: schema.Eval, run_folder: Path) -> None:
         schema.check_eval(config)
         from vsn_train.launch import launch_evaluate
 
-        launch_evaluate(config, run_folder)
+        launch_evaluate(config, _opened(config.checkpoint), run_folder)
 
     _run_command("eval", work)
 
@@ -62,16 +71,19 @@ def evaluate() -> None:
 def predict() -> None:
     """Entry point of vsn-predict."""
 
-    def work(config: schema.Predict, stored: dict[str, Any], run_folder: Path) -> None:
+    def work(config: schema.Predict, run_folder: Path) -> None:
         schema.check_predict(config)
         from vsn_train.run.predict import predict
 
-        predict(config, run_folder)
+        predict(config, _opened(config.checkpoint), run_folder)
 
     _run_command("predict", work)
 
 
-def _run_command(name: str, work: Callable[[Any, dict[str, Any], Path], None]) -> None:
+def _run_command(name: str, work: Callable[[Any, Path], None]) -> None:
+    if "--version" in sys.argv[1:]:  # Hydra's own flag would tell Hydra's version
+        print(version_line())
+        return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print: the messages below are ours
     # OpenMP's threads otherwise spin while they wait, and take the cores from the loader's workers: on a machine that
     # is busy with other work too, training was seen to take ten times as long.
@@ -82,17 +94,17 @@ def _run_command(name: str, work: Callable[[Any, dict[str, Any], Path], None]) -
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
     OmegaConf.register_new_resolver("checkpoint_folder", _checkpoint_folder, replace=True)
     OmegaConf.register_new_resolver("choices", _choices, replace=True)
+    OmegaConf.register_new_resolver("new_folder", _new_folder, replace=True)
 
-    sys.argv[1:] = [schema.with_home(argument) for argument in sys.argv[1:]]
+    _OPENED.clear()
+    program, words = sys.argv[0], sys.argv[1:]
     command = os.getpid()
 
     def job(config: DictConfig) -> None:
         run_folder = Path(HydraConfig.get().runtime.output_dir)
         code = 0
         try:
-            stored = OmegaConf.to_container(config, resolve=False)
-            assert isinstance(stored, dict)
-            work(OmegaConf.to_object(config), {str(key): value for key, value in stored.items()}, run_folder)
+            work(OmegaConf.to_object(config), run_folder)
         except (InputError, OmegaConfBaseException) as error:
             code = _explain(name, error)
         except StoppedError as error:
@@ -110,18 +122,29 @@ def _run_command(name: str, work: Callable[[Any, dict[str, Any], Path], None]) -
         elif code:
             sys.exit(code)
 
+    codes: list[int] = []
     try:
         schema.register_schemas()
-        _refuse_new_keys()
-        if name != "train":
-            _start_from_checkpoint(name)
-        hydra.main(version_base="1.3", config_path=str(schema.config_folder()), config_name=name)(job)()
+        words = hydra_words(words, schema.PATHS, schema.PATH_LISTS, POSITIONAL[name])
+        _refuse_new_keys(words)
+        for given in [words] if name == "train" else _for_each_checkpoint(words):
+            sys.argv = [program, *given]
+            if name != "train":
+                _start_from_checkpoint(name)
+            try:
+                hydra.main(version_base="1.3", config_path=str(schema.config_folder()), config_name=name)(job)()
+            except SystemExit as error:
+                if given is words:
+                    raise
+                codes.append(error.code if isinstance(error.code, int) else FAILED)  # and on with the next checkpoint
     except (InputError, HydraException, OmegaConfBaseException) as error:
         sys.exit(_explain(name, error))  # before OSError, which some of Hydra's errors are too
     except OSError as error:  # Hydra makes the run folder
         sys.exit(_explain_refusal(name, error, Path(error.filename or ".")))
     except KeyboardInterrupt:
         sys.exit(f"vsn-{name}: interrupted")
+    if any(codes):
+        sys.exit(max(codes))
 
 
 def _explain_refusal(command: str, error: OSError, run_folder: Path) -> int:
@@ -170,30 +193,73 @@ class ComparisonTable(Callback):
         print(f"\n{compare_runs(jobs)}\n\nrun folders: {folder}")
 
 
-def _refuse_new_keys() -> None:
+def _refuse_new_keys(words: Sequence[str]) -> None:
     """Hydra's +key=value adds a key; nothing would read it."""
-    for argument in sys.argv[1:]:
-        if argument.startswith("+"):
-            key = argument.lstrip("+").partition("=")[0]
-            raise InputError(f"unknown key {argument!r}: keys cannot be added; to change one write {key}=…")
+    for word in words:
+        if word.startswith("+"):
+            key = word.lstrip("+").partition("=")[0]
+            raise InputError(f"unknown key {word!r}: keys cannot be added; to change one write {key}=…")
+
+
+def _for_each_checkpoint(words: list[str]) -> list[list[str]]:
+    """The command lines of a sweep over checkpoints, one for each of them: Hydra composes on top of a checkpoint's own
+    config, which differs between them. Any other command line is the only one."""
+    choices = _given(words, "checkpoint")
+    if not isinstance(choices, list) or len(choices) < 2:
+        return [words]
+    others = [word for word in words if not word.startswith("checkpoint=")]
+    return [[*others, f"checkpoint={quoted(choice)}"] for choice in choices]
+
+
+def _given(words: Sequence[str], key: str) -> str | list[str] | None:
+    """The value of a key on the command line; a list where it is swept over; None where it is not given."""
+    parsed = OverridesParser.create().parse_overrides(_overrides(words))
+    found = next((each for each in parsed if each.key_or_group == key), None)
+    if found is None:
+        return None
+    choices = list(found.sweep_iterator()) if found.is_sweep_override() else [found.value()]
+    # As OmegaConf will read them: the parser leaves escaped interpolations escaped.
+    texts = [str(OmegaConf.create([getattr(choice, "text", choice)])[0]) for choice in choices if choice is not None]
+    if found.is_sweep_override():
+        return texts
+    return texts[0] if texts else None
+
+
+def _overrides(words: Sequence[str]) -> list[str]:
+    """The words that change the config, without Hydra's flags."""
+    return [word for word in words if not word.startswith("-") and "=" in word]
+
+
+_OPENED: dict[str, OpenedCheckpoint] = {}  # what this process has read, by its path as given
+
+
+def _opened(path: str) -> OpenedCheckpoint:
+    """The checkpoint that a command works with. It is read once: by the time that the work begins, a training may have
+    replaced the file."""
+    from vsn_train.engine.checkpoint import checkpoint_in, open_checkpoint
+
+    if path not in _OPENED:
+        _OPENED.clear()
+        _OPENED[path] = open_checkpoint(checkpoint_in(Path(path)))
+    return _OPENED[path]
 
 
 def _start_from_checkpoint(name: str) -> None:
     """Let Hydra compose on top of the checkpoint's own config, which has to be read first."""
     schema.register_checkpoint(None)
-    _, arguments = _config_dir()
-    flags = [argument for argument in arguments if argument.startswith("-") or "=" not in argument]
-    overrides = [argument for argument in arguments if argument not in flags]
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    path = next((str(each.value()) for each in parsed if each.key_or_group == "checkpoint"), None)
-    if path is None or flags:
-        return  # --help, --cfg job, --multirun and the like show or sweep; a missing checkpoint is reported by the job
-    _compose(name, overrides)  # a misspelt key is told before torch is imported
-    from vsn_train.engine.checkpoint import load_checkpoint
-
-    stored = load_checkpoint(Path(path)).config
-    schema.register_checkpoint(stored)
-    if functions := schema.own_functions(stored):
+    _, words = _config_dir()
+    if {"--help", "-h", "--hydra-help", "--version"} & set(words):
+        return  # help shows the keys of all checkpoints
+    path = _given(words, "checkpoint")
+    if not isinstance(path, str):
+        return  # the job says that it is missing
+    overrides = _overrides(words)
+    sweeps = bool(set(SWEEP_FLAGS) & set(words))
+    if not sweeps:
+        _compose(name, overrides)  # a misspelt key is told before torch is imported
+    config = _opened(path).checkpoint.config
+    schema.register_checkpoint(config)
+    if (functions := schema.own_functions(config)) and not sweeps:
         composed = _compose(name, overrides)
         for (group, key), function in functions.items():
             if OmegaConf.is_missing(composed.get(group, {}), key):
@@ -231,9 +297,14 @@ def _run_folder(name: str, resume: bool) -> str:
     return _choose_run_folder(name, resume)
 
 
+@cache
+def _new_folder(parent: str) -> str:
+    return str(new_folder(Path(parent)))
+
+
 def _choose_run_folder(name: str, resume: bool) -> str:
     if not resume:
-        return f"runs/{name}/{datetime.now():%Y-%m-%d_%H-%M-%S}"
+        return str(new_folder(Path("runs", name)))
     found = sorted(Path("runs", name).glob("*/checkpoints/last.pt"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise InputError(
@@ -244,9 +315,10 @@ def _choose_run_folder(name: str, resume: bool) -> str:
 
 
 def _checkpoint_folder(checkpoint: str) -> str:
-    """The run folder that a checkpoint lies in; a stray file gets a folder of its own."""
-    path = Path(checkpoint)
-    return str(path.parent.parent) if path.parent.name == "checkpoints" else f"runs/eval/{path.stem}"
+    """The run folder that a checkpoint lies in; a stray file gets a folder of its own, named after its content."""
+    opened = _opened(checkpoint)
+    folder = opened.path.parent
+    return str(folder.parent) if folder.name == "checkpoints" else f"runs/eval/{opened.path.stem}_{opened.hash[:8]}"
 
 
 def _choices(*groups: str) -> str:

@@ -7,9 +7,8 @@ holds what a type cannot say. Below run/ nobody sees a config.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ class Custom(Dataset):
     val: str | None = None  # likewise
     test: str | None = None  # likewise; may lack labels
     classes: str | None = None  # file with a class name a line, in index order; null: what the training list names
-    flip_pairs: list[list[str]] = field(default_factory=list)  # pairs of class names that a mirror exchanges
+    flip_pairs: list[list[str]] = field(default_factory=list)  # pairs of class names that a horizontal flip exchanges
     max_missing_share: float = 0.0
     count_frames: bool = False
 
@@ -124,7 +123,7 @@ class Data:
     batch_size: int = 8  # videos per process and step
     workers: int = 2  # loader processes per training process
     decoder: str = "auto"  # "auto", "decord", "pyav" or "torchcodec"
-    modality: str = "rgb"  # "rgb", or "flow": optical flow from folders of x and y pictures
+    modality: str = "rgb"  # "rgb", or "flow": optical flow from folders of x and y images
     sampling: str = "uniform"  # frames of a training clip: "uniform" segments, or a "dense" window of 64 frames
     short_side: int = 256  # pixels: the test's resize
     crop_size: int = 224  # pixels: what the network sees
@@ -141,7 +140,7 @@ class Augment:
     scales: list[float] | None = None
     area: list[float] = field(default_factory=lambda: [0.08, 1.0])  # random_resized: least and largest share of a frame
     aspect: list[float] = field(default_factory=lambda: [0.75, 1.3333])  # random_resized: width / height, from and to
-    flip: bool = True  # mirror every second clip; the label follows the data set's flip pairs
+    flip: bool = True  # flip every second clip; the label follows the data set's flip pairs
     rand_augment: int = 0  # RandAugment's N: operations per clip
     magnitude: int = 9  # RandAugment's M, 0 to 30
     brightness: float = 0.0  # colour jitter: factors from 1 - value to 1 + value
@@ -246,7 +245,7 @@ class Train:
     name: str = "${dataset.name}_${backbone.operator}_${backbone.arch}"
     seed: int = 0
     resume: bool = False  # go on from the newest checkpoint of the run folder
-    check: bool = False  # do not train: look at two batches, what limits the speed, and a picture of the clips
+    check: bool = False  # do not train: look at two batches, what limits the speed, and a figure of the clips
     weights: str | None = None  # file to start from: of torchvision, the TSM repository, mmaction2 or vsn-train
     weights_new_head: bool = False  # leave the file's classifier out although the number of classes fits
     weights_other_operator: bool = False  # take a file that was trained with another operator, or placed otherwise
@@ -317,6 +316,14 @@ BACKBONES: dict[str, type[Backbone]] = {
 }
 
 
+# Keys whose values are paths, and those of them that take a list of paths.
+PATHS = {
+    "checkpoint", "video", "weights", "weights_class_order", "dataset.root", "dataset.annotations", "dataset.train",
+    "dataset.val", "dataset.test", "dataset.classes", "hydra.run.dir", "hydra.sweep.dir",
+}  # fmt: skip
+PATH_LISTS = {"video"}
+
+
 def config_folder() -> Path:
     """The YAML files: inside the installed package, or at the top of the source tree."""
     package = Path(__file__).resolve().parent
@@ -324,11 +331,6 @@ def config_folder() -> Path:
         if folder.is_dir():
             return folder
     raise InputError(f"found no configs folder in or beside {package}; install vsn-train again")
-
-
-def with_home(argument: str) -> str:
-    """key=~/videos with the home folder's path: shells leave that to the program, and Hydra takes a ~ for an error."""
-    return re.sub(r"(?<=[=,\[])~(?=/|$)", lambda _: os.path.expanduser("~"), argument)
 
 
 def register_schemas() -> None:
@@ -357,8 +359,26 @@ def register_schemas() -> None:
             store.store(group=group, name=f"{name}_schema", node=node)
 
 
+def plain(config: Train) -> dict[str, Any]:
+    """The values of a config, as config.yaml and checkpoints keep them; folders with their absolute paths."""
+    values = asdict(config)
+    for key in ("root", "annotations"):  # a checkpoint is used from other folders
+        if values["dataset"].get(key):
+            values["dataset"][key] = os.path.abspath(os.path.expanduser(values["dataset"][key]))
+    return values
+
+
+def _literal(value: Any) -> Any:
+    """Text that OmegaConf gives back as it is."""
+    if isinstance(value, dict):
+        return {key: _literal(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_literal(each) for each in value]
+    return value.replace("${", "\\${") if isinstance(value, str) else value
+
+
 def register_checkpoint(config: dict[str, Any] | None) -> None:
-    """Make a checkpoint's own config what vsn-eval and vsn-predict start from.
+    """Make a checkpoint's own config what vsn-eval and vsn-predict start from. config: plain values.
 
     None stands for "no checkpoint read yet": keys can then be checked before torch is imported, every data set's and
     every backbone's keys being accepted until it is known which one it is.
@@ -372,10 +392,16 @@ def register_checkpoint(config: dict[str, Any] | None) -> None:
             "runtime": Runtime,
         }
     else:
+        config = {key: _literal(value) for key, value in config.items()}
+        # The views' sizes follow those of the data, as in configs/protocol.
+        protocol = dict(config["protocol"])
+        for key, followed in (("short_side", ["short_side"]), ("crop_size", ["crop_size", "short_side"])):
+            same = [each for each in followed if config["data"].get(each) == protocol[key]]
+            protocol[key] = f"${{data.{same[0]}}}" if same else protocol[key]
         nodes = {
             "dataset": _type_of(config, "dataset", "name", DATASETS)(**config["dataset"]),
             "backbone": _type_of(config, "backbone", "operator", BACKBONES)(**config["backbone"]),
-            "protocol": Protocol(**config["protocol"]),
+            "protocol": Protocol(**protocol),
             "data": Data(**config["data"]),
             "runtime": Runtime(**config["runtime"]),
         }

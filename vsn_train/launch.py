@@ -24,7 +24,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from vsn_train import config as schema
 from vsn_train.data.workers import die_with_parent
-from vsn_train.engine.distributed import launched_before, meet
+from vsn_train.engine.checkpoint import OpenedCheckpoint
+from vsn_train.engine.distributed import launched_before, rendezvous
 from vsn_train.engine.interrupts import CANCELLED, REQUEUE
 from vsn_train.errors import InputError, StoppedError, refusal
 from vsn_train.run.evaluate import evaluate
@@ -33,19 +34,14 @@ from vsn_train.run.train import train
 PEER_LOST = 3  # exit code of a process that ended because another one did; that one tells why
 
 
-def launch_train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> None:
+def launch_train(config: schema.Train, run_folder: Path) -> None:
     """Train in this process, or in runtime.devices local ones."""
-    # Absolute paths: the config goes into checkpoints, which are used from other folders.
-    for key in ("root", "annotations"):
-        if value := getattr(config.dataset, key, None):
-            stored["dataset"][key] = os.path.abspath(os.path.expanduser(value))
-    restarts = config.runtime.restarts
-    _launch("vsn-train", train, config.runtime.devices, restarts, config, stored, run_folder.absolute())
+    _launch("vsn-train", train, config.runtime.devices, config.runtime.restarts, config, run_folder.absolute())
 
 
-def launch_evaluate(config: schema.Eval, run_folder: Path) -> None:
+def launch_evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) -> None:
     """Evaluate in this process, or in runtime.devices local ones."""
-    _launch("vsn-eval", evaluate, config.runtime.devices, 0, config, run_folder.absolute())
+    _launch("vsn-eval", evaluate, config.runtime.devices, 0, config, opened, run_folder.absolute())
 
 
 def agree_on_run_folder(name: str, choose: Callable[[], str]) -> str:
@@ -54,8 +50,8 @@ def agree_on_run_folder(name: str, choose: Callable[[], str]) -> str:
     Processes that the elastic launcher has started anew get the folder that they had. Raises in all processes what
     choose() raises in the main one.
     """
-    adopt_slurm()
-    store, rank, _ = meet()
+    set_torch_env_from_slurm()
+    store, rank, _ = rendezvous()
     if rank == 0:
         try:
             answer = ["folder", _folder_of_this_launch(name) or choose()]
@@ -73,7 +69,7 @@ def _folder_of_this_launch(name: str) -> str | None:
     return next((str(folder) for folder in folders if launched_before(folder)), None)
 
 
-def adopt_slurm() -> None:
+def set_torch_env_from_slurm() -> None:
     """Say in torch's words (RANK, WORLD_SIZE, …) what srun says in its own; what is there already stays.
 
     A batch script without srun, or srun with a single task, is one process.
@@ -113,7 +109,7 @@ def _first_host(text: str) -> str:
 
 
 def _launch(command: str, work: Callable[..., None], devices: int, restarts: int, *arguments: Any) -> None:
-    adopt_slurm()
+    set_torch_env_from_slurm()
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # torchrun, srun or the like has started the others
         if "TORCHELASTIC_RUN_ID" in os.environ:
             die_with_parent(os.getppid())  # a killed torchrun must not leave processes that write

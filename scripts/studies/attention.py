@@ -6,10 +6,10 @@ Writes trainings into --folder, OUTPUT.md, OUTPUT.json and OUTPUT_*.png, and the
     python scripts/studies/attention.py --seeds 0 1 2 --flow-method tvl1     more seeds; flow as in the papers
     python scripts/studies/attention.py --folder /tmp/try --output /tmp/try/attention schedule.epochs=1
 
-ResNet-18, STH hybrid with attention, recipe of experiment/motion: p = 1/8, 1/4, 1/2 on motion; p = 1/4 on
-motion_static, and on the optical flow of motion. Values at the end go to every training. Trainings that are complete
-in the folder are kept, interrupted ones go on; so the same command again finishes what was stopped, and more seeds
-cost only their own trainings.
+ResNet-18, STH hybrid with attention, recipe of experiment/motion at 64 pixels and for 20 epochs: p = 1/8, 1/4, 1/2 on
+motion; p = 1/4 on motion_static, and on the optical flow of motion. Values at the end go to every training. Trainings
+that are complete in the folder are kept, interrupted ones resume; so the same command again finishes what was stopped,
+and more seeds cost only their own trainings. --parallel trainings run side by side.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from scripts.studies.trainings import VSN_TRAIN, Job, device_of, is_begun, run_jobs, run_script, side_by_side
 from vsn_train.data.datasets.motion import load_motion
 from vsn_train.data.optical_flow import METHODS
-from vsn_train.errors import InputError
 
-VSN_TRAIN, VSN_TOOLS = (str(Path(sys.executable).with_name(name)) for name in ("vsn-train", "vsn-tools"))
+VSN_TOOLS = str(Path(sys.executable).with_name("vsn-tools"))
+# Maps of the last stage have 2 x 2 pixels, and training is long enough for the shares to settle.
+VALUES = ["data.short_side=64", "data.crop_size=64", "schedule.epochs=20"]
 # A clip of motion has 64 pixels and 24 frames: its shapes move by at most some 4 pixels from frame to frame. TSM's
 # bound of 20, for videos of 256 pixels and more, would leave a tenth of the grey levels to them.
 FLOW_BOUND = "5"
@@ -50,16 +52,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--flow-method", choices=METHODS, default="dis", help="tvl1 takes some 40 times as long")
     parser.add_argument("--data", type=Path, default=Path("~/.cache/vsn-train"), help="where the clips are generated")
+    parser.add_argument("--parallel", type=int, default=0, help="trainings side by side; 0: one a core, on CUDA one")
     parser.add_argument("--train-videos", type=int, default=960)
     parser.add_argument("--val-videos", type=int, default=360)
     arguments = parser.parse_intermixed_args()
-    try:
-        run_study(arguments)
-    except InputError as error:
-        print(f"attention: {error}", file=sys.stderr)
-        sys.exit(2)
-    except subprocess.CalledProcessError as error:  # it has said why
-        sys.exit(error.returncode)
+    run_script("attention", lambda: run_study(arguments))
 
 
 def run_study(arguments: argparse.Namespace) -> None:
@@ -70,36 +67,41 @@ def run_study(arguments: argparse.Namespace) -> None:
     extract = ["flow", str(clips), str(flow), "--method", arguments.flow_method]
     run_command(VSN_TOOLS, *extract, "--bound", FLOW_BOUND)
     on_flow = [
-        # Flow is a data set of one's own, with the recipe and the mirrors of motion.
+        # Flow is a data set of one's own, with the recipe and the flips of motion.
         "dataset=custom", f"dataset.root={flow}", "data.modality=flow", "experiment=motion",
         "dataset.flip_pairs=[[left,right],[clockwise,counterclockwise]]",
     ]  # fmt: skip
-    checkpoints, labels = [], []
+    parallel, threads = side_by_side(arguments.parallel, device_of(arguments.values))
+    jobs, checkpoints, labels = [], [], []
     for seed in arguments.seeds:
         for name, p, source, label in RUNS:
             dataset = on_flow if source == "flow" else [f"dataset={source}", f"dataset.root={data}", *counts]
             sth = ["backbone=sth", "backbone.integration=attention", f"backbone.p={p}", f"seed={seed}"]
             run = arguments.folder / f"{name}_seed{seed}"
-            train(run, [*dataset, *sth, *arguments.values])
+            values = [*dataset, *sth, "data.workers=0", f"runtime.threads={threads}", *VALUES, *arguments.values]
+            jobs.append(training(run, values))
             checkpoints.append(run / "checkpoints" / "last.pt")
             labels.append(label)
+    run_jobs(jobs, arguments.folder, parallel, float("inf"), lambda job: print(f"{job.name}: over", flush=True))
     study = [f"checkpoint=[{','.join(map(str, checkpoints))}]", f"label=[{','.join(labels)}]"]
     study += [f"document={arguments.document}"] if arguments.document else []
     run_command(VSN_TOOLS, "attention", *study, f"output={arguments.output}")
 
 
-def train(run: Path, values: list[str]) -> None:
+def training(run: Path, values: list[str]) -> Job:
     """The training with these values in the folder `run`, begun or gone on with.
 
     One that is complete ends at once. vsn-train refuses a run that was begun with other values.
     """
-    resume = (run / "checkpoints" / "last.pt").exists()
-    run_command(VSN_TRAIN, *values, f"hydra.run.dir={run}", f"resume={str(resume).lower()}")
+    resume = f"resume={str(is_begun(run)).lower()}"
+    return Job(run.name, ((VSN_TRAIN, *values, f"hydra.run.dir={run}", resume),), run.with_suffix(".log"))
 
 
 def run_command(*command: str) -> None:
+    """Raises SystemExit with its exit code where it fails; it has said why."""
     print(" ".join(command), flush=True)
-    subprocess.run(command, check=True)
+    if code := subprocess.run(command, check=False).returncode:
+        sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Operators side by side on several data sets: what a comparison's runs came to, as a table and as a picture.
+"""Operators side by side on several data sets: what a comparison's runs came to, as a table and as a figure.
 
 An operator is named as scripts name it, "sth:p=0.5,integration=sum": the operator and its options.
 """
@@ -90,7 +90,7 @@ def options_of(operator: str) -> dict[str, Any]:
 
 
 def title_of(operator: str) -> str:
-    """As a table or picture names it."""
+    """As a table or figure names it."""
     name, _, rest = operator.partition(":")
     options = options_of(operator)
     if name == "sth":
@@ -177,7 +177,7 @@ def _table(dataset: str, operators: Mapping[str, Mapping[int, float]], costs: Ma
 def draw_comparison(results: Sequence[Result], costs: Mapping[tuple[str, str], Costs], output: Path, note: str) -> None:
     """A PNG: one row an operator; a panel of accuracies for each data set, and the speed beside them.
 
-    note: a line below the picture.
+    note: a line below the figure.
     """
     found = accuracies(results)
     operators = list(dict.fromkeys(each.operator for each in results))
@@ -219,7 +219,7 @@ def draw_spread(axis: plt.Axes, operator: str, values: Sequence[float], row: flo
 def finish_drawing(
     figure: plt.Figure, axes: Sequence[plt.Axes], rows: Mapping[str, int], output: Path, note: str
 ) -> None:
-    """Name the rows, and write the PNG. note: a line below the picture."""
+    """Name the rows, and write the PNG. note: a line below the figure."""
     axes[0].set_yticks(list(rows.values()), [title_of(operator) for operator in rows])
     axes[0].set_ylim(-0.6, len(rows) - 0.4)
     for axis in axes:

@@ -1,7 +1,7 @@
 """What a training takes in GPUs, loader cores, disk and days, from measured rates.
 
 Plain arithmetic, so that every figure can be followed by hand. What was measured is in MEASURED, with the machine; how
-fast a GPU trains is the caller's to say, for none was at hand.
+fast a GPU trains is the caller's to say.
 """
 
 from __future__ import annotations
@@ -74,6 +74,14 @@ class Need:
     manifest_gb: float
 
 
+@dataclass(frozen=True)
+class Published:
+    """What somebody published of a training. clips_per_s: of one GPU."""
+
+    what: str
+    clips_per_s: float
+
+
 def clips_per_gpu(macs: float, tflops: float) -> float:
     """Training clips a second of a GPU that sustains so many TFLOP/s. macs: of one clip's forward pass."""
     return tflops * 1e12 / (PASSES * FLOP_PER_MAC * macs)
@@ -135,6 +143,12 @@ def need_table(columns: Sequence[tuple[VideoSet, int, float, Need]]) -> str:
     for field in fields(Need):
         rows.append([TITLES[field.name], *(_figure(getattr(found, field.name)) for *_, found in columns)])
     return markdown_table(["", *(videos.name for videos, *_ in columns)], rows)
+
+
+def published_table(published: Sequence[Published], assumed: float) -> str:
+    """Markdown: published training clips/s of one GPU, and the assumed ones in units of each."""
+    rows = [[each.what, f"{each.clips_per_s:.0f}", f"{assumed / each.clips_per_s:.2f}"] for each in published]
+    return markdown_table(["published, ResNet-50", "clips/s of a GPU", f"{assumed:.0f} clips/s, times"], rows)
 
 
 def _figure(value: float) -> str:

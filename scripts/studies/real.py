@@ -67,7 +67,9 @@ WEIGHTS = {  # network -> the files that its weights are made of
 }
 HELD_OUT = ((2, 5, 8), (0, 3, 6), (1, 4, 7))  # people of each rotation's validation
 # The clips have 64 x 64 pixels and 7 to 39 frames. The rest is experiment/custom.
-VALUES = ["backbone.num_frames=8", "data.short_side=64", "data.crop_size=64", "schedule.epochs=20"]
+VALUES = [
+    "backbone.num_frames=8", "data.short_side=64", "data.crop_size=64", "schedule.epochs=8", "optimizer.lr=0.003",
+]  # fmt: skip
 COLUMNS = ("path", "frames", "class", "person", "mirrored")  # that are read of clips.csv
 
 
@@ -79,7 +81,7 @@ class Clip:
     frames: int
     label: str
     person: int
-    mirrored: bool
+    flipped: bool
 
 
 @dataclass(frozen=True)
@@ -215,9 +217,9 @@ def movement_of(class_name: str) -> str:
 
 
 def split_clips(clips: Iterable[Clip], held_out: Sequence[int]) -> tuple[list[Clip], list[Clip]]:
-    """Training and validation clips of a rotation. Mirror images are augmentation: in training alone."""
+    """Training and validation clips of a rotation. Flipped copies are augmentation: in training alone."""
     training = [clip for clip in clips if clip.person not in held_out]
-    validation = [clip for clip in clips if clip.person in held_out and not clip.mirrored]
+    validation = [clip for clip in clips if clip.person in held_out and not clip.flipped]
     assert not {clip.person for clip in training} & {clip.person for clip in validation}
     return training, validation
 
@@ -262,7 +264,7 @@ def job_of(run: Run, runs: Path, values: list[str]) -> Job:
         f"seed={run.seed}", "weights_new_head=true", "data.workers=0", *values,
         f"hydra.run.dir={folder}", f"resume={str(is_begun(folder)).lower()}",
     )  # fmt: skip
-    # The report has pictures of the videos, and nobody reads ninety reports.
+    # The report has images of the videos, and nobody reads ninety reports.
     evaluation = (VSN_EVAL, f"checkpoint={folder / 'checkpoints' / 'last.pt'}", "report=false")
     over = collect(runs, *run.place, keep_checkpoints=True)
     return Job(str(run), (evaluation,) if over else (training, evaluation), folder.parent / f"seed{run.seed}.log")
@@ -272,7 +274,7 @@ def finish(run: Run, runs: Path, keep_checkpoints: bool) -> tuple[Result, Outcom
     """What a run that is trained and evaluated came to; its checkpoints are removed. None for any other."""
     folder = run_folder(runs, *run.place)
     result = collect(runs, *run.place, keep_checkpoints=True)
-    scores = next(folder.glob("eval/*/scores.npz"), None)
+    scores = next(folder.glob("eval/*/*/scores.npz"), None)
     if result is None or scores is None:
         return None
     if not keep_checkpoints:
@@ -323,7 +325,7 @@ def pooled(outcomes: Outcomes) -> dict[int, Outcome]:
     return {seed: together(parts) for seed, parts in found.items() if len(parts) == len(HELD_OUT)}
 
 
-# ---- Tables and picture ----------------------------------------------------------------------------------------------
+# ---- Tables and figure ----------------------------------------------------------------------------------------------
 
 
 MEASURES: dict[str, Callable[[Outcome], float]] = {
@@ -498,7 +500,7 @@ def rotation_table(clips: Sequence[Clip]) -> str:
     for rotation, held_out in enumerate(HELD_OUT):
         training, validation = split_clips(clips, held_out)
         rows.append([str(rotation), ", ".join(map(str, held_out)), str(len(training)), str(len(validation))])
-    return markdown_table(["rotation", "people held out", "training clips, with mirrors", "validation clips"], rows)
+    return markdown_table(["rotation", "people held out", "training clips, with flips", "validation clips"], rows)
 
 
 QUESTION = """Networks start from ImageNet weights and are fine-tuned on short videos of people. The videos show four
@@ -508,7 +510,7 @@ how well each operator uses the order of real frames."""
 READING = """- "Top-1" is the share of clips whose class has the highest score of all classes.
 - "Within pair" looks at the two classes of the clip's movement only: has the right one the higher score? Chance is
   50 %. The columns named after movements are the same for the clips of that movement.
-- The clips of the three rotations count together: each clip that is not a mirror image is validated once for a seed,
+- The clips of the three rotations count together: each clip that is not a flipped copy is validated once for a seed,
   by a network that has not seen its person. The value is the mean over the seeds.
 - "± seeds" is the standard deviation of these values over the seeds; "± runs", that of the single runs, one for each
   seed and rotation.
@@ -528,16 +530,16 @@ DATA = """## The data
 
 The data set is not part of this project. It was cut from 36 videos of the Weizmann action data set, which are in
 `data/actions` of sergeytulyakov/mocogan @ 937a99d. The videos have their own terms, for research. There are 154 clips
-of nine people, and the mirror image of each clip, in 64 x 64 pixels. There are eight classes in four pairs: jack,
+of nine people, and a flipped copy of each clip, in 64 x 64 pixels. There are eight classes in four pairs: jack,
 wave1, wave2 and bend, each up and down. Each clip is one half of a movement and has 7 to 39 frames, median 12. The cut
-points were found by the height of the highest moving pixel and checked by eye. Training has the mirror images, and
+points were found by the height of the highest moving pixel and checked by eye. Training has the flipped copies, and
 flips clips at random too; validation has none."""
 
 DOUBTS = """What limits these numbers:
 
 - There is one background, and there are few clips. One clip of a rotation is about two percentage points.
 - Bend has nine clips up and nine clips down. Some "up" clips run a little beyond the turning point.
-- The mirror images are exact. They are augmentation, not evidence.
+- The flipped copies are exact. They are augmentation, not evidence.
 - The weights of ResNet-18 are "ImageNet up to layer3", not a whole ImageNet network."""
 
 

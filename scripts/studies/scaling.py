@@ -1,15 +1,17 @@
 """What a training takes in GPUs, loader cores, disk and days, computed from measured rates: docs/scaling.md.
 
-Writes nothing: it prints the table.
+Writes nothing but the table of --document: it prints the table.
 
     python scripts/studies/scaling.py                                          the table of docs/scaling.md
+    python scripts/studies/scaling.py --document docs/scaling.md               writes it there
     python scripts/studies/scaling.py kinetics400x1000 --gpus 64 512 --operator sth --arch resnet101
     python scripts/studies/scaling.py --videos 2000000 --megabytes 1.5 --frames 250 --epochs 30 --gpus 8
     python scripts/studies/scaling.py kinetics400 --loader-json runs/loader.json --model-json runs/model.json
 
-A number behind a data set's name, as in kinetics400x1000, multiplies its videos. Nothing was measured on a GPU: its
-speed is what --gpu-clips-per-s says, or what `vsn-tools bench model tsm/tsn --mode train --device cuda` measured
-(--model-json), or else what follows from the network's multiplications at --tflops, a rate that you assume.
+A number behind a data set's name, as in kinetics400x1000, multiplies its videos. A GPU's speed is what
+--gpu-clips-per-s says, or what `vsn-tools bench model tsm/tsn --mode train --device cuda` measured (--model-json), or
+what scripts/gpu_report.py measured (--gpu-json; docs/results/gpu.json where that is there), or else what follows from
+the network's multiplications at --tflops, a rate that you assume; then published rates are printed beside it.
 """
 
 from __future__ import annotations
@@ -25,14 +27,17 @@ from typing import Any
 import numpy as np
 
 from scripts.studies.needs import (
+    Published,
     ReadingRates,
     VideoSet,
     check_positive,
     clips_per_gpu,
     need,
     need_table,
+    published_table,
 )
 from vsn_train.analysis.complexity import complexity, total
+from vsn_train.atomic import write_atomic
 from vsn_train.errors import InputError
 from vsn_train.models.backbone import ARCHS, OPERATORS
 
@@ -50,6 +55,15 @@ RATES = {
     "something_v2": ReadingRates(clips=22.2, copied_clips=75.1, test_videos=12.3, copies_made=3.39, growth=4.64),
     "kinetics400": ReadingRates(clips=6.9, copied_clips=92.7, test_videos=6.9, copies_made=0.85, growth=2.31),
 }
+GPU_JSON = Path(__file__).resolve().parents[2] / "docs" / "results" / "gpu.json"
+# What others publish of training ResNet-50: TSM with 8 frames, seconds of a step of 64 clips on 8 GPUs together; images
+# a second of one GPU, of which a clip of 8 frames takes 8.
+PUBLISHED = (
+    Published("TSM, 8 frames, mmaction2: 8 V100, 0.30 s a step of 64 clips", 64 / 0.30 / 8),
+    Published("TSM, 8 frames, the TSM repository: 8 V100, 0.38 s a step of 64 clips", 64 / 0.38 / 8),
+    Published("ResNet-50 on images, AMP: one A100, 2,470 images/s, a ceiling", 2470 / 8),
+)
+BLOCK = "<!-- scripts/studies/scaling.py {} -->"  # around what --document replaces; {}: begins, ends
 DEFAULT = [("something_v2", 8), ("kinetics400", 8), ("kinetics400x1000", 512)]
 # Of an operator that was timed in reference form, and of files written before that was its name.
 OTHER_FORM = re.compile(r"\b(reference|textbook)\b")
@@ -69,11 +83,15 @@ def main() -> None:
     parser.add_argument("--operator", choices=tuple(OPERATORS), default="tsm")
     parser.add_argument("--arch", choices=ARCHS, default="resnet50")
     parser.add_argument("--num-frames", type=int, default=8)
-    parser.add_argument("--tflops", type=float, default=40.0, help="that a GPU sustains in training; assumed")
+    parser.add_argument("--tflops", type=float, help="that a GPU sustains in training; assumed; default 40")
     parser.add_argument("--gpu-clips-per-s", type=float, help="training clips a second of one GPU")
     parser.add_argument(
         "--model-json", type=Path, help="of vsn-tools bench model --mode train on your GPU, for this network"
     )
+    parser.add_argument(
+        "--gpu-json", type=Path, default=GPU_JSON, help="of scripts/gpu_report.py; default: docs/results/gpu.json"
+    )
+    parser.add_argument("--document", type=Path, help="Markdown file whose block between two marks is replaced")
     parser.add_argument("--loader-json", type=Path, help="of vsn-tools bench loader on your files, for all sets")
     arguments = parser.parse_args()
     try:
@@ -97,16 +115,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.videos is not None:
         columns += [(own_set(arguments), RATES["kinetics400"], gpus) for gpus in arguments.gpus or [8]]
 
-    _, macs = total(complexity(arguments.operator, arguments.arch, arguments.num_frames, 400))
-    if arguments.gpu_clips_per_s:
-        rate, source = arguments.gpu_clips_per_s, "as given by --gpu-clips-per-s"
-    elif arguments.model_json:
-        rate = clips_of_model_json(arguments.model_json, arguments.operator, arguments.arch, arguments.num_frames)
-        source = f"as measured in {arguments.model_json}"
-    else:
-        rate = clips_per_gpu(macs, arguments.tflops)
-        source = f"assumed: {macs / 1e9:.1f} GMACs a clip, forward and backward three times that, at a sustained "
-        source += f"{arguments.tflops:g} TFLOP/s (no GPU was measured)"
+    rate, source, published = gpu_rate(arguments)
     read = "as measured on one core of an AMD EPYC, 2026-11-23"
     if arguments.loader_json:
         measured = rates_of_loader_json(arguments.loader_json)
@@ -120,10 +129,59 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.epochs:
             videos = replace(videos, epochs=arguments.epochs)
         rows.append((videos, gpus, rate, need(videos, rates, rate, gpus, arguments.share, arguments.num_frames)))
-    print(f"{arguments.operator}, {arguments.arch}, {arguments.num_frames} frames of 224 x 224")
-    print(f"- a GPU: {rate:.0f} training clips/s, {source}")
-    print(f"- several GPUs: {arguments.share:g} of their summed speed, assumed")
-    print(f"- reading: {read}\n\n{need_table(rows)}")
+    text = (
+        f"{arguments.operator}, {arguments.arch}, {arguments.num_frames} frames of 224 x 224\n"
+        f"- a GPU: {rate:.0f} training clips/s, {source}\n"
+        f"- several GPUs: {arguments.share:g} of their summed speed, assumed\n"
+        f"- reading: {read}\n\n{need_table(rows)}"
+    )
+    if published:
+        text += "\n\nThe assumption beside published rates:\n\n" + published_table(PUBLISHED, rate)
+    print(text)
+    if arguments.document:
+        replace_block(arguments.document, text)
+
+
+def gpu_rate(arguments: argparse.Namespace) -> tuple[float, str, bool]:
+    """Training clips a second of one GPU, where the figure comes from, and whether published ones belong beside it."""
+    network = arguments.operator, arguments.arch, arguments.num_frames
+    if arguments.gpu_clips_per_s:
+        return arguments.gpu_clips_per_s, "as given by --gpu-clips-per-s", False
+    if arguments.model_json:
+        return clips_of_model_json(arguments.model_json, *network), f"as measured in {arguments.model_json}", False
+    macs = macs_of(*network)
+    if arguments.tflops is None and (arguments.gpu_json != GPU_JSON or arguments.gpu_json.exists()):
+        found = clips_of_gpu_json(arguments.gpu_json)
+        name = "docs/results/gpu.json" if arguments.gpu_json == GPU_JSON else str(arguments.gpu_json)
+        if network in found:
+            return found[network], f"as measured by scripts/gpu_report.py ({name})", False
+        # The nearest that was measured: the multiplications are done as fast as that network's.
+        like = ("tsm", "resnet50", 8) if ("tsm", "resnet50", 8) in found else next(iter(found))
+        rate = found[like] * macs_of(*like) / macs
+        return rate, f"computed from {' '.join(map(str, like))} frames ({name}) by the multiplications", False
+    tflops = arguments.tflops or 40.0
+    source = f"assumed: {macs / 1e9:.1f} GMACs a clip, forward and backward three times that, at a sustained "
+    source += f"{tflops:g} TFLOP/s (no GPU was measured)"
+    return clips_per_gpu(macs, tflops), source, network[1:] == ("resnet50", 8)
+
+
+def macs_of(operator: str, arch: str, num_frames: int) -> float:
+    """Of one clip's forward pass, with Kinetics-400's number of classes."""
+    return float(total(complexity(operator, arch, num_frames, 400))[1])
+
+
+def replace_block(path: Path, text: str) -> None:
+    """Raises InputError where the file or the two marks in it are not there."""
+    begin, end = BLOCK.format("begins"), BLOCK.format("ends")
+    try:
+        content = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--document {path}: {error}") from None
+    before, first, rest = content.partition(begin)
+    _, second, after = rest.partition(end)
+    if not (first and second):
+        raise InputError(f"--document {path}: expected the lines {begin} and {end} in it")
+    write_atomic(path, f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 
 def set_and_rates(text: str) -> tuple[VideoSet, ReadingRates]:
@@ -151,7 +209,7 @@ def clips_of_model_json(path: Path, operator: str, arch: str, num_frames: int) -
     """Training clips a second of the network's fastest setting and batch."""
     speeds = [
         row["work"]["batch"] / float(np.median(row["seconds"]))
-        for row in results_of(path, "model")
+        for row in results_of(path, "vsn-tools bench model")
         if row["mode"] == "train" and row["model"].split(":")[0] == operator and not OTHER_FORM.search(row["model"])
         and (row["work"]["arch"], row["work"]["num_frames"]) == (arch, num_frames)
     ]  # fmt: skip
@@ -160,9 +218,29 @@ def clips_of_model_json(path: Path, operator: str, arch: str, num_frames: int) -
     return max(speeds)
 
 
+def clips_of_gpu_json(path: Path) -> dict[tuple[str, str, int], float]:
+    """(operator, arch, frames) -> training clips a second on a GPU in bf16, not compiled.
+
+    path: of scripts/gpu_report.py. Raises InputError for another file, and for one without such a training step.
+    """
+    found: dict[tuple[str, str, int], float] = {}
+    for row in results_of(path, "scripts/gpu_report.py"):
+        if row["mode"] != "train" or row["work"]["device"] != "cuda":
+            continue
+        if row["setting"]["compiled"] or row["setting"]["precision"] != "bf16":
+            continue
+        operator, _, options = row["model"].partition(":")
+        if operator in OPERATORS and not OTHER_FORM.search(row["model"]) and options in ("", "integration=attention"):
+            key = operator, row["work"]["arch"], row["work"]["num_frames"]
+            found.setdefault(key, row["work"]["batch"] / float(np.median(row["seconds"])))
+    if not found:
+        raise InputError(f"{path}: no training step on a GPU in it; scripts/gpu_report.py writes such a file")
+    return found
+
+
 def rates_of_loader_json(path: Path) -> ReadingRates:
     """Of all videos in it together. Needs a training with copies; of the tests it takes the one of the most views."""
-    rows = results_of(path, "loader")
+    rows = results_of(path, "vsn-tools bench loader")
 
     def per_second(mode: str, pipeline: str) -> float:
         found = [row for row in rows if (row["mode"], row.get("pipeline")) == (mode, pipeline)]
@@ -183,12 +261,12 @@ def rates_of_loader_json(path: Path) -> ReadingRates:
     return ReadingRates(*rates, files / seconds, growth)
 
 
-def results_of(path: Path, command: str) -> list[dict[str, Any]]:
+def results_of(path: Path, program: str) -> list[dict[str, Any]]:
     try:
         results: list[dict[str, Any]] = json.loads(path.read_text())["results"]
         return [row for row in results if row["mode"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a file of vsn-tools bench {command} ({error!r})") from None
+        raise InputError(f"{path}: not a file of {program} ({error!r})") from None
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import torch
 import yaml
 
 from scripts.studies.comparison import Result
+from vsn_train.atomic import write_atomic
 from vsn_train.data.isolated import usable_cores
 from vsn_train.errors import InputError
 from vsn_train.models.backbone import OPERATORS
@@ -150,9 +151,7 @@ def collect(runs: Path, dataset: str, operator: str, seed: int, keep_checkpoints
         config["data"]["crop_size"], config["data"]["batch_size"], int(counts["videos"]),
         (folder / "metrics.jsonl").stat().st_mtime - (folder / "config.yaml").stat().st_mtime,
     )  # fmt: skip
-    partial = folder / f".{RESULT}"
-    partial.write_text(json.dumps(asdict(result), indent=1) + "\n")
-    partial.replace(folder / RESULT)
+    write_atomic(folder / RESULT, json.dumps(asdict(result), indent=1) + "\n")
     if not keep_checkpoints:
         shutil.rmtree(folder / "checkpoints")
     return result
@@ -231,7 +230,7 @@ def remove_traces(job: Job, runs: Path) -> None:
     """Of a job that was refused, and of the whole comparison where it had no run yet."""
     job.log.unlink()
     if not any(runs.rglob("config.yaml")):
-        (runs / RECIPE).unlink()
+        (runs / RECIPE).unlink(missing_ok=True)  # the attention study has none
     for folder in job.log.parents:
         if any(folder.iterdir()):
             return

@@ -199,9 +199,9 @@ def test_the_documents_say_what_the_results_say():
     text = judgement(from_json(results))
     document = (ROOT / "docs" / "attention.md").read_text(encoding="utf-8")
     assert f"{script.BEGIN}\n{text}\n\n![" in document
-    pictures = re.findall(r"!\[.*\]\((.*)\)", document)
-    assert pictures
-    assert all((ROOT / "docs" / picture).is_file() for picture in pictures)
+    figures = re.findall(r"!\[.*\]\((.*)\)", document)
+    assert figures
+    assert all((ROOT / "docs" / figure).is_file() for figure in figures)
     assert text in (ROOT / "docs" / "results" / "attention.md").read_text(encoding="utf-8")
 
 

@@ -67,10 +67,10 @@ def test_onnx_of_the_whole_network(tmp_path, operator):
     assert export_model(example(operator), tmp_path / "model.onnx", size=64) < 1e-4
 
 
-def test_file_that_gives_other_logits_is_removed(tmp_path):
-    with pytest.raises(InputError, match=r"logits differ .* removed"):
+def test_file_that_gives_other_logits_is_not_written(tmp_path):
+    with pytest.raises(InputError, match=r"not written: .* logits differ"):
         export_model(first_stage(example("tsn")), tmp_path / "model.pt2", size=32, batch=1, tolerance=-1.0)
-    assert not (tmp_path / "model.pt2").exists()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -104,3 +104,25 @@ def test_script_exports_a_checkpoint(tmp_path):
     video = torch.randn(1, 2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(network(video), model.eval()(video))
+
+
+def test_an_onnxscript_that_does_not_know_this_torch_is_named(tmp_path, monkeypatch):
+    def missing(*arguments, **options):
+        raise ModuleNotFoundError("No module named 'onnxscript.torch_99'", name="onnxscript.torch_99")
+
+    monkeypatch.setattr(torch.onnx, "export", missing)
+    monkeypatch.setattr(export, "require_onnx", lambda: None)
+    with pytest.raises(InputError, match=r"onnxscript .* is too old for torch .*; pip install --upgrade onnxscript"):
+        export_model(first_stage(example("tsn")), tmp_path / "model.onnx", size=32)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_torch_that_needs_a_number_of_clips_is_named(tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise torch._dynamo.exc.UserError(
+            torch._dynamo.exc.UserErrorType.CONSTRAINT_VIOLATION, "Constraints violated (batch)!\nlong text"
+        )
+
+    monkeypatch.setattr(torch.export, "export", refuse)
+    with pytest.raises(InputError, match=r"for any number of clips \(Constraints violated \(batch\)!\); .*--batch 1"):
+        export_model(first_stage(example("tsn")), tmp_path / "model.pt2", size=32)

@@ -14,7 +14,7 @@ import av
 import numpy as np
 
 from tests.media import write_counting_video, write_packed_video
-from vsn_train.data.video import VideoError, open_video
+from vsn_train.data.video import VideoError, _foreign_tags, open_video
 
 CODECS = ("h264", "h264", "hevc", "hevc", "mpeg4", "mpeg4", "packed", "vp8", "vp9")
 CONTAINERS = {
@@ -82,7 +82,7 @@ def write_part(draw: random.Random, path: Path, codec: str, size: tuple[int, int
 
 def read_packed(path: Path) -> list[Packed]:
     """The packets of a video, their times counted in frames from the first."""
-    with av.open("file:" + str(path), metadata_errors="replace") as container:
+    with av.open("file:" + str(path), **_foreign_tags(av.__version__)) as container:
         stream = container.streams.video[0]
         rate = stream.average_rate or Fraction(30)
         packets = [packet for packet in container.demux(stream) if packet.size]
@@ -158,10 +158,11 @@ def _mux(path: Path, template: Path, packets: list[Packed], back: int, options: 
     base = Fraction(1, 90000)
     try:
         with (
-            av.open("file:" + str(template), metadata_errors="replace") as source,
+            av.open("file:" + str(template), **_foreign_tags(av.__version__)) as source,
             av.open(str(path), "w", options=options) as target,
         ):
-            stream = target.add_stream_from_template(source.streams.video[0])
+            # opaque: no encoder is looked for; the only library that reads AV1 here does not write it.
+            stream = target.add_stream_from_template(source.streams.video[0], opaque=True)
             rate = source.streams.video[0].average_rate or Fraction(30)
             if path.suffix == ".avi":
                 stream.time_base = base = 1 / rate
@@ -209,7 +210,7 @@ def decode_plainly(path: Path, keep: int = 0) -> list[np.ndarray]:
     kept: list[av.VideoFrame] = []
     images: list[np.ndarray] = []
     try:
-        with av.open("file:" + str(path), metadata_errors="replace") as container:
+        with av.open("file:" + str(path), **_foreign_tags(av.__version__)) as container:
             streams = [stream for stream in container.streams.video if stream.codec_context]
             if not streams:
                 return []

@@ -33,24 +33,24 @@ def test_one_draw_for_all_frames_and_from_the_generator_alone(clip, how):
     state = torch.get_rng_state()
     seen = set()
     for seed in range(12):
-        result, mirrored = made(clip, seed, **how)
+        result, flipped = made(clip, seed, **how)
         assert result.shape == (3, 3, 48, 48)
         assert result.dtype == torch.uint8
         assert torch.equal(result[0], result[1])
         assert torch.equal(result[0], result[2])
         assert torch.equal(torch.get_rng_state(), state)
         torch.rand(seed)  # what else draws from torch's generator changes nothing
-        again, mirrored_again = made(clip, seed, **how)
+        again, flipped_again = made(clip, seed, **how)
         assert torch.equal(result, again)
-        assert mirrored == mirrored_again
+        assert flipped == flipped_again
         torch.set_rng_state(state)
         seen.add(result.numpy().tobytes())
     assert len(seen) >= (2 if how.get("crop") == "center" else 8)
 
 
 def test_none_is_the_crop_of_the_test(clip):
-    result, mirrored = made(clip, 0, crop="center", flip=False)
-    assert not mirrored
+    result, flipped = made(clip, 0, crop="center", flip=False)
+    assert not flipped
     assert torch.equal(result, center_crop(clip, 56, 48))
 
 
@@ -65,14 +65,14 @@ def test_random_resized_crop_keeps_to_area_and_aspect():
         assert 0.75 <= width / height <= 1.33
 
 
-def test_mirror_is_told_and_happens_in_half_of_the_clips(clip):
-    mirrors = 0
+def test_flip_is_told_and_happens_in_half_of_the_clips(clip):
+    flips = 0
     for seed in range(200):
-        result, mirrored = made(clip, seed, crop="center")
+        result, flipped = made(clip, seed, crop="center")
         expected = center_crop(clip, 56, 48)
-        assert torch.equal(result, expected.flip(-1) if mirrored else expected)
-        mirrors += mirrored
-    assert 70 < mirrors < 130
+        assert torch.equal(result, expected.flip(-1) if flipped else expected)
+        flips += flipped
+    assert 70 < flips < 130
 
 
 # ---- Mixup and CutMix ------------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def test_flips(tmp_path):
     assert not load_custom(tmp_path, "train", NONE).flips_allowed
     manifest = load_custom(tmp_path, "train", NONE, flip_pairs=[["turn left", "turn right"]])
     assert manifest.flips_allowed
-    assert manifest.mirrored_labels().tolist() == [0, 2, 1]
+    assert manifest.flipped_labels().tolist() == [0, 2, 1]
     with pytest.raises(InputError, match=r"dataset.flip_pairs: \['turn left', 'x'\]; expected two class names"):
         load_custom(tmp_path, "train", NONE, flip_pairs=[["turn left", "x"]])
     make(tmp_path, "a/1.mp4,Leftovers\n")

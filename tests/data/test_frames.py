@@ -1,4 +1,4 @@
-"""Folders of pictures, RGB and optical flow, through `open_video`."""
+"""Folders of images, RGB and optical flow, through `open_video`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ IMGS = CLIPS / "frames" / "imgs"
 )
 def test_every_way_of_naming(name: str, first: int, known: int | None, tmp_path: Path) -> None:
     folder = write_counting_folder(tmp_path / "video", 12, name, first)
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     with open_video(folder, num_frames=known) as video:
         assert isinstance(video, FrameFolder)
         assert (video.num_frames, video.height, video.width, video.fps) == (12, 48, 64, 0.0)
@@ -68,9 +68,9 @@ def test_a_wrong_length_is_not_believed(wrong: int, tmp_path: Path) -> None:
         assert video.num_frames == 6
 
 
-def test_only_the_wanted_pictures_are_opened(tmp_path: Path) -> None:
+def test_only_the_wanted_images_are_opened(tmp_path: Path) -> None:
     folder = write_counting_folder(tmp_path / "video", 6)
-    (folder / "00004.jpg").write_bytes(b"no picture")
+    (folder / "00004.jpg").write_bytes(b"no image")
     with open_video(folder) as video:
         assert [read_counter(image) for image in video.read([2, 4])] == [2, 4]
         with pytest.raises(VideoError, match=r"00004\.jpg cannot be decoded"):
@@ -78,15 +78,15 @@ def test_only_the_wanted_pictures_are_opened(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not IMGS.is_dir(), reason="needs the clips beside the repository")
-def test_real_folder_of_pictures_and_flow() -> None:
+def test_real_folder_of_images_and_flow() -> None:
     with open_video(IMGS) as rgb, open_video(IMGS, modality="flow") as flow:
         assert (rgb.num_frames, rgb.height, rgb.width) == (10, 240, 320)
         assert flow.num_frames == 5
-        pictures, pairs = rgb.read([9, 0]), flow.read([4, 0])
+        images, pairs = rgb.read([9, 0]), flow.read([4, 0])
     assert pairs.shape == (2, 2, 240, 320)
     for row, number in enumerate((10, 1)):
         expected = decode_image(str(IMGS / f"img_{number:05d}.jpg"), ImageReadMode.RGB)
-        assert torch.equal(pictures[row], expected)
+        assert torch.equal(images[row], expected)
     for row, number in enumerate((5, 1)):
         for channel, axis in enumerate("xy"):
             expected = decode_image(str(IMGS / f"{axis}_{number:05d}.jpg"), ImageReadMode.GRAY)
@@ -122,21 +122,21 @@ def test_flow(name: str, known: int | None, tmp_path: Path) -> None:
         assert rgb.num_frames == 8
 
 
-def picture(height: int = 48, width: int = 64) -> torch.Tensor:
+def image(height: int = 48, width: int = 64) -> torch.Tensor:
     return torch.from_numpy(counting_image(1, width, height)[:height]).expand(3, -1, -1).contiguous()
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], r"no numbered pictures.*it is empty"),
-        (["notes.txt", "video.mp4"], r"no numbered pictures.*but 2 other files"),
+        ([], r"no numbered images.*it is empty"),
+        (["notes.txt", "video.mp4"], r"no numbered images.*but 2 other files"),
         (["00001.jpg", "00002.jpg", "00004.jpg", "00005.jpg"], r"00003\.jpg is missing; .* 00001\.jpg to 00005\.jpg"),
         (
             ["img_00001.jpg", "frame_00001.jpg"],
-            r"pictures of 2 kinds in this folder \(frame_00001.jpg, img_00001.jpg\)",
+            r"images of 2 kinds in this folder \(frame_00001.jpg, img_00001.jpg\)",
         ),
-        (["1.jpg", "00001.jpg"], r"two pictures have the same number"),
+        (["1.jpg", "00001.jpg"], r"two images have the same number"),
         (["00001.jpg", "00002.png"], r"00002\.jpg is missing"),
         (["flow_x_00001.jpg", "flow_y_00001.jpg"], r"only optical flow .*data\.modality=flow"),
     ],
@@ -154,7 +154,7 @@ def test_what_is_not_the_frames_of_one_video(names: list[str], message: str, tmp
     ("names", "message"),
     [
         (["00001.jpg"], r"expected one kind of pairs .*found none; `vsn-tools flow` makes them"),
-        (["flow_x_00001.jpg"], r"flow_x_ pictures without flow_y_ ones"),
+        (["flow_x_00001.jpg"], r"flow_x_ images without flow_y_ ones"),
         (["x_00001.jpg", "y_00001.jpg", "flow_x_00001.jpg", "flow_y_00001.jpg"], r"found pairs of 2 kinds"),
         (["x_00001.jpg", "y_00001.jpg", "x_00002.jpg"], r"x_00002\.jpg and y_00002\.jpg only one is there"),
     ],
@@ -166,14 +166,14 @@ def test_what_is_not_the_flow_of_one_video(names: list[str], message: str, tmp_p
         open_video(tmp_path, modality="flow")
 
 
-def test_pictures_that_cannot_be_used(tmp_path: Path) -> None:
+def test_images_that_cannot_be_used(tmp_path: Path) -> None:
     folder = write_counting_folder(tmp_path / "video", 4)
     whole = (folder / "00002.jpg").read_bytes()
     for content, message in {
         b"": r"00002\.jpg is empty",
         whole[: len(whole) // 2]: r"00002\.jpg cannot be decoded",
         b"just a text\n" * 100: r"00002\.jpg cannot be decoded",
-        encode_jpeg(picture(32, 32)).numpy().tobytes(): r"00002\.jpg is 32x32, others are 64x48",
+        encode_jpeg(image(32, 32)).numpy().tobytes(): r"00002\.jpg is 32x32, others are 64x48",
         encode_png(torch.zeros(3, 48, 64, dtype=torch.uint8)).numpy().tobytes(): None,  # the name does not matter
     }.items():
         (folder / "00002.jpg").write_bytes(content)
@@ -201,7 +201,7 @@ def test_a_folder_that_may_not_be_listed(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_flow_of_a_file_is_refused(tmp_path: Path) -> None:
     write_counting_video(tmp_path / "clip.mp4", 3)
-    with pytest.raises(VideoError, match=r"folder of pictures, which `vsn-tools flow` makes"):
+    with pytest.raises(VideoError, match=r"folder of images, which `vsn-tools flow` makes"):
         open_video(tmp_path / "clip.mp4", modality="flow")
     with pytest.raises(VideoError, match="no such file or folder"):
         open_video(tmp_path / "missing", modality="flow")

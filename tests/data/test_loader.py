@@ -10,22 +10,21 @@ from vsn_train.data.loader import (
     IGNORED,
     BadVideo,
     EpochBatches,
-    TestVideos,
+    EvalVideos,
     TrainingClips,
-    read_test_video,
-    test_loader,
+    eval_loader,
+    read_eval_video,
     training_loader,
 )
 from vsn_train.data.manifest import make_manifest
+from vsn_train.data.protocol import Protocol
 from vsn_train.data.sampling import flow_stacks, sample_indices
 from vsn_train.data.transforms import take_clip
-
-test_loader.__test__ = False  # type: ignore[attr-defined]  # a function of the library, not a test
 
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
-    """Four videos of 12 to 24 frames in two classes that are each other's mirror image, and one that is no video."""
+    """Four videos of 12 to 24 frames in two classes that a horizontal flip exchanges, and one that is no video."""
     root = tmp_path_factory.mktemp("videos")
     names = [f"{index}.mp4" for index in range(5)]
     for index, name in enumerate(names[:4]):
@@ -52,7 +51,7 @@ def test_a_clip_holds_the_frames_that_the_sampler_chose(manifest):
 
 
 def test_a_test_video_holds_the_frames_of_its_clips(manifest):
-    video = read_test_video(manifest.path(2), 4, 2, "uniform", 64, "auto")
+    video = read_eval_video(manifest.path(2), 4, Protocol(2, "uniform", 1, 64, 64), "auto")
     shown = np.array([read_counter(frame) for frame in video.frames])
     assert shown[video.clips].tolist() == sample_indices(20, 4, 2).tolist()
     assert len(shown) == len(set(shown))
@@ -65,16 +64,16 @@ def test_a_sample_depends_on_seed_epoch_and_index_alone(manifest):
     assert not any(torch.equal(first, other) for other in others)
 
 
-def test_a_mirrored_clip_has_the_mirrored_label(manifest):
+def test_a_flipped_clip_has_the_flipped_label(manifest):
     plain, flipped = clips_of(manifest), clips_of(manifest, flip=True)
     seen = set()
     for epoch in range(20):
         clip, label = plain[epoch, 0]
         other, other_label = flipped[epoch, 0]
-        mirrored = not torch.equal(clip, other)
-        assert torch.equal(clip.flip(-1) if mirrored else clip, other)
-        assert (label, other_label) == (0, int(mirrored))
-        seen.add(mirrored)
+        is_flipped = not torch.equal(clip, other)
+        assert torch.equal(clip.flip(-1) if is_flipped else clip, other)
+        assert (label, other_label) == (0, int(is_flipped))
+        seen.add(is_flipped)
     assert seen == {True, False}
 
 
@@ -118,10 +117,10 @@ def test_workers_change_nothing(manifest):
     assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
 
 
-def test_test_videos_decode_each_frame_once(manifest):
-    videos = TestVideos(manifest, 8, 10, "dense", 32, "auto")
+def test_eval_videos_decode_each_frame_once(manifest):
+    videos = EvalVideos(manifest, 8, Protocol(10, "dense", 1, 32, 32), "auto")
     groups = [[0, 1], [2], [4]]
-    first, second, third = list(test_loader(videos, groups, 0, 0))
+    first, second, third = list(eval_loader(videos, groups, 0, 0))
     assert [video.index for video in first] == [0, 1]
     assert first[0].frames.shape == (3, 3, 32, 32)  # of 12 frames: 0, 8 and 16 - 12 = 4
     assert first[0].clips.shape == (10, 8)
@@ -156,7 +155,7 @@ def test_a_flow_clip_holds_stacks_of_five_fields(flow_manifest, index, fields):
     wanted = sample_indices(fields, 4, 1, "uniform", np.random.default_rng((3, 2, index)), length=5)[0]
     assert counters(clip) == expected_counters(wanted, fields)
 
-    video = read_test_video(flow_manifest.path(index), 4, 2, "uniform", 64, "auto", "flow")
+    video = read_eval_video(flow_manifest.path(index), 4, Protocol(2, "uniform", 1, 64, 64), "auto", "flow")
     assert video.frames.shape[1:] == (2, 64, 64)
     for clip_of, wanted in zip(video.clips, sample_indices(fields, 4, 2, length=5), strict=True):
         assert counters(take_clip(video.frames, torch.as_tensor(clip_of))) == expected_counters(wanted, fields)

@@ -196,27 +196,27 @@ def test_classes_move_as_they_are_named() -> None:
         assert np.median(moves) * sign > 15, f"{name} moves by {moves}"
 
 
-def test_flip_pairs_are_mirror_images(drawn: Manifest) -> None:
+def test_flip_pairs_are_each_others_flip(drawn: Manifest) -> None:
     names = drawn.class_names
     assert {frozenset((names[a], names[b])) for a, b in drawn.flip_pairs} == {
         frozenset(("left", "right")),
         frozenset(("clockwise", "counterclockwise")),
     }
     left, right = names.index("left"), names.index("right")
-    mirrored = [travel(draw(left, i, size=64)[:, :, ::-1])[0] for i in range(8)]
-    assert np.sign(np.median(mirrored)) == np.sign(np.median([travel(draw(right, i, size=64))[0] for i in range(8)]))
+    flipped = [travel(draw(left, i, size=64)[:, :, ::-1])[0] for i in range(8)]
+    assert np.sign(np.median(flipped)) == np.sign(np.median([travel(draw(right, i, size=64))[0] for i in range(8)]))
     assert turn_direction(names.index("clockwise")) == 1
     assert turn_direction(names.index("counterclockwise")) == -1
-    assert turn_direction(names.index("clockwise"), mirror=True) == -1
-    assert turn_direction(names.index("open"), mirror=True) == turn_direction(names.index("open")) == 0
+    assert turn_direction(names.index("clockwise"), flip=True) == -1
+    assert turn_direction(names.index("open"), flip=True) == turn_direction(names.index("open")) == 0
 
 
-def turn_direction(label: int, mirror: bool = False) -> int:
+def turn_direction(label: int, flip: bool = False) -> int:
     """1 clockwise, -1 counterclockwise, 0 neither: which turn about the shape's centre explains the change."""
     votes = []
     for index in range(6):
         frames = draw(label, index, size=64, num_frames=16).astype(float).mean(axis=3)
-        if mirror:
+        if flip:
             frames = frames[:, :, ::-1]
         spread = np.abs(frames - np.median(frames, axis=0)).mean(axis=0)
         y, x = np.mgrid[:64, :64]

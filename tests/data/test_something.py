@@ -41,7 +41,7 @@ def test_v1_order_pairs_and_splits(tmp_path, end):
     assert manifest.labels.tolist() == [0, 3]
     assert [manifest.path(index) for index in range(2)] == [root / "7", root / "12"]
     assert manifest.flip_pairs == ((3, 1),)
-    assert manifest.mirrored_labels().tolist() == [0, 3, 2, 1]
+    assert manifest.flipped_labels().tolist() == [0, 3, 2, 1]
     val = load_something_v1(root, "val")
     assert val.labels.tolist() == [2]  # the name holds commas
     test = load_something_v1(root, "test")
@@ -73,7 +73,7 @@ def test_v1_official_lists(tmp_path):
     assert sum(moved) == 173
 
 
-def test_v1_class_without_its_mirror_image_forbids_flips(tmp_path):
+def test_v1_class_without_the_other_of_its_pair_forbids_flips(tmp_path):
     manifest = load_something_v1(make_v1(tmp_path, train=["7;Holding something"], classes=V1_CLASSES[:3]), "train")
     assert manifest.flip_pairs == ()
     assert not manifest.flips_allowed

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tests.media import write_counting_folder, write_counting_video
-from vsn_train.data.loader import read_test_video
+from vsn_train.data.loader import read_eval_video
+from vsn_train.data.protocol import Protocol
 from vsn_train.data.times import even_times, frames_between, rate_of, read_times, rising_times, write_times
 from vsn_train.data.video import open_video
 from vsn_train.errors import VideoError
@@ -54,7 +55,8 @@ def test_a_part_of_a_video_is_found_by_its_times() -> None:
 def test_start_and_end_of_a_video_with_a_variable_rate(tmp_path: Path) -> None:
     times = [i if i < 20 else 60 + i for i in range(40)]  # stands still for two seconds
     path = write_counting_video(tmp_path / "a.mp4", 40, times=times)
-    video = read_test_video(path, 4, 1, "uniform", 48, "auto", start=2.7, end=3.0)
+    protocol = Protocol(1, "uniform", 1, 48, 48)
+    video = read_eval_video(path, 4, protocol, "auto", start=2.7, end=3.0)
     assert video.times is not None
     assert video.numbers.min() >= 20
     assert video.times.min() >= 2.7

@@ -5,7 +5,7 @@ import torch
 from vsn_train.data.transforms import (
     FIXED_OFFSETS,
     crop_windows,
-    mirror,
+    flip_clip,
     multi_scale_crop,
     normalize,
     resize_short_side,
@@ -75,7 +75,7 @@ def test_resize_short_side(shape, expected):
 def test_places_of_the_crops(crops, frame, places):
     windows = crop_windows(*frame, crops, 40)
     assert [(top, left) for top, left, _ in windows] == places
-    assert [mirrored for _, _, mirrored in windows] == [crops == 10 and place >= 5 for place in range(crops)]
+    assert [flipped for _, _, flipped in windows] == [crops == 10 and place >= 5 for place in range(crops)]
 
 
 def test_three_crops_as_large_as_the_short_side_cover_the_frame():
@@ -92,13 +92,13 @@ def test_flow_is_normalised_around_the_middle_grey():
     torch.testing.assert_close(normalize(video), (video / 255 - 0.5) / 0.226)
 
 
-def test_a_mirror_turns_flow_round_in_x():
+def test_a_flip_turns_flow_round_in_x():
     clip = torch.randint(0, 256, (4, 10, 5, 6), dtype=torch.uint8)
-    mirrored = mirror(clip)
-    assert torch.equal(mirrored[:, 0::2], 255 - clip[:, 0::2].flip(-1))
-    assert torch.equal(mirrored[:, 1::2], clip[:, 1::2].flip(-1))
-    assert torch.equal(mirror(mirrored), clip)
-    assert torch.equal(mirror(clip[:, :3]), clip[:, :3].flip(-1))
+    flipped = flip_clip(clip)
+    assert torch.equal(flipped[:, 0::2], 255 - clip[:, 0::2].flip(-1))
+    assert torch.equal(flipped[:, 1::2], clip[:, 1::2].flip(-1))
+    assert torch.equal(flip_clip(flipped), clip)
+    assert torch.equal(flip_clip(clip[:, :3]), clip[:, :3].flip(-1))
 
 
 def test_a_flow_clip_is_stacks_of_x_and_y_in_turn():

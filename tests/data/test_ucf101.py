@@ -27,7 +27,7 @@ def test_order_labels_and_flip_pairs(tmp_path):
     assert manifest.class_names == ("B", "A")
     assert [manifest.sample_id(index) for index in range(2)] == ["B/v_b_g02_c01.avi", "A/v_A_g01_c01.avi"]
     assert manifest.labels.tolist() == [0, 1]
-    assert manifest.mirrored_labels().tolist() == [0, 1]
+    assert manifest.flipped_labels().tolist() == [0, 1]
     assert manifest.path(1) == root / "A" / "v_A_g01_c01.avi"
     moved = make(tmp_path / "elsewhere", train=["B/v_b_g02_c01.avi 1", "A/v_A_g01_c01.avi 2"], classes=["1 B", "2 A"])
     assert load_ucf101(moved, "train").content_hash() == manifest.content_hash()

@@ -1,3 +1,4 @@
+import faulthandler
 import os
 import signal
 import time
@@ -28,6 +29,7 @@ class Numbers:
                 (self.marks / "killed").touch()
                 os.kill(os.getpid(), signal.SIGKILL)
         elif todo == "abort":
+            faulthandler.disable()  # pytest's, in the worker: this crash is meant
             os.abort()
         elif todo == "hang":
             time.sleep(1000)
@@ -75,11 +77,11 @@ def test_what_a_worker_sends_can_be_written_to():
 
 
 def test_tensors_arrive_as_they_lay_in_memory():
-    def pictures(samples):  # as a batch of clips is made: (B, T, C, H, W) with the channels last
+    def images(samples):  # as a batch of clips is made: (B, T, C, H, W) with the channels last
         return torch.stack([each[0].view(1, 2, 1, 5) for each in samples]).permute(0, 1, 4, 2, 3)
 
-    (here, *_) = Loader(Numbers(), BATCHES, pictures, 0)
-    (there, *_) = Loader(Numbers(), BATCHES, pictures, 1)
+    (here, *_) = Loader(Numbers(), BATCHES, images, 0)
+    (there, *_) = Loader(Numbers(), BATCHES, images, 1)
     assert torch.equal(there, here)
     assert there.stride() == here.stride()
     assert there.untyped_storage().nbytes() == here.numel()

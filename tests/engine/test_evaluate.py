@@ -12,7 +12,7 @@ from tests.conftest import CLIPS
 from tests.media import write_counting_video
 from vsn_train.analysis.scores import softmax
 from vsn_train.config import Runtime
-from vsn_train.data.loader import BadVideo, TestVideos, test_loader
+from vsn_train.data.loader import BadVideo, EvalVideos, eval_loader
 from vsn_train.data.manifest import make_manifest
 from vsn_train.data.protocol import Protocol
 from vsn_train.data.sampling import sample_indices
@@ -22,10 +22,8 @@ from vsn_train.engine.distributed import Process
 from vsn_train.engine.evaluate import mean_of_views, score_videos, video_groups
 from vsn_train.engine.parts import ScoreParts
 from vsn_train.errors import InputError
-from vsn_train.run.data import check_mirrors
+from vsn_train.run.data import check_flips
 from vsn_train.run.network import use_channels_last
-
-test_loader.__test__ = False  # type: ignore[attr-defined]  # a function of the library, not a test
 
 REAL = ["ucf101/eye_makeup_test.avi", "hmdb51/wave/TrumanShow_wave_f_nm_np1_fr_med_26.avi", "odd/video_90.mov"]
 ALONE = Process(0, 1, torch.device("cpu"))
@@ -47,7 +45,7 @@ class Net(nn.Module):
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
-    """Three real clips, one of them upright, where they are at hand; else made here. Classes 0 and 1 are mirrored."""
+    """Three real clips, one of them upright, where they are at hand; else made here. Classes 0 and 1 are flipped."""
     root = CLIPS
     if not CLIPS.is_dir():
         root = tmp_path_factory.mktemp("clips")
@@ -60,11 +58,11 @@ def manifest(tmp_path_factory):
 
 def scores_of(manifest, protocol, views_per_batch=16, workers=0, model=None, **change):
     groups = video_groups(len(manifest), protocol.views, views_per_batch, ALONE)
-    videos = TestVideos(manifest, FRAMES, protocol.clips, protocol.placement, protocol.short_side, "auto")
+    videos = EvalVideos(manifest, FRAMES, protocol, "auto")
     options = {"keep_views": True, "on_bad_video": "error", "title": ""} | change
     found = score_videos(
-        model or Net(), test_loader(videos, groups, workers), len(groups), ALONE, lambda results: None,
-        protocol=protocol, mirrored_labels=manifest.mirrored_labels(), views_per_batch=views_per_batch,
+        model or Net(), eval_loader(videos, groups, workers), len(groups), ALONE, lambda results: None,
+        protocol=protocol, flipped_labels=manifest.flipped_labels(), views_per_batch=views_per_batch,
         autocast=torch.autocast("cpu", enabled=False), **options,
     )  # fmt: skip
     return [found[index] for index in range(len(manifest))]
@@ -86,7 +84,7 @@ def plain_scores(path, protocol):
                     frame = F.resize(frame, [max(protocol.short_side, int(side * scale)) for side in (height, width)])
                     frames.append(frame)
                 clip_frames = torch.cat(frames)
-                size, mirrored = protocol.crop_size, protocol.crops == 10 and crop >= 5
+                size, flipped = protocol.crop_size, protocol.crops == 10 and crop >= 5
                 height, width = clip_frames.shape[-2:]
                 low, left = height - size, width - size
                 if protocol.crops == 3:
@@ -96,9 +94,9 @@ def plain_scores(path, protocol):
                     corners = [(0, 0), (0, left), (low, 0), (low, left), (low // 2, left // 2)]
                     top, side = corners[-1] if protocol.crops == 1 else corners[crop % 5]
                 view = F.crop(clip_frames, top, side, size, size)
-                view = F.horizontal_flip(view) if mirrored else view
+                view = F.horizontal_flip(view) if flipped else view
                 logits = model(normalize(view)[None])[0]
-                logits = logits[[1, 0, 2, 3, 4]] if mirrored else logits
+                logits = logits[[1, 0, 2, 3, 4]] if flipped else logits
                 views.append(logits.softmax(0) if protocol.average == "probabilities" else logits)
     return torch.stack(views).numpy()
 
@@ -200,11 +198,11 @@ def test_probabilities_are_averaged_where_the_protocol_says_so(manifest):
         np.testing.assert_allclose(softmax(a), b, atol=1e-5)
 
 
-def test_mirrored_crops_are_refused_where_the_pairs_are_not_known():
-    with pytest.raises(InputError, match=r"crops=10 mirrors every crop, but made .* use protocol\.crops=5"):
-        check_mirrors(Protocol(1, "uniform", 10, 72, 64), False, "made")
-    check_mirrors(Protocol(1, "uniform", 10, 72, 64), True, "made")
-    check_mirrors(Protocol(1, "uniform", 5, 72, 64), False, "made")
+def test_flipped_crops_are_refused_where_the_pairs_are_not_known():
+    with pytest.raises(InputError, match=r"crops=10 flips every crop, but made .* use protocol\.crops=5"):
+        check_flips(Protocol(1, "uniform", 10, 72, 64), False, "made")
+    check_flips(Protocol(1, "uniform", 10, 72, 64), True, "made")
+    check_flips(Protocol(1, "uniform", 5, 72, 64), False, "made")
 
 
 def test_tests_take_the_faster_memory_format_unless_told_otherwise():

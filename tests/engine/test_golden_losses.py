@@ -196,7 +196,7 @@ def loss_on_all(model: nn.Module) -> float:
 
 
 def run_by_command(folder: Path, environment: dict[str, str] | None = None, **change: Any) -> dict[str, Any]:
-    """The same of the installed command: its own start, groups, schedule and augmentation, of pictures without loss."""
+    """The same of the installed command: its own start, groups, schedule and augmentation, of images without loss."""
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(VIDEOS):
         video = folder / f"video{index}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import signal
 from dataclasses import asdict
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from vsn_train.engine.log import RunLog
 from vsn_train.engine.optim import Schedule, build_sgd
 from vsn_train.engine.precision import autocast_for, scaler_for
 from vsn_train.engine.state import Position, TrainState
-from vsn_train.engine.train import StepOptions, TrainOptions, clip_loss, train
+from vsn_train.engine.train import StepOptions, TrainOptions, clip_loss, train, update_unless_broken
 from vsn_train.errors import StoppedError
 from vsn_train.models import create_model
 
@@ -57,8 +58,9 @@ def trained(tmp_path, *, batch_size=4, accumulate=1, precision="fp32", epochs=1,
     checkpoints = Checkpoints(tmp_path / "checkpoints", lambda: checkpoint_with(**state.state_dict()), True)
     interrupts = options.pop("interrupts", Interrupts())
     settings = TrainOptions(
-        StepOptions(autocast_for(precision, CPU.device)), epochs, seed=0, log_every=1, max_bad_share=0.0, **options
-    )
+        StepOptions(autocast_for(precision, CPU.device)), epochs, seed=0, max_bad_share=0.0,
+        log_every=options.pop("log_every", 1), **options,
+    )  # fmt: skip
     train(
         state, Loader(Clips(), batches, collate, 0), batches, lambda position: next(tops, 0.0), checkpoints,
         interrupts, CPU, RunLog(tmp_path), settings,
@@ -110,6 +112,70 @@ def test_so_does_an_infinite_loss_whose_gradient_is_a_number(tmp_path):
     assert logits.grad.isfinite().all()
     with pytest.raises(StoppedError, match="the loss is not a finite number at step 1 "):
         trained(tmp_path / "b", change=exaggerate)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_gradient_that_is_not_finite_changes_neither_weights_nor_optimizer(kind, fused):
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = kind([weight], lr=0.1, weight_decay=0.1, fused=fused)
+    scaler = scaler_for("fp32", CPU.device)
+
+    def update(gradient):
+        weight.grad = torch.full((3,), gradient)
+        update_unless_broken(optimizer, scaler, weight.grad.norm())
+        return copy.deepcopy((weight.detach(), optimizer.state_dict()["state"]))
+
+    first = update(1.0)
+    assert not torch.equal(first[0], torch.ones(3))
+    for broken in (float("nan"), float("inf")):
+        assert repr(update(broken)) == repr(first)
+    assert repr(update(1.0)) != repr(first)  # and goes on with the next
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_first_update_that_is_left_out_leaves_no_trace_in_fused_kernels(precision):
+    """torch's fused SGD takes uninitialised memory for the momentum then."""
+
+    def after(*gradients):
+        torch.manual_seed(0)
+        model = create_model("tsm", "resnet18", num_frames=2, num_classes=3, dropout=0)
+        optimizer, scaler = build_sgd(model, 0.01, 0.9, 1e-4, 1, fused=True), scaler_for(precision, CPU.device)
+        weight = model.head.weight
+        for gradient in gradients:
+            optimizer.zero_grad()
+            scaler.scale((weight * gradient).sum()).backward()
+            scaler.unscale_(optimizer)
+            update_unless_broken(optimizer, scaler, weight.grad.norm())
+        return weight.detach(), optimizer.state[weight]["momentum_buffer"]
+
+    for clean, overflowed in zip(after(1.0, 2.0), after(float("inf"), 1.0, 2.0), strict=True):
+        assert torch.equal(clean, overflowed)
+
+
+def test_what_is_broken_is_said_before_it_is_logged_or_saved(tmp_path):
+    def poison(model):
+        model.head.bias.data[1] = float("nan")
+
+    with pytest.raises(StoppedError, match=r"the loss is not a finite number at step 1 "):
+        trained(tmp_path, change=poison)
+    assert not (tmp_path / "metrics.jsonl").exists() or "nan" not in (tmp_path / "metrics.jsonl").read_text().lower()
+    assert not (tmp_path / "checkpoints" / "last.pt").exists()
+
+
+def test_a_broken_step_is_found_when_the_next_one_is_started(tmp_path):
+    """Between two lines of the log nothing waits for a step but the one behind it; it is named all the same."""
+    labels = iter([0, 1, 2, 3, 4])
+
+    def poison(model):
+        model.register_forward_pre_hook(
+            lambda module, inputs: (inputs[0] * float("nan"),) if next(labels) == 1 else None
+        )
+
+    order = np.random.default_rng((5, 0)).permutation(11)[4:8]
+    with pytest.raises(StoppedError, match=r"at step 2 .epoch 1.*video" + str(order[0])):
+        trained(tmp_path, change=poison, log_every=100)
+    assert next(labels) == 3  # steps 1, 2 and 3 were started
 
 
 def test_it_ends_when_validations_get_no_better(tmp_path):

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -304,3 +306,19 @@ def test_batch_that_is_no_whole_number_of_clips():
     for conv in (HybridConv2d(8, 8, 4), DepthwiseHybridConv2d(8, 4)):
         with pytest.raises(ValueError, match="7 frames are not a whole number of clips of 4 frames"):
             conv(torch.zeros(7, 8, 4, 4))
+
+
+@pytest.mark.parametrize("variant", ["hybrid", "merge"])
+def test_maps_of_one_pixel_have_the_gradient_of_wide_precision_in_bf16_and_channels_last(variant):
+    """torch's own weight gradient is wrong there: the strides of (B, C, T, 1) can be read in two ways."""
+    torch.manual_seed(0)
+    exact = HybridConv2d(64, 64, 4, variant=variant).double()
+    conv = copy.deepcopy(exact).float().to(memory_format=torch.channels_last)
+    x = torch.randn(8, 64, 1, 1)
+    exact(x.double()).square().sum().backward()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = conv(x)
+    out.float().square().sum().backward()
+    for (name, wide), narrow in zip(exact.named_parameters(), conv.parameters(), strict=True):
+        error = float((narrow.grad.double() - wide.grad).norm() / wide.grad.norm())
+        assert error < 0.03, name  # bf16 keeps 8 bits

@@ -40,18 +40,18 @@ def call(tmp_path, monkeypatch):
 
 
 def make_data(folder, frames=7, pixels=0):
-    """Nine people, a clip of each in every class and its mirror image; without pictures where pixels is 0."""
+    """Nine people, a clip of each in every class and its flipped copy; without images where pixels is 0."""
     rows = ["path,frames,class,label,person,mirrored"]
     generator = np.random.default_rng(0)
     for label, name in enumerate(CLASSES):
         for person in range(9):
-            pictures = [generator.integers(0, 255, (pixels, pixels, 3), dtype=np.uint8) for _ in range(frames)]
-            for mirrored, letter in enumerate("ab"):
+            images = [generator.integers(0, 255, (pixels, pixels, 3), dtype=np.uint8) for _ in range(frames)]
+            for flipped, letter in enumerate("ab"):
                 path = folder / name / f"p{person}_{letter}_f001"
                 path.mkdir(parents=True)
-                rows.append(f"{name}/{path.name},{frames},{name},{label},{person},{mirrored}")
-                for number, picture in enumerate(pictures if pixels else [], 1):
-                    Image.fromarray(picture[:, ::-1] if mirrored else picture).save(path / f"{number:05d}.jpg")
+                rows.append(f"{name}/{path.name},{frames},{name},{label},{person},{flipped}")
+                for number, image in enumerate(images if pixels else [], 1):
+                    Image.fromarray(image[:, ::-1] if flipped else image).save(path / f"{number:05d}.jpg")
     (folder / "clips.csv").write_text("\n".join(rows) + "\n")
     return folder
 
@@ -95,10 +95,10 @@ def test_every_person_is_held_out_once_and_never_on_both_sides(tmp_path):
         training, validation = sides
         assert not {clip.person for clip in training} & {clip.person for clip in validation}
         assert {clip.label for clip in training} == {clip.label for clip in validation} == set(CLASSES)
-        assert sum(clip.mirrored for clip in training) == len(training) / 2 == 24
-        assert not any(clip.mirrored for clip in validation)
+        assert sum(clip.flipped for clip in training) == len(training) / 2 == 24
+        assert not any(clip.flipped for clip in validation)
         held_out += validation
-    assert sorted(clip.path for clip in held_out) == sorted(clip.path for clip in clips if not clip.mirrored)
+    assert sorted(clip.path for clip in held_out) == sorted(clip.path for clip in clips if not clip.flipped)
 
 
 @pytest.mark.parametrize(
@@ -182,13 +182,13 @@ def test_finished_runs_are_reported_without_training(call, tmp_path, capsys):
         for rotation, held_out in enumerate(real.HELD_OUT):
             run = real.Run("resnet18", operator, rotation, 0)
             folder = run_folder(tmp_path / "runs", *run.place)
-            (folder / "eval" / "center_1clip").mkdir(parents=True)
+            (folder / "eval" / "best" / "center_1clip").mkdir(parents=True)
             (folder / "checkpoints").mkdir()
             _, validation = real.split_clips(clips, held_out)
             labels = [CLASSES.index(clip.label) for clip in validation]
             # Always "down", unless the bonus of the clip's own class is larger.
             rows = [(label, [1 - k % 2 + bonus * (k == label) for k in range(4)]) for label in labels]
-            made_up(rows).save(folder / "eval" / "center_1clip" / "scores.npz")
+            made_up(rows).save(folder / "eval" / "best" / "center_1clip" / "scores.npz")
             result = Result(
                 run.place[0], operator, 0, 50.0, 100.0, len(rows), 4, 20, "center_1clip", f"m{rotation}", "resnet18",
                 8, 64, 8, 48, 60.0,

@@ -7,7 +7,6 @@ import math
 import shutil
 import subprocess
 from copy import deepcopy
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +151,7 @@ def miniatures(tmp_path_factory, ucf101, recipes):
 
 
 def takes_two_steps(recipe: Recipe, miniatures, run: Path, **backbone: object) -> None:
-    """Train on a miniature as vsn-train does, with smaller pictures; `backbone` makes the network smaller too."""
+    """Train on a miniature as vsn-train does, with smaller images; `backbone` makes the network smaller too."""
     config = deepcopy(recipe.config)
     root, annotations = miniatures[recipe.dataset, config.data.modality == "flow"]
     config.dataset.root, config.dataset.annotations = str(root), annotations and str(annotations)
@@ -166,7 +165,7 @@ def takes_two_steps(recipe: Recipe, miniatures, run: Path, **backbone: object) -
         setattr(config.backbone, name, value)
     videos = len(load_manifest(config.dataset, "train", Process(0, 1, torch.device("cpu"))))
     config.data.batch_size = -(-videos // 2)
-    train(config, asdict(config), run)
+    train(config, run)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if line["split"] == "train"]
     assert all(math.isfinite(loss) for loss in losses)
@@ -195,7 +194,7 @@ def test_two_streams_are_fused_as_the_document_says(recipes, miniatures, tmp_pat
         takes_two_steps(recipes[name], miniatures, run)
         evaluated = run_command("vsn-eval", f"checkpoint={run}/checkpoints/last.pt")
         assert evaluated.code == 0, evaluated.err
-        files.append(run / "eval" / "center_1clip" / "scores.npz")
+        files.append(run / "eval" / "last" / "center_1clip" / "scores.npz")
     output = tmp_path / "fused.npz"
     subprocess.run([*TOOLS, "scores", "fuse", *files, "--output", output], check=True)
     rgb, flow, fused = (Scores.load(path) for path in (*files, output))

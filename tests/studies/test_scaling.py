@@ -92,6 +92,53 @@ def test_rates_from_the_benchmarks_files(monkeypatch, capsys, tmp_path):
     assert found["one test, core hours of reading (files)"] == "9.69"  # 69,762 at 2 a second
 
 
+@pytest.fixture
+def gpu_json(tmp_path):
+    """Of scripts/gpu_report.py: TSM took half a second for 32 clips; the other rows are not the question."""
+    work = {"arch": "resnet50", "num_frames": 8, "batch": 32, "device": "cuda"}
+    setting = {"precision": "bf16", "channels_last": True, "compiled": False}
+    row = {"mode": "train", "model": "tsm", "work": work, "setting": setting, "seconds": [0.5, 0.5, 9]}
+    others = [
+        {"work": work | {"device": "cpu"}}, {"setting": setting | {"compiled": True}}, {"model": "images"},
+        {"setting": setting | {"precision": "fp16"}}, {"model": "tsm:reference"}, {"mode": "forward"},
+    ]  # fmt: skip
+    rows = [*(row | other | {"seconds": [0.1]} for other in others), row, {"mode": "section", "name": "operators"}]
+    path = tmp_path / "gpu.json"
+    path.write_text(json.dumps({"facts": {}, "results": rows}))
+    return path
+
+
+def test_a_gpu_that_was_measured_takes_the_place_of_the_assumption(monkeypatch, capsys, gpu_json):
+    out = run(monkeypatch, capsys, "kinetics400", "--gpu-json", gpu_json)
+    assert f"- a GPU: 64 training clips/s, as measured by scripts/gpu_report.py ({gpu_json})" in out
+    assert column(out)["training clips/s of a GPU"] == "64"
+    assert "V100" not in out
+    # Twice the frames are twice the multiplications.
+    out = run(monkeypatch, capsys, "kinetics400", "--gpu-json", gpu_json, "--num-frames", 16)
+    assert "- a GPU: 32 training clips/s, computed from tsm resnet50 8 frames" in out
+    out = run(monkeypatch, capsys, "kinetics400", "--gpu-json", gpu_json, "--tflops", 40)
+    assert "204 training clips/s, assumed" in out
+
+
+def test_the_assumption_stands_beside_published_rates(monkeypatch, capsys):
+    out = run(monkeypatch, capsys, "kinetics400", "--tflops", 40)
+    rates = {title.split(":")[0]: cells for title, cells in ((k, column(out)[k]) for k in column(out))}
+    assert rates["TSM, 8 frames, mmaction2"] == "27"  # 64 clips in 0.30 s on 8 GPUs
+    assert rates["TSM, 8 frames, the TSM repository"] == "21"
+    assert rates["ResNet-50 on images, AMP"] == "309"  # 2,470 images/s, 8 to a clip
+
+
+def test_the_table_is_written_between_its_marks(monkeypatch, capsys, tmp_path):
+    document = tmp_path / "guide.md"
+    document.write_text(
+        "before\n<!-- scripts/studies/scaling.py begins -->\nold\n<!-- scripts/studies/scaling.py ends -->\nafter\n"
+    )
+    out = run(monkeypatch, capsys, "kinetics400", "--gpu-clips-per-s", 100, "--document", document)
+    lines = document.read_text().splitlines()
+    assert (lines[0], lines[-1], "old" in lines) == ("before", "after", False)
+    assert out in document.read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -101,6 +148,9 @@ def test_rates_from_the_benchmarks_files(monkeypatch, capsys, tmp_path):
         (["--share", "1.2"], "--share 1.2"),
         (["--videos", "5"], "--megabytes"),
         (["--model-json", "nowhere.json"], "vsn-tools bench model"),
+        (["--gpu-json", "nowhere.json"], "scripts/gpu_report.py"),
+        (["--gpu-clips-per-s", "9", "--document", str(TOP / "README.md")], "scaling.py begins"),
+        (["--gpu-clips-per-s", "9", "--document", "nowhere.md"], "nowhere.md"),
     ],
 )
 def test_wrong_input_is_one_message(monkeypatch, capsys, arguments, message):

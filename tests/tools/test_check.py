@@ -43,7 +43,7 @@ def videos(tmp_path: Path) -> Path:
     root = tmp_path / "videos"
     (root / "a b").mkdir(parents=True)
     write_counting_video(root / "a b" / "good.mp4", 30, b_frames=2)
-    write_counting_folder(root / "pictures", 5)
+    write_counting_folder(root / "images", 5)
     gap = write_counting_folder(root / "gap", 5)
     (gap / "00003.jpg").unlink()
     whole = write_counting_video(root / "no_index.mp4", 30).read_bytes()
@@ -64,7 +64,7 @@ def test_a_folder(videos: Path, tmp_path: Path, run_here: Callable[..., Result])
         "empty.webm": "unreadable",
         "gap": "unreadable",
         "no_index.mp4": "unreadable",
-        "pictures": "",
+        "images": "",
     }
     good = rows["a b/good.mp4"]
     assert (good["frames"], good["header"], good["width"], good["height"], good["fps"]) == (
@@ -80,18 +80,18 @@ def test_a_folder(videos: Path, tmp_path: Path, run_here: Callable[..., Result])
 
 
 def test_listed_numbers_of_frames(videos: Path, tmp_path: Path, run_here: Callable[..., Result]) -> None:
-    names = ["a b/good.mp4", "pictures"]
+    names = ["a b/good.mp4", "images"]
     make_manifest("made", "val", videos, names, [0, 0], ["x"], num_frames=[30, 6]).save(tmp_path / "m.npz")
     listing = tmp_path / "list.csv"
-    listing.write_text("path,label,num_frames\na b/good.mp4,x,30\npictures,x,6\n")
+    listing.write_text("path,label,num_frames\na b/good.mp4,x,30\nimages,x,6\n")
     for source in ([tmp_path / "m.npz"], [listing, "--root", videos]):
         result = run_here(*source, "--report", tmp_path / "check.json")
         assert result.code == 1
         assert "2 files: 1 wrongly counted" in result.out
         row = json.loads((tmp_path / "check.json").read_text())[1]
-        assert (row["path"], row["frames"], row["listed"]) == ("pictures", 5, 6)
+        assert (row["path"], row["frames"], row["listed"]) == ("images", 5, 6)
         assert row["cause"] == "5 frames decode, the list says 6"
-    listing.write_text("pictures,x,5\n")
+    listing.write_text("images,x,5\n")
     assert run_here(listing, "--root", videos).code == 0
 
 
@@ -154,7 +154,7 @@ def _late(right, self, wanted):  # type: ignore[no-untyped-def]
     ("arguments", "message"),
     [
         (["nowhere"], "nowhere: no such folder, manifest or list"),
-        (["."], "expected videos, or folders of pictures, in it; found neither"),
+        (["."], "expected videos, or folders of images, in it; found neither"),
         ([".", "--report", "x.txt"], "expected a name that ends with .csv or .json"),
         ([".", "--timeout", "0"], "--timeout 0.0: expected a number above 0"),
         (["list.csv"], "list.csv line 2: number of frames 'many': expected a whole number"),

@@ -106,8 +106,8 @@ def test_the_script_goes_on_where_it_was_and_lists_what_failed(tmp_path: Path, r
     assert first.code == 1, first.err
     assert "2 videos done with 7 flow fields, 0 were there, 1 failed" in first.out
     assert (target / "failed.txt").read_text().startswith("broken.avi\t")
-    pictures = sorted(path.name for path in (target / "a b" / "one").glob("*.jpg"))
-    assert pictures == [f"flow_{axis}_{number:05d}.jpg" for axis in "xy" for number in range(1, 5)]
+    images = sorted(path.name for path in (target / "a b" / "one").glob("*.jpg"))
+    assert images == [f"flow_{axis}_{number:05d}.jpg" for axis in "xy" for number in range(1, 5)]
     assert [path.name for path in (target / "a b").iterdir()] == ["one"]
     with open_video(target / "a b" / "one", modality="flow") as flow:
         assert flow.times == pytest.approx(np.arange(4) / 30, abs=1e-6)
@@ -151,7 +151,7 @@ def test_training_evaluation_and_prediction_on_flow(ucf101: Path, tmp_path: Path
     assert result.code == 0, result.err
     result = run_command("vsn-eval", f"checkpoint={run}/checkpoints/last.pt", "protocol.clips=2")
     assert result.code == 0, result.err
-    (folder,) = (run / "eval").iterdir()
+    (folder,) = (run / "eval" / "last").iterdir()
     scores = Scores.load(folder / "scores.npz")
     # The ids of the official list: the scores of an RGB network on the videos can be fused with these.
     assert scores.ids.tolist()[0] == "SoccerJuggling/v_SoccerJuggling_g01_c01.avi"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import av
@@ -15,6 +17,7 @@ import torch
 from tests.conftest import CLIPS, SMALL, run_command
 from tests.media import read_counter, write_counting_folder, write_counting_video
 from tests.runs import TOOLS
+from vsn_train.atomic import DAY
 from vsn_train.data.fastseek import MARK, FastSeekCopy
 from vsn_train.data.prepare import copy_size, find_sources, prepare, psnr, take_shard
 from vsn_train.data.video import Video, open_video
@@ -141,14 +144,14 @@ def test_a_damaged_copy_says_so(tmp_path):
 
 
 @pytest.mark.parametrize("pattern", ["{:05d}.jpg", "img_{:05d}.png"])
-def test_pictures_are_taken_over_byte_for_byte(tmp_path, pattern):
+def test_images_are_taken_over_byte_for_byte(tmp_path, pattern):
     folder = write_counting_folder(tmp_path / "78687", 12, pattern)
     made = prepare(folder, tmp_path / "copies" / "78687.mp4", 256, 18, "rgb")
     assert (made.num_frames, made.psnr) == (12, None)
-    with open_video(folder) as pictures, open_video(tmp_path / "copies" / "78687.mp4") as copy:
+    with open_video(folder) as images, open_video(tmp_path / "copies" / "78687.mp4") as copy:
         assert isinstance(copy, FastSeekCopy)
         order = [11, 3, 3, 0]
-        assert torch.equal(copy.read(order), pictures.read(order))
+        assert torch.equal(copy.read(order), images.read(order))
         assert counters(copy, order) == order
         assert [copy.packets(i)[0] for i in range(12)] == [
             (folder / pattern.format(i + 1)).read_bytes() for i in range(12)
@@ -157,11 +160,11 @@ def test_pictures_are_taken_over_byte_for_byte(tmp_path, pattern):
 
 def test_flow_is_packed_in_pairs(tmp_path):
     if not CLIPS.is_dir():
-        pytest.skip("needs the real flow pictures")
+        pytest.skip("needs the real flow images")
     folder = CLIPS / "frames" / "imgs"
     prepare(folder, tmp_path / "flow.mp4", 256, 18, "flow")
-    with open_video(folder, modality="flow") as pictures, open_video(tmp_path / "flow.mp4", modality="flow") as copy:
-        assert torch.equal(copy.read([4, 0, 2]), pictures.read([4, 0, 2]))
+    with open_video(folder, modality="flow") as images, open_video(tmp_path / "flow.mp4", modality="flow") as copy:
+        assert torch.equal(copy.read([4, 0, 2]), images.read([4, 0, 2]))
         assert copy.num_frames == 5
     with pytest.raises(VideoError, match=r"holds flow frames: set data\.modality=flow"):
         open_video(tmp_path / "flow.mp4")
@@ -192,7 +195,9 @@ def test_the_script_goes_on_and_lists_what_it_cannot_read(tmp_path):
     first = run_script(source, target, "--shard", "1/2", "--workers", "2")
     assert first.returncode == 0, first.stderr
     assert "3 copies made, 0 were there, 0 failed" in first.stdout  # 0.mp4, 2.mp4, frames/17
-    (target / "a class" / ".1.mp4.host-1.part").write_bytes(b"of a run that was killed")
+    left = target / "a class" / ".1.mp4.host-1-00000000.part"
+    left.write_bytes(b"of a run that was killed, on another machine, two days ago")
+    os.utime(left, (time.time() - 2 * DAY,) * 2)
     times = {path: path.stat().st_mtime_ns for path in target.rglob("*.mp4")}
     second = run_script(source, target, "--workers", "1")
     assert second.returncode == 0, second.stderr

@@ -24,6 +24,7 @@ from vsn_train.analysis.attention import (
     describe,
     group,
 )
+from vsn_train.atomic import atomic_path
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe, Ito: for every eye
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -62,7 +63,8 @@ def draw_figures(runs: Sequence[Measured], output: Path) -> tuple[list[Path], li
         path = output.with_name(f"{output.name}_{name}.png")
         if needed[name]:
             path.parent.mkdir(parents=True, exist_ok=True)
-            draw().savefig(path, dpi=130, facecolor="white")
+            with atomic_path(path) as drawn:
+                draw().savefig(drawn, dpi=130, facecolor="white", format="png")
             written.append(path)
         else:
             path.unlink(missing_ok=True)

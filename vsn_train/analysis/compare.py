@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from vsn_train.analysis.tables import text_table
+
 # Of every run its own, and no setting that is compared.
 OWN = ("name", "resume")
 
@@ -21,13 +23,12 @@ def compare_runs(folders: Sequence[Path]) -> str:
     configs = [_settings(folder) for folder in folders]
     keys = sorted({key for config in configs for key in config if key not in OWN})
     differing = [key for key in keys if len({repr(config.get(key)) for config in configs if config}) > 1]
-    rows = [["run", *differing, "best val top1", "epoch", "last val top1", "epochs"]]
-    for folder, config in zip(folders, configs, strict=True):
-        rows.append([folder.name, *(str(config.get(key, "-")) for key in differing), *_result(folder)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    header = ["run", *differing, "best val top1", "epoch", "last val top1", "epochs"]
+    rows = [
+        [folder.name, *(str(config.get(key, "-")) for key in differing), *_result(folder)]
+        for folder, config in zip(folders, configs, strict=True)
+    ]
+    return text_table(header, rows)
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -42,11 +43,11 @@ def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _result(folder: Path) -> list[str]:
+def _result(folder: Path) -> list[float | int | None]:
     path = folder / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     lines = [line for line in lines if line["split"] == "val"]
     if not lines:
-        return ["-", "-", "-", "-"]
+        return [None] * 4
     best = max(lines, key=lambda line: (line["top1"], -line["epoch"]))
-    return [f"{best['top1']:.2f}", str(best["epoch"]), f"{lines[-1]['top1']:.2f}", str(lines[-1]["epoch"])]
+    return [best["top1"], best["epoch"], lines[-1]["top1"], lines[-1]["epoch"]]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from tabulate import tabulate
 from torch import Tensor, nn
 
 from vsn_train.models import Recognizer, create_model
@@ -95,8 +96,4 @@ def layer_table(costs: list[LayerCost]) -> str:
     parameters, macs = total(costs)
     rows = [(cost.name, cost.kind, f"{cost.parameters:,}", f"{cost.macs / 1e6:,.2f}") for cost in costs]
     rows = [("layer", "kind", "parameters", "MMACs"), *rows, ("total", "", f"{parameters:,}", f"{macs / 1e6:,.2f}")]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return "\n".join(
-        f"{name:<{widths[0]}}  {kind:<{widths[1]}}  {count:>{widths[2]}}  {cost:>{widths[3]}}"
-        for name, kind, count, cost in rows
-    )
+    return tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=("left", "left", "right", "right"))

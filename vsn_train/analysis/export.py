@@ -1,6 +1,6 @@
 """A recognizer as a file that other runtimes read, checked against the network it came from.
 
-The number of frames T and the picture size are fixed in the file; the number of clips stays free unless one is given.
+The number of frames T and the image size are fixed in the file; the number of clips stays free unless one is given.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vsn_train.atomic import atomic_path
 from vsn_train.errors import InputError
 from vsn_train.models import Recognizer
+from vsn_train.versions import installed
 
 TORCH, ONNX = ".pt2", ".onnx"  # the file's ending says which format it is
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -29,7 +31,7 @@ def export_model(
     where that is None, which takes twice as long to write. The comparison reads the written file back and runs noise
     through it: `batch` clips, or one and two of them.
     Returns the largest difference / the largest logit. Raises InputError for another ending, for a missing folder,
-    where the ONNX packages are not installed, and where the difference exceeds `tolerance`; such a file is removed.
+    where the ONNX packages are not installed, and where the difference exceeds `tolerance`: then nothing is written.
     """
     path = Path(path)
     if path.suffix not in (TORCH, ONNX):
@@ -42,22 +44,23 @@ def export_model(
     model.eval()
     try:
         program = capture(model, size, batch)
-        if path.suffix == ONNX:
-            write_onnx(program, path)
-        else:
-            torch.export.save(program, path)
-        difference = max(
-            relative_difference(run_file(path, video), reference(model, video))
-            for video in (example_video(model, size, clips) for clips in ([batch] if batch else [1, 2]))
-        )
+        with atomic_path(path) as written:
+            if path.suffix == ONNX:
+                write_onnx(program, written)
+            else:
+                with written.open("wb") as file:  # torch warns of names that do not end in .pt2
+                    torch.export.save(program, file)
+            difference = max(
+                relative_difference(run_file(written, path.suffix, video), reference(model, video))
+                for video in (example_video(model, size, clips) for clips in ([batch] if batch else [1, 2]))
+            )
+            if not difference <= tolerance:  # also where it is not a number
+                raise InputError(
+                    f"{path}: not written: the exported network's logits differ from the model's by {difference:.1e} "
+                    f"of the largest logit, more than {tolerance:.1e}; try the other format, or another torch"
+                )
     finally:
         model.train(was_training)
-    if not difference <= tolerance:  # also where it is not a number
-        path.unlink()
-        raise InputError(
-            f"{path}: the exported network's logits differ from the model's by {difference:.1e} of the largest logit, "
-            f"more than {tolerance:.1e}; removed. Try the other format, or another version of torch"
-        )
     return difference
 
 
@@ -66,29 +69,47 @@ def capture(model: Recognizer, size: int, batch: int | None) -> torch.export.Exp
     shapes = None if batch else {"video": {0: torch.export.Dim("batch")}}
     # Two clips stand for any number: one would be taken for a constant.
     example = example_video(model, size, batch or 2)
-    with torch.no_grad():
-        return torch.export.export(model, (example,), dynamic_shapes=shapes)
+    try:
+        with torch.no_grad():
+            return torch.export.export(model, (example,), dynamic_shapes=shapes)
+    except torch._dynamo.exc.UserError as error:  # torch 2.6 and 2.7 with STH
+        if batch:
+            raise
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"torch {torch.__version__} cannot export this network for any number of clips ({reason}); export it for "
+            "one number with --batch 1, or take a newer torch"
+        ) from error
 
 
 def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
     """One self-contained file: weights inside, names "video" and "logits"."""
-    exported = torch.onnx.export(
-        program, input_names=["video"], output_names=["logits"], dynamo=True, external_data=False, verbose=False
-    )
+    try:
+        exported = torch.onnx.export(
+            program, input_names=["video"], output_names=["logits"], dynamo=True, external_data=False, verbose=False
+        )
+    except ModuleNotFoundError as error:  # onnxscript has a module for each torch that it knows
+        if not (error.name or "").startswith("onnxscript"):
+            raise
+        raise InputError(
+            f"onnxscript {installed('onnxscript').get('onnxscript')} is too old for torch {torch.__version__}; pip "
+            "install --upgrade onnxscript"
+        ) from error
     assert exported is not None  # None only from the exporter of older torch versions
     exported.save(path, external_data=False)
 
 
-def run_file(path: Path, video: Tensor) -> Tensor:
-    """Logits (B, K) of an exported file, by the runtime that its ending names, on the CPU."""
-    if path.suffix == ONNX:
+def run_file(path: Path, suffix: str, video: Tensor) -> Tensor:
+    """Logits (B, K) of an exported file, by the runtime that the suffix stands for, on the CPU."""
+    if suffix == ONNX:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         return torch.from_numpy(session.run(["logits"], {"video": video.numpy()})[0])
-    network: Any = torch.export.load(path).module()
+    with path.open("rb") as file:
+        network: Any = torch.export.load(file).module()
     with torch.no_grad():
         return network(video)
 

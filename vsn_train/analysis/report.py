@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from vsn_train.analysis.scores import Scores
+from vsn_train.atomic import write_atomic
 
 PAIRS, SHOWN = 15, 12  # rows of the table of confused classes; mistakes shown with frames
 
@@ -42,7 +43,7 @@ def write_report(
     # "</script>" in a name would end the data.
     text = json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
     page = page.replace("vsn-eval report</title>", f"{html.escape(data['title'])}: vsn-eval report</title>")
-    path.write_text(page.replace("@DATA@", text), encoding="utf-8")
+    write_atomic(path, page.replace("@DATA@", text))
 
 
 def _labelled(scores: Scores, frames_of: Callable[[int], list[bytes]]) -> dict[str, Any]:

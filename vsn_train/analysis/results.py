@@ -8,6 +8,8 @@ from typing import Any
 
 from vsn_train.analysis.scores import Scores
 from vsn_train.analysis.submission import write_submission
+from vsn_train.analysis.tables import text_table
+from vsn_train.atomic import write_atomic
 
 
 def save_results(folder: Path, scores: Scores, position: dict[str, int]) -> None:
@@ -18,7 +20,7 @@ def save_results(folder: Path, scores: Scores, position: dict[str, int]) -> None
     folder.mkdir(parents=True, exist_ok=True)
     scores.save(folder / "scores.npz")
     metrics: dict[str, Any] = {"split": "test"} | position | measure(scores) | scores.facts
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    write_atomic(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     if not scores.labelled:
         write_submission(scores, folder / "submission.csv")
     print(table(scores))
@@ -45,19 +47,14 @@ def measure(scores: Scores) -> dict[str, Any]:
 def table(scores: Scores) -> str:
     """Two lines: what it is of, and the numbers; no accuracy where there are no labels."""
     facts = scores.facts
-    rows = [
-        ["data set", "split", "protocol"],
-        [str(facts.get("dataset")), str(facts.get("split")), str(facts.get("protocol", {}).get("name"))],
-    ]
+    header = ["data set", "split", "protocol"]
+    row: list[Any] = [str(facts.get("dataset")), str(facts.get("split")), str(facts.get("protocol", {}).get("name"))]
     if scores.labelled:
         interval = scores.interval("top1")
-        rows[0] += ["top-1 %", "top-5 %", "videos", "95 % interval of top-1", "mean class %"]
-        rows[1] += [f"{scores.top1():.2f}", f"{scores.top5():.2f}", str(len(scores))]
-        rows[1] += [f"{interval.low:.2f} to {interval.high:.2f}", f"{scores.mean_class():.2f}"]
+        header += ["top-1 %", "top-5 %", "videos", "95 % interval of top-1", "mean class %"]
+        row += [scores.top1(), scores.top5(), len(scores)]
+        row += [f"{interval.low:.2f} to {interval.high:.2f}", scores.mean_class()]
     else:
-        rows[0] += ["videos", "labels"]
-        rows[1] += [str(len(scores)), "unknown"]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+        header += ["videos", "labels"]
+        row += [len(scores), "unknown"]
+    return text_table(header, [row])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vsn_train.atomic import write_atomic
 from vsn_train.data.manifest import UNLABELLED
 from vsn_train.errors import InputError
 
@@ -303,19 +303,14 @@ def _middle(values: Sequence[float], level: float) -> Interval:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """An .npz whose bytes depend on the arrays alone. A crash leaves the previous file or the new one, whole."""
+    """An .npz whose bytes depend on the arrays alone. Raises OSError."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, array in arrays.items():
             # numpy.savez leaves the time stamp of the entries to zipfile; ours is fixed.
             with archive.open(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, np.asarray(array, order="C"), allow_pickle=False)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(aside, "wb") as file:
-        file.write(buffer.getbuffer())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    write_atomic(path, buffer.getvalue())
 
 
 def read_arrays(path: Path, names: Sequence[str], what: str, advice: str = "delete it") -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The frames that a network saw of a video, as pictures."""
+"""The frames that a network saw of a video, as images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.io import encode_jpeg
 
-from vsn_train.data.loader import TestVideo
+from vsn_train.atomic import atomic_path
+from vsn_train.data.loader import EvalVideo
 from vsn_train.data.sampling import sample_indices
 from vsn_train.data.transforms import resize_short_side
 from vsn_train.data.video import VideoError, open_video
@@ -22,7 +23,7 @@ PER_ROW = 8
 
 
 def draw_prediction(
-    picture: Path, video_path: Path, video: TestVideo, best: Sequence[tuple[str, int, float]], protocol: str
+    figure: Path, video_path: Path, video: EvalVideo, best: Sequence[tuple[str, int, float]], protocol: str
 ) -> None:
     """Write a PNG of the frames of the middle clip with their times, and of the best classes (name, index, share)."""
     # Uniform clips begin with the one of the segments' middles; dense ones follow the time of the video.
@@ -35,7 +36,7 @@ def draw_prediction(
         captions = [f"{time:.2f} s" for time in video.times[clip]]
     classes = [(name, share) for name, _, share in best]
     clips = "" if len(video.clips) == 1 else f", middle one of {len(video.clips)} clips"
-    draw_strip(picture, video.frames[clip], captions, classes, f"{video_path.name}   {protocol}{clips}")
+    draw_strip(figure, video.frames[clip], captions, classes, f"{video_path.name}   {protocol}{clips}")
 
 
 def draw_strip(
@@ -64,7 +65,7 @@ def draw_strip(
     for axis in axes:
         axis.axis("off")
     for axis, frame, caption in zip(axes, frames, captions, strict=False):
-        axis.imshow(_picture(frame).permute(1, 2, 0).numpy())
+        axis.imshow(_image(frame).permute(1, 2, 0).numpy())
         axis.set_title(caption, fontsize=7, pad=2)
     bars = bottom.subplots()
     names, shares = [name for name, _ in classes], np.array([share for _, share in classes])
@@ -77,7 +78,8 @@ def draw_strip(
     bars.tick_params(length=0)
     for side in ("top", "right", "bottom"):
         bars.spines[side].set_visible(False)
-    figure.savefig(path)
+    with atomic_path(path) as written:
+        figure.savefig(written, format="png")
 
 
 def jpeg_frames(path: Path, count: int, short_side: int, decoder: str = "auto", modality: str = "rgb") -> list[bytes]:
@@ -87,9 +89,9 @@ def jpeg_frames(path: Path, count: int, short_side: int, decoder: str = "auto", 
             frames = resize_short_side(video.read(sample_indices(video.num_frames, count)[0]), short_side)
     except VideoError:
         return []
-    return [encode_jpeg(_picture(frame), quality=80).numpy().tobytes() for frame in frames]
+    return [encode_jpeg(_image(frame), quality=80).numpy().tobytes() for frame in frames]
 
 
-def _picture(frame: Tensor) -> Tensor:
+def _image(frame: Tensor) -> Tensor:
     """(3, H, W): optical flow's x and y as red and green over the grey that means rest."""
     return frame if len(frame) == 3 else torch.cat([frame, torch.full_like(frame[:1], 128)])

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from vsn_train.analysis.scores import Scores
+from vsn_train.atomic import write_atomic
 from vsn_train.errors import InputError
 
 
@@ -31,4 +32,4 @@ def write_submission(scores: Scores, path: Path) -> None:
             lines.append(";".join([video, *map(str, classes)]))
         else:
             lines.append(f"{video};{scores.class_names[classes[0]]}")
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_atomic(path, "\n".join(lines) + "\n")

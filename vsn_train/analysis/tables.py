@@ -7,19 +7,37 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tabulate import tabulate
+
+from vsn_train.atomic import write_atomic
+
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table, padded so that it reads as plain text too; columns after the first to the right."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    lines = [[cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
-             for row in (header, *rows)]  # fmt: skip
-    rule = ["-" * w if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (lines[0], rule, *lines[1:]))
+    sides = ["left"] + ["right"] * (len(header) - 1)
+    # The header as a row: tabulate makes the columns of its own headers two characters wider than they need to be.
+    table = tabulate([header, *rows], tablefmt="pipe", disable_numparse=True, colalign=sides)
+    rule, first, *others = table.splitlines()
+    return "\n".join([first, rule, *others])
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Lines for a terminal. Text to the left, numbers to the right; fractions with two digits, None as "-".
+
+    A column is one of numbers where its first cell that is not None is a number.
+    """
+    cells = [[f"{cell:.2f}" if isinstance(cell, float) else "-" if cell is None else str(cell) for cell in row]
+             for row in rows]  # fmt: skip
+    firsts = [next((row[column] for row in rows if row[column] is not None), "") for column in range(len(header))]
+    sides = ["left" if isinstance(first, str) else "right" for first in firsts]
+    # Text is never read as a number: "20230101" or "1e5" may be the name of a class.
+    table = tabulate([header, *cells], tablefmt="plain", disable_numparse=True, colalign=sides)
+    return "\n".join(line.rstrip() for line in table.splitlines())
 
 
 def write_results(output: Path, title: str, facts: Mapping[str, str], text: str, data: Any) -> None:
     """<output>.md: title, facts, `text`. <output>.json: facts and `data`."""
     output.parent.mkdir(parents=True, exist_ok=True)
     described = "\n".join(f"- {key}: {value}" for key, value in facts.items())
-    output.with_suffix(".md").write_text(f"# {title}\n\n{described}\n\n{text}\n", encoding="utf-8")
-    output.with_suffix(".json").write_text(json.dumps({"facts": dict(facts), "results": data}, indent=1) + "\n")
+    write_atomic(output.with_suffix(".md"), f"# {title}\n\n{described}\n\n{text}\n")
+    write_atomic(output.with_suffix(".json"), json.dumps({"facts": dict(facts), "results": data}, indent=1) + "\n")

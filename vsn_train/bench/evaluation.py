@@ -5,8 +5,8 @@ What the usual way does for each view of each video, which is what a data set of
 1. Open the file. The number of frames is known from an annotation list, so nothing is counted.
 2. Decode the T frames of the view's clip: through decord with one thread and `get_batch`, as mmaction2 and PySlowFast
    do by default. Where decord gives other pixels than a full decode does (HMDB51's own files: other frames), or none,
-   from the first frame of the file to the last one of the clip. Pictures of a folder are read one by one.
-3. Resize the T frames, cut out the one window, mirror it.
+   from the first frame of the file to the last one of the clip. Images of a folder are read one by one.
+3. Resize the T frames, cut out the one window, flip it.
 4. Hand uint8 over from a worker process; stack `views_per_batch` views, of whichever videos; make floats and normalize.
 5. The network as it was built, in PyTorch's default memory format.
 
@@ -31,10 +31,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from vsn_train.data.decord_reader import DecordReader
 from vsn_train.data.inputs import GivenVideos
-from vsn_train.data.loader import STACK_LENGTH, read_clip, test_loader
+from vsn_train.data.loader import STACK_LENGTH, eval_loader, read_clip
 from vsn_train.data.protocol import Protocol
 from vsn_train.data.sampling import sample_indices
-from vsn_train.data.transforms import crop_windows, mirror, normalize, resize_short_side
+from vsn_train.data.transforms import crop_windows, flip_clip, normalize, resize_short_side
 from vsn_train.data.video import Video, open_video
 from vsn_train.engine.distributed import Process
 from vsn_train.engine.evaluate import score_videos, video_groups
@@ -42,10 +42,8 @@ from vsn_train.errors import InputError, VideoError
 
 
 @dataclass(frozen=True)
-class Test:
-    """One test of a network, with the worker processes and the chunks that it runs in."""
-
-    __test__ = False  # pytest, this is no test
+class EvalWorkload:
+    """One evaluation of a network, with the worker processes and the chunks that it runs in."""
 
     model: nn.Module
     paths: Sequence[Path]
@@ -59,18 +57,16 @@ class Test:
     modality: str = "rgb"
 
 
-def score_decoding_once(test: Test) -> np.ndarray:
+def score_decoding_once(work: EvalWorkload) -> np.ndarray:
     """(N, V, K): as vsn-eval does it."""
-    protocol = test.protocol
-    videos = GivenVideos(
-        test.paths, test.num_frames, protocol.clips, protocol.placement, protocol.short_side, "auto", test.modality
-    )  # fmt: skip
-    groups = video_groups(len(videos), protocol.views, test.views_per_batch, test.process)
-    with closing(test_loader(videos, groups, test.workers)) as loader:
+    protocol = work.protocol
+    videos = GivenVideos(work.paths, work.num_frames, protocol, "auto", work.modality)
+    groups = video_groups(len(videos), protocol.views, work.views_per_batch, work.process)
+    with closing(eval_loader(videos, groups, work.workers)) as loader:
         found = score_videos(
-            test.model, loader, len(groups), test.process, lambda results: None,
-            protocol=protocol, mirrored_labels=np.arange(test.classes), views_per_batch=test.views_per_batch,
-            keep_views=True, on_bad_video="error", autocast=test.autocast, title="",
+            work.model, loader, len(groups), work.process, lambda results: None,
+            protocol=protocol, flipped_labels=np.arange(work.classes), views_per_batch=work.views_per_batch,
+            keep_views=True, on_bad_video="error", autocast=work.autocast, title="",
         )  # fmt: skip
     return np.stack([np.asarray(found[index]) for index in range(len(videos))])
 
@@ -87,14 +83,14 @@ class Listed:
     decord: bool
 
 
-def list_videos(test: Test) -> list[Listed]:
+def list_videos(work: EvalWorkload) -> list[Listed]:
     """What an annotation list says; not part of the time that is measured. Raises VideoError."""
     listed = []
-    for path in test.paths:
-        with open_video(path, modality=test.modality) as video:
+    for path in work.paths:
+        with open_video(path, modality=work.modality) as video:
             clips = sample_indices(
-                video.num_frames, test.num_frames, test.protocol.clips, test.protocol.placement,
-                length=STACK_LENGTH[test.modality],
+                video.num_frames, work.num_frames, work.protocol.clips, work.protocol.placement,
+                length=STACK_LENGTH[work.modality],
             )  # fmt: skip
             same = isinstance(video, Video) and all(_decord_agrees(path, video, clip) for clip in clips)
         listed.append(Listed(path, clips, same))
@@ -110,17 +106,17 @@ def _decord_agrees(path: Path, video: Video, indices: np.ndarray) -> bool:
 
 
 @torch.inference_mode()
-def score_view_by_view(test: Test, videos: Sequence[Listed]) -> np.ndarray:
+def score_view_by_view(work: EvalWorkload, videos: Sequence[Listed]) -> np.ndarray:
     """(N, V, K): the usual way, see the top of this file."""
     loader = DataLoader(
-        _Views(videos, test.protocol, test.modality), batch_size=test.views_per_batch, num_workers=test.workers
+        _Views(videos, work.protocol, work.modality), batch_size=work.views_per_batch, num_workers=work.workers
     )
-    test.model.eval()
+    work.model.eval()
     logits = []
     for views in loader:
-        with test.autocast:
-            logits.append(test.model(normalize(views.to(test.process.device))).float().cpu())
-    return torch.cat(logits).numpy().reshape(len(videos), test.protocol.views, -1)
+        with work.autocast:
+            logits.append(work.model(normalize(views.to(work.process.device))).float().cpu())
+    return torch.cat(logits).numpy().reshape(len(videos), work.protocol.views, -1)
 
 
 class _Views(Dataset[Tensor]):
@@ -140,9 +136,9 @@ class _Views(Dataset[Tensor]):
         frames = resize_short_side(_clip_of(self.videos[number], clip, self.modality), self.protocol.short_side)
         height, width = frames.shape[-2:]
         size = self.protocol.crop_size
-        top, left, mirrored = crop_windows(height, width, self.protocol.crops, size)[crop]
+        top, left, flipped = crop_windows(height, width, self.protocol.crops, size)[crop]
         window = frames[..., top : top + size, left : left + size]
-        return mirror(window) if mirrored else window.contiguous()
+        return flip_clip(window) if flipped else window.contiguous()
 
 
 def _clip_of(listed: Listed, clip: int, modality: str) -> Tensor:

@@ -15,8 +15,9 @@ from vsn_train.analysis.tables import markdown_table
 from vsn_train.bench.reference_operators import to_reference
 from vsn_train.bench.timing import peak_memory, ratio
 from vsn_train.engine.interleave import interleave
+from vsn_train.engine.precision import allow_tf32, autocast_for
 from vsn_train.errors import InputError
-from vsn_train.models import create_model
+from vsn_train.models import Recognizer, create_model
 from vsn_train.models.backbone import parse_option
 
 MODES = ("forward", "train")
@@ -26,7 +27,7 @@ MODES = ("forward", "train")
 class Setting:
     """How a model is run."""
 
-    precision: str = "fp32"  # "fp32" or "bf16"
+    precision: str = "fp32"  # "fp32", "bf16", "fp16", or on CUDA "tf32"
     channels_last: bool = False
     compiled: bool = False
 
@@ -47,17 +48,19 @@ class Workload:
     device: str = "cpu"
 
 
-def make_model(text: str, work: Workload) -> nn.Module:
+def make_model(text: str, work: Workload, **more: Any) -> Recognizer:
     """ "sth:p=0.5,integration=sum" -> that network; ":reference" among the options: its operators in reference form.
 
-    Raises InputError for what `create_model` does not know.
+    On work.device, where its random start is drawn too: on a GPU that takes a hundredth of the CPU's time. more: as of
+    `create_model`. Raises InputError for what `create_model` does not know.
     """
     operator, _, rest = text.partition(":")
     options = [option for option in rest.split(",") if option]
     reference = "reference" in options
     known: dict[str, Any] = dict(parse_option(option) for option in options if option != "reference")
     torch.manual_seed(0)
-    model = create_model(operator, work.arch, work.num_frames, work.num_classes, **known)
+    with torch.device(work.device):
+        model = create_model(operator, work.arch, work.num_frames, work.num_classes, **known, **more)
     return to_reference(model) if reference else model
 
 
@@ -65,15 +68,21 @@ def model_action(text: str, work: Workload, setting: Setting, mode: str) -> Call
     """One forward pass without gradients, or one training step: forward, loss, backward, SGD with momentum."""
     if mode not in MODES:
         raise InputError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
-    model = make_model(text, work).to(work.device).train(mode == "train")
+    model = make_model(text, work).train(mode == "train")
     if setting.channels_last:
         model.to(memory_format=torch.channels_last)
     run = compiled(model) if setting.compiled else model
     video = torch.randn(work.batch, work.num_frames, 3, work.size, work.size, device=work.device)
-    autocast = torch.autocast(work.device, dtype=torch.bfloat16, enabled=setting.precision == "bf16")
+    autocast = autocast_for(setting.precision, torch.device(work.device))
+
+    def choose_products() -> None:  # torch keeps it for the whole process, and another action may have changed it
+        if work.device == "cuda":
+            allow_tf32(setting.precision == "tf32")
+
     if mode == "forward":
 
         def forward() -> None:
+            choose_products()
             with torch.inference_mode(), autocast:
                 run(video)
 
@@ -82,6 +91,7 @@ def model_action(text: str, work: Workload, setting: Setting, mode: str) -> Call
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
 
     def step() -> None:
+        choose_products()
         with autocast:
             logits = run(video)
         F.cross_entropy(logits.float(), label).backward()

@@ -1,8 +1,8 @@
 """How fast videos are read: ours on the files as they are, ours on fast-seek copies, and the common pipeline.
 
-Everything runs on one core, in turns, over the same videos with the same draws. A stage's time is what passes between
-two laps. What a GPU does for ours (cutting the test views out, making floats) is timed apart, on the CPU; the common
-pipeline does that in its workers.
+Everything runs on one core, in turns, over the same videos with the same draws. A stage lasts from the end of the one
+before it to its own. What a GPU does for ours (cutting the test views out, making floats) is timed apart, on the CPU;
+the common pipeline does that in its workers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ from vsn_train.errors import InputError
 
 STAGES = ("open", "decode", "crop and resize", "to float", "hand-over")
 LINUX = hasattr(os, "memfd_create")
-PIPELINES = ("baseline", "ours", "ours, copies")
+REFERENCE = "baseline"  # what tables and JSON call the pipeline of reference_reading
+PIPELINES = (REFERENCE, "ours", "ours, copies")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Videos:
     copying_seconds: float = 0.0  # that one core took to make the copies
 
 
-class Laps:
+class StageTimer:
     """Seconds spent in each stage."""
 
     def __init__(self) -> None:
@@ -83,31 +84,30 @@ class Laps:
 # ---- One video -------------------------------------------------------------------------------------------------------
 
 
-def training_clip(path: str, reading: Reading, generator: np.random.Generator, lap: Callable[[str], None]) -> Tensor:
-    """uint8 (T, 3, size, size): what `TrainingClips` gives, in laps."""
+def training_clip(
+    path: str, reading: Reading, generator: np.random.Generator, end_stage: Callable[[str], None]
+) -> Tensor:
+    """uint8 (T, 3, size, size): what `TrainingClips` gives, stage by stage."""
     with open_video(path) as video:
-        lap("open")
+        end_stage("open")
         clip = video.read(sample_indices(video.num_frames, reading.T, 1, reading.sampling, generator)[0])
-    lap("decode")
+    end_stage("decode")
     clip, _ = augment(clip, Augmentation(crop_size=reading.crop_size), generator)
-    lap("crop and resize")
+    end_stage("crop and resize")
     return clip
 
 
-def test_frames(path: str, reading: Reading, lap: Callable[[str], None]) -> tuple[Tensor, np.ndarray]:
-    """uint8 (U, 3, H, W) and positions (clips, T): what `read_test_video` gives, in laps."""
+def eval_frames(path: str, reading: Reading, end_stage: Callable[[str], None]) -> tuple[Tensor, np.ndarray]:
+    """uint8 (U, 3, H, W) and positions (clips, T): what `read_eval_video` gives, stage by stage."""
     with open_video(path) as video:
-        lap("open")
+        end_stage("open")
         wanted = sample_indices(video.num_frames, reading.T, reading.clips, reading.sampling)
         unique, positions = np.unique(wanted, return_inverse=True)
         frames = video.read(unique)
-    lap("decode")
+    end_stage("decode")
     frames = resize_short_side(frames, reading.short_side)
-    lap("crop and resize")
+    end_stage("crop and resize")
     return frames, positions.reshape(wanted.shape)
-
-
-test_frames.__test__ = False  # type: ignore[attr-defined]  # pytest, this is no test
 
 
 def views_on_device(frames: Tensor, clips: np.ndarray, reading: Reading) -> None:
@@ -129,33 +129,33 @@ def hand_over(batch: Tensor) -> None:
 # ---- In turns --------------------------------------------------------------------------------------------------------
 
 
-def read_all(pipeline: str, videos: Videos, reading: Reading, seed: int, lap: Laps) -> None:
+def read_all(pipeline: str, videos: Videos, reading: Reading, seed: int, timer: StageTimer) -> None:
     """Read every video of a group once. For training they form one batch, in a test each is handed over by itself."""
-    lap.start()
+    timer.start()
     batch = []
     for index, path in enumerate(videos.copies if pipeline == "ours, copies" else videos.files):
         generator = np.random.default_rng((seed, index))
-        if reading.mode == "train" and pipeline == "baseline":
+        if reading.mode == "train" and pipeline == REFERENCE:
             batch.append(
-                reference_reading.training_clip(path, reading.T, reading.sampling, reading.crop_size, generator, lap)
+                reference_reading.training_clip(path, reading.T, reading.sampling, reading.crop_size, generator, timer)
             )
         elif reading.mode == "train":
-            batch.append(training_clip(path, reading, generator, lap))
-        elif pipeline == "baseline":
-            views = reference_reading.test_views(
+            batch.append(training_clip(path, reading, generator, timer))
+        elif pipeline == REFERENCE:
+            views = reference_reading.eval_views(
                 path, reading.T, reading.clips, reading.sampling, reading.crops, reading.short_side, reading.crop_size,
-                lap,
+                timer,
             )  # fmt: skip
             hand_over(views)
-            lap("hand-over")
+            timer("hand-over")
         else:
-            hand_over(test_frames(path, reading, lap)[0])
-            lap("hand-over")
+            hand_over(eval_frames(path, reading, timer)[0])
+            timer("hand-over")
     if batch:
-        if pipeline != "baseline":  # uint8 with the channels last in memory
+        if pipeline != REFERENCE:  # uint8 with the channels last in memory
             batch = [clip.permute(0, 2, 3, 1) for clip in batch]
         hand_over(torch.stack(batch))
-        lap("hand-over")
+        timer("hand-over")
 
 
 @dataclass(frozen=True)
@@ -172,12 +172,12 @@ class ReadTimes:
 def compare_reading(videos: Videos, reading: Reading, rounds: int) -> ReadTimes:
     """All pipelines in turns, on one core."""
     pipelines = [name for name in PIPELINES if name != "ours, copies" or videos.copies]
-    laps = {name: Laps() for name in pipelines}
+    timers = {name: StageTimer() for name in pipelines}
     passes = dict.fromkeys(pipelines, 0)
 
     def action(name: str) -> Callable[[], None]:
         def run() -> None:
-            read_all(name, videos, reading, passes[name], laps[name])
+            read_all(name, videos, reading, passes[name], timers[name])
             passes[name] += 1
 
         return run
@@ -185,7 +185,9 @@ def compare_reading(videos: Videos, reading: Reading, rounds: int) -> ReadTimes:
     with one_core():
         times = interleave({name: action(name) for name in pipelines}, rounds)
         device_seconds = time_on_device(videos, reading)
-    return ReadTimes(videos, reading, times, {name: dict(lap.seconds) for name, lap in laps.items()}, device_seconds)
+    return ReadTimes(
+        videos, reading, times, {name: dict(timer.seconds) for name, timer in timers.items()}, device_seconds
+    )
 
 
 def time_on_device(videos: Videos, reading: Reading) -> float:
@@ -197,7 +199,7 @@ def time_on_device(videos: Videos, reading: Reading) -> float:
             before = time.perf_counter()
             normalize(frames)
         else:
-            frames, clips = test_frames(path, reading, lambda stage: None)
+            frames, clips = eval_frames(path, reading, lambda stage: None)
             before = time.perf_counter()
             views_on_device(frames, clips, reading)
         seconds += time.perf_counter() - before
@@ -242,7 +244,7 @@ def reading_table(results: Sequence[ReadTimes]) -> str:
     for result in results:
         for name, times in result.times.items():
             count, spent = len(result.videos.files), sum(result.stages[name].values())
-            speedup = ratio(result.times["baseline"], times)
+            speedup = ratio(result.times[REFERENCE], times)
             rows.append(
                 [
                     result.videos.name,
@@ -250,8 +252,8 @@ def reading_table(results: Sequence[ReadTimes]) -> str:
                     f"{count / float(np.median(times)):.1f}",
                     *(f"{100 * result.stages[name][stage] / spent:.0f}" for stage in STAGES),
                     f"{1000 * float(np.median(times)) / count:.1f}",
-                    "" if name == "baseline" else f"{1000 * result.device_seconds / count:.1f}",
-                    "" if name == "baseline" else f"{speedup.median:.2f} ({speedup.low:.2f}-{speedup.high:.2f})",
+                    "" if name == REFERENCE else f"{1000 * result.device_seconds / count:.1f}",
+                    "" if name == REFERENCE else f"{speedup.median:.2f} ({speedup.low:.2f}-{speedup.high:.2f})",
                 ]
             )
     return markdown_table(header, rows)
@@ -278,8 +280,8 @@ def as_data(result: ReadTimes) -> list[dict[str, Any]]:
 # ---- All cores, and memory -------------------------------------------------------------------------------------------
 
 
-class BaselineClips(Dataset[Tensor]):
-    """The baseline as a data set for torch's DataLoader. keys: (epoch, index)."""
+class ReferenceClips(Dataset[Tensor]):
+    """The reference pipeline as a data set for torch's DataLoader. keys: (epoch, index)."""
 
     def __init__(self, files: Sequence[str], reading: Reading) -> None:
         self.files = files
@@ -309,9 +311,9 @@ def clips_per_second(
         files = files * -(-clips // len(files))
         batches = EpochBatches(len(files), batch_size, 0, 1, seed=0)
         loader: Any
-        if name == "baseline":
+        if name == REFERENCE:
             loader = DataLoader(
-                BaselineClips(files, reading), batch_sampler=batches, num_workers=workers, persistent_workers=True,
+                ReferenceClips(files, reading), batch_sampler=batches, num_workers=workers, persistent_workers=True,
                 multiprocessing_context="fork",
             )  # fmt: skip
         else:
@@ -409,7 +411,7 @@ def growth_table(groups: Sequence[Videos]) -> str:
 
 
 def total_table(speeds: Mapping[str, float], workers: int) -> str:
-    rows = [[name, f"{speed:.1f}", f"{speed / speeds['baseline']:.2f}"] for name, speed in speeds.items()]
+    rows = [[name, f"{speed:.1f}", f"{speed / speeds[REFERENCE]:.2f}"] for name, speed in speeds.items()]
     return markdown_table(["pipeline", f"clips/s, {workers} workers", "times the baseline"], rows)
 
 

@@ -23,53 +23,52 @@ from torch import Tensor
 from vsn_train.data.sampling import sample_indices
 from vsn_train.data.transforms import FIXED_OFFSETS, MEAN, STD, crop_views
 
-Lap = Callable[[str], None]  # called at the end of each stage with its name
+EndStage = Callable[[str], None]  # called at the end of each stage with its name
 
 
-def training_clip(path: str, T: int, sampling: str, size: int, generator: np.random.Generator, lap: Lap) -> Tensor:
+def training_clip(
+    path: str, T: int, sampling: str, size: int, generator: np.random.Generator, end_stage: EndStage
+) -> Tensor:
     """float32 (T, 3, size, size)."""
     reader = _open(path)
-    lap("open")
+    end_stage("open")
     indices = sample_indices(len(reader), T, 1, sampling, generator)[0]
     images = [Image.fromarray(image) for image in reader.get_batch(indices).asnumpy()]
-    lap("decode")
+    end_stage("decode")
     width, height = images[0].size
     crop_height, crop_width, top, left = _multi_scale_window(height, width, generator)
     box = (left, top, left + crop_width, top + crop_height)
     images = [image.crop(box).resize((size, size), Image.Resampling.BILINEAR) for image in images]
     if generator.random() < 0.5:
         images = [image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for image in images]
-    lap("crop and resize")
+    end_stage("crop and resize")
     clip = _to_float(torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2))
-    lap("to float")
+    end_stage("to float")
     return clip
 
 
-def test_views(
-    path: str, T: int, clips: int, placement: str, crops: int, short_side: int, size: int, lap: Lap
+def eval_views(
+    path: str, T: int, clips: int, placement: str, crops: int, short_side: int, size: int, end_stage: EndStage
 ) -> Tensor:
     """float32 (clips × crops, T, 3, size, size), clip by clip."""
     reader = _open(path)
-    lap("open")
+    end_stage("open")
     views = []
     for indices in sample_indices(len(reader), T, clips, placement):
         images = [Image.fromarray(image) for image in reader.get_batch(indices).asnumpy()]
-        lap("decode")
+        end_stage("decode")
         width, height = images[0].size
         scale = short_side / min(height, width)
         resized = (max(short_side, int(width * scale)), max(short_side, int(height * scale)))
         if resized != (width, height):
             images = [image.resize(resized, Image.Resampling.BILINEAR) for image in images]
         frames = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
-        lap("crop and resize")
+        end_stage("crop and resize")
         views += [_to_float(view) for view, _ in crop_views(frames, crops, size)]
-        lap("to float")
+        end_stage("to float")
     stacked = torch.stack(views)
-    lap("to float")
+    end_stage("to float")
     return stacked
-
-
-test_views.__test__ = False  # type: ignore[attr-defined]  # pytest, this is no test
 
 
 def _open(path: str) -> Any:

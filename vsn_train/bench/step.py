@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
+import torchvision
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vsn_train.analysis.tables import markdown_table
-from vsn_train.bench.network import Workload
+from vsn_train.bench.network import Workload, make_model
 from vsn_train.bench.timing import peak_memory, ratio
 from vsn_train.data.isolated import usable_cores
 from vsn_train.data.loader import Batch
@@ -72,7 +74,7 @@ def check_choice(choice: str, work: Workload, processes: int) -> None:
     if processes == 1 and (found := switches & set(PROCESSES_ONLY)):
         raise InputError(f"{', '.join(sorted(found))}: is for several processes; leave it out, or use --processes 2")
     if "accumulate" in switches and work.batch < 2:
-        raise InputError("accumulate: it divides a step's clips into batches of one; use --batch 2 or more")
+        raise InputError("accumulate: it divides a step's clips into two batches; use --batch 2 or more")
     if {"accumulate", "static_graph"} <= switches:
         raise InputError("accumulate,static_graph: torch cannot put exchanging off in a static graph; leave one out")
 
@@ -80,13 +82,11 @@ def check_choice(choice: str, work: Workload, processes: int) -> None:
 def training_step(choice: str, operator: str, work: Workload, processes: int = 1) -> Callable[[], None]:
     """The arithmetic of one step of vsn-train with these switches on. work.batch: clips of a step and process.
 
-    "accumulate" takes them one by one. "copied_gradients": runtime.gradient_as_bucket_view=false.
+    operator: as `make_model` takes it, options and reference form included. "accumulate" takes the clips in two halves.
+    "copied_gradients": runtime.gradient_as_bucket_view=false.
     """
     switches, device = set(choice.split(",")), torch.device(work.device)
-    torch.manual_seed(0)
-    network = create_model(
-        operator, work.arch, work.num_frames, work.num_classes, frozen_bn="frozen_bn" in switches
-    ).to(device)  # fmt: skip
+    network = make_model(operator, work, frozen_bn="frozen_bn" in switches)
     if "recompute" in switches:
         recompute_blocks(network.backbone)
     if "channels_last" in switches:
@@ -120,7 +120,7 @@ def training_step(choice: str, operator: str, work: Workload, processes: int = 1
     state.network = model.train()
     video = torch.randint(256, (work.batch, work.num_frames, 3, work.size, work.size), dtype=torch.uint8, device=device)
     label = torch.arange(work.batch, device=device) % work.num_classes
-    size = 1 if "accumulate" in switches else work.batch
+    size = -(-work.batch // 2) if "accumulate" in switches else work.batch
     batches = [Batch(*each, ()) for each in zip(video.split(size), label.split(size), strict=True)]
     group, no_draws = Process(0, processes, device), np.random.default_rng(0)
 
@@ -129,6 +129,40 @@ def training_step(choice: str, operator: str, work: Workload, processes: int = 1
             allow_tf32("tf32" in switches)
         train_step(state, batches, options, group, work.batch * processes, no_draws)
         optimizer.zero_grad(set_to_none=True)  # last, so that a step begins and ends with the state alone
+
+    return step
+
+
+def image_training_step(choice: str, work: Workload) -> Callable[[], None]:
+    """A step of torchvision's network on work.batch images, written as plainly as it can be: the ceiling of ours.
+
+    work.num_frames is not looked at. The images lie on the device as normalized floats; forward, cross-entropy,
+    backward and SGD with momentum, nothing else: no gradient is clipped, nothing is logged or looked at. choice: as
+    `training_step`, of which a precision, channels_last and fused are known.
+    """
+    switches, device = set(choice.split(",")), torch.device(work.device)
+    torch.manual_seed(0)
+    with device:
+        network = torchvision.models.get_model(work.arch, num_classes=work.num_classes).train()
+    layout = torch.channels_last if "channels_last" in switches else torch.contiguous_format
+    network.to(memory_format=layout)
+    images = torch.randn(work.batch, 3, work.size, work.size, device=device).to(memory_format=layout)
+    label = torch.arange(work.batch, device=device) % work.num_classes
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4, fused="fused" in switches
+    )
+    precision = next((each for each in ("bf16", "fp16") if each in switches), "fp32")
+    autocast, scaler = autocast_for(precision, device), scaler_for(precision, device)
+
+    def step() -> None:
+        if device.type == "cuda":
+            allow_tf32("tf32" in switches)
+        with autocast:
+            loss = F.cross_entropy(network(images), label)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
 
     return step
 
@@ -165,7 +199,7 @@ def _time_in_group(
     if work.device == "cuda":
         torch.cuda.set_device(rank)
     backend = "nccl" if work.device == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=f"file://{folder}/meet", rank=rank, world_size=processes)
+    dist.init_process_group(backend, init_method=f"file://{folder}/rendezvous", rank=rank, world_size=processes)
     try:
         found = _time_here(choices, operator, work, rounds, processes)
         if rank == 0:

@@ -1,4 +1,4 @@
-"""What training does to a clip: crop, mirror, RandAugment, colour jitter. On uint8, one draw for all frames of a clip.
+"""What training does to a clip: crop, flip, RandAugment, colour jitter. On uint8, one draw for all frames of a clip.
 
 Every draw comes from the generator that is passed in. torchvision's transforms draw from torch's global generator; they
 are seeded from ours, and the global one is left as it was.
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from vsn_train.data.transforms import center_crop, mirror, multi_scale_crop
+from vsn_train.data.transforms import center_crop, flip_clip, multi_scale_crop
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,15 @@ class Augmentation:
 
 
 def augment(clip: Tensor, how: Augmentation, generator: np.random.Generator) -> tuple[Tensor, bool]:
-    """uint8 (T, C, H, W) -> uint8 (T, C, crop_size, crop_size), and whether it is mirrored.
+    """uint8 (T, C, H, W) -> uint8 (T, C, crop_size, crop_size), and whether it is flipped.
 
-    A mirrored clip may belong to another class. Optical flow has no colours: it takes neither RandAugment nor jitter.
+    A flipped clip may belong to another class. Optical flow has no colours: it takes neither RandAugment nor jitter.
     """
     clip = random_crop(clip, how, generator)
-    mirrored = how.flip and bool(generator.random() < 0.5)
-    if mirrored:
-        clip = mirror(clip)
-    return change_look(clip, how, generator), mirrored
+    flipped = how.flip and bool(generator.random() < 0.5)
+    if flipped:
+        clip = flip_clip(clip)
+    return change_look(clip, how, generator), flipped
 
 
 def random_crop(clip: Tensor, how: Augmentation, generator: np.random.Generator) -> Tensor:

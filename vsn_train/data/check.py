@@ -89,7 +89,7 @@ def spread(num_frames: int, sample: int) -> list[int]:
 def different(images: np.ndarray, expected: Sequence[np.ndarray]) -> int:
     """How many (C, H, W) images are not the expected (H, W, C) one: more than 3 grey levels away on average.
 
-    Readers may round colours differently, by less than 2 levels on 10-bit video. Neighbouring frames of a picture that
+    Readers may round colours differently, by less than 2 levels on 10-bit video. Neighbouring frames of a scene that
     stands still are closer than that too; then it does not matter which one it is.
     """
     pairs = zip(images.transpose(0, 2, 3, 1), expected, strict=True)

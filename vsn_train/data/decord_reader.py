@@ -15,7 +15,7 @@ class DecordReader:
     """Reads a video whose packets are known.
 
     decord aborts the process on some damaged files, so it gets whole files only. After a jump it returns wrong frames
-    for packed B-frames, open GOPs and HEVC, so it jumps only where every key picture resets the decoder; elsewhere it
+    for packed B-frames, open GOPs and HEVC, so it jumps only where every key frame resets the decoder; elsewhere it
     decodes from the start, which is right for AVI, MP4 and Matroska but not for MPEG-TS. With more than one thread VP9
     fails; without a fault tolerance a neighbour stands in for a frame that cannot be decoded.
     """

@@ -1,6 +1,6 @@
-"""The frames of a fast-seek copy, as `vsn-tools prepare` writes them: one packet is one whole picture.
+"""The frames of a fast-seek copy, as `vsn-tools prepare` writes them: one packet is one whole image.
 
-An MP4 file of H.264 without prediction between pictures, or of JPEG or PNG pictures taken over as they were. At its
+An MP4 file of H.264 without prediction between images, or of JPEG or PNG images taken over as they were. At its
 end, in a box that other programs pass over, lies an index: how to decode, and where each packet is. Opening a copy
 reads the index alone, and a frame costs its own packet alone. Which frame a packet holds was checked against a full
 decode when the copy was written. A file without the index, such as a copy that another program has rewritten, is read
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from vsn_train.data.colour import RgbConverter
-from vsn_train.data.frames import decode_picture, rows_of_frames
+from vsn_train.data.frames import decode_image_bytes, rows_of_frames
 from vsn_train.data.times import even_times
 from vsn_train.errors import VideoError
 
@@ -35,7 +35,7 @@ _TAIL = 8 + len(MARK)
 
 @dataclass(frozen=True)
 class Index:
-    """codec: "h264", "mjpeg" or "png". modality: "rgb", or "flow": two grey pictures a frame, x and y.
+    """codec: "h264", "mjpeg" or "png". modality: "rgb", or "flow": two grey images a frame, x and y.
     extradata: the decoder's. places: int64 (packets, 2), position and size in bytes. times: float64 (frames,), seconds
     after the first frame; None: not known."""
 
@@ -52,7 +52,7 @@ class Index:
 def append_index(
     path: Path, codec: str, modality: str, fps: float, height: int, width: int, times: np.ndarray | None
 ) -> None:
-    """Write the index behind an MP4 file whose packets are whole pictures. times: of the frames; None: not known."""
+    """Write the index behind an MP4 file whose packets are whole images. times: of the frames; None: not known."""
     import av
 
     with av.open("file:" + str(path)) as container:
@@ -123,7 +123,7 @@ class FastSeekCopy:
         rows = rows_of_frames(self.path, self.num_frames, frames)
         channels = 2 if self.modality == "flow" else 3
         images = np.empty((len(frames), self.height, self.width, channels), np.uint8)
-        for frame, image in (self._decode_h264 if self._decoder else self._decode_pictures)(sorted(rows)):
+        for frame, image in (self._decode_h264 if self._decoder else self._decode_images)(sorted(rows)):
             if image.shape != images.shape[1:]:
                 size = f"{image.shape[1]}x{image.shape[0]}"
                 raise VideoError(self.path, f"frame {frame} is {size}, expected {self.width}x{self.height}")
@@ -131,7 +131,7 @@ class FastSeekCopy:
         return torch.from_numpy(images).permute(0, 3, 1, 2)
 
     def packets(self, frame: int) -> list[bytes]:
-        """The compressed pictures of a frame: one, or those of x and y."""
+        """The compressed images of a frame: one, or those of x and y."""
         found = []
         for position, size in self._places[frame * self._per_frame : (frame + 1) * self._per_frame].tolist():
             data = os.pread(self._file, size, position)
@@ -140,10 +140,10 @@ class FastSeekCopy:
             found.append(data)
         return found
 
-    def _decode_pictures(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+    def _decode_images(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
         for frame in wanted:
             try:
-                parts = [decode_picture(data, grey=self.modality == "flow") for data in self.packets(frame)]
+                parts = [decode_image_bytes(data, grey=self.modality == "flow") for data in self.packets(frame)]
                 yield frame, np.concatenate(parts, axis=2) if len(parts) > 1 else parts[0]
             except ValueError as error:
                 raise VideoError(self.path, f"frame {frame} {error}: prepare it again") from error
@@ -160,10 +160,10 @@ class FastSeekCopy:
                     packet = av.Packet(len(data))  # its memory is padded with zeros, as decoders expect
                     packet.update(data)
                     packet.pts = frame  # the decoder hands it on to the image
-                for picture in self._decoder.decode(packet):
-                    if decoded == len(wanted) or picture.pts != wanted[decoded] or picture.is_corrupt:
-                        raise VideoError(self.path, f"damaged near frame {picture.pts}: prepare it again")
-                    yield wanted[decoded], self._to_rgb(picture)
+                for image in self._decoder.decode(packet):
+                    if decoded == len(wanted) or image.pts != wanted[decoded] or image.is_corrupt:
+                        raise VideoError(self.path, f"damaged near frame {image.pts}: prepare it again")
+                    yield wanted[decoded], self._to_rgb(image)
                     decoded += 1
         except av.FFmpegError as error:
             raise VideoError(self.path, f"damaged: {error.strerror or error}; prepare it again") from error

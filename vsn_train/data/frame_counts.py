@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from vsn_train.atomic import atomic_path
 from vsn_train.data.manifest import Manifest
 from vsn_train.data.video import open_video
 from vsn_train.errors import InputError, VideoError
@@ -66,12 +67,8 @@ def count_frames(
                 file.flush()
                 flushed = time.monotonic()
         bar.close()
-    aside = own.with_suffix(".tmp")
-    with aside.open("wb") as file:
+    with atomic_path(finished) as written, written.open("wb") as file:
         np.save(file, counts, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, finished)
     for part in (*parts, own):
         part.unlink(missing_ok=True)
     return replace(manifest, num_frames=counts), sorted(reasons)

@@ -1,4 +1,4 @@
-"""The frames of one video that lies in a folder, one picture a frame: RGB, or optical flow as pairs of grey pictures.
+"""The frames of one video that lies in a folder, one image a frame: RGB, or optical flow as pairs of grey images.
 
     00001.jpg            Something-Something V1, Jester
     000001.jpg           Something-Something V2 as TSM extracts it
@@ -7,7 +7,7 @@
 
     times.txt                                when each is shown: one line a frame, seconds; need not be there
 
-Frame 0 is the picture with the lowest number, wherever the numbers start; every number between the lowest and the
+Frame 0 is the image with the lowest number, wherever the numbers start; every number between the lowest and the
 highest must be there. JPEG and PNG are read.
 """
 
@@ -30,16 +30,16 @@ from vsn_train.errors import VideoError
 RGB_NAMES = (("", 5), ("", 6), ("img_", 5), ("image_", 5), ("frame_", 5), ("frame_", 6))
 FLOW_NAMES = (("flow_", 5), ("", 5))  # before x_ and y_
 
-# Larger pictures are refused before they are decoded: a file of a megabyte can unfold to gigabytes. Twice 8K video.
+# Larger images are refused before they are decoded: a file of a megabyte can unfold to gigabytes. Twice 8K video.
 MAX_PIXELS = 1 << 26
 
-_PICTURE = re.compile(r"(?P<prefix>.*?)(?P<number>\d+)\.(?P<suffix>jpe?g|png)", re.IGNORECASE | re.DOTALL)
+_IMAGE = re.compile(r"(?P<prefix>.*?)(?P<number>\d+)\.(?P<suffix>jpe?g|png)", re.IGNORECASE | re.DOTALL)
 _FLOW_PREFIX = re.compile(r"(?P<head>(?:.*[_-])?)[xy]_", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class _Names:
-    """How the pictures are called. prefixes: one, or those of x and y. first: number of frame 0."""
+    """How the images are called. prefixes: one, or those of x and y. first: number of frame 0."""
 
     prefixes: tuple[str, ...]
     digits: int
@@ -55,13 +55,13 @@ class _Names:
 class FrameFolder:
     """One open folder of frames, with the interface of `Video`; `open_video` makes it.
 
-    num_frames: pictures, or pairs of them. fps: 0.0, as pictures do not say; may be set. times: seconds after the first
-    frame, float64 (num_frames,), where `times.txt` lies beside the pictures; else i / fps, or None without fps.
-    height, width: pixels of the first picture, which is decoded when they are asked for.
+    num_frames: images, or pairs of them. fps: 0.0, as images do not say; may be set. times: seconds after the first
+    frame, float64 (num_frames,), where `times.txt` lies beside the images; else i / fps, or None without fps.
+    height, width: pixels of the first image, which is decoded when they are asked for.
     """
 
     def __init__(self, path: str, modality: str = "rgb", num_frames: int | None = None) -> None:
-        """num_frames: as known from a list; it saves listing the folder where first and last picture are in place."""
+        """num_frames: as known from a list; it saves listing the folder where first and last image are in place."""
         self.path = path
         self.fps = 0.0
         self.channels = 2 if modality == "flow" else 3
@@ -87,7 +87,7 @@ class FrameFolder:
         """The given frames, in the given order; they may repeat. Only their files are opened.
 
         Returns uint8 (N, 3, H, W), RGB, or (N, 2, H, W), flow in x and y with 128 for no motion; a view of memory laid
-        out as (N, H, W, C) ("channels last"). Raises IndexError outside 0..num_frames-1, VideoError for a picture that
+        out as (N, H, W, C) ("channels last"). Raises IndexError outside 0..num_frames-1, VideoError for an image that
         cannot be decoded or has another size than the others.
         """
         if self._closed:
@@ -107,7 +107,7 @@ class FrameFolder:
             images = np.empty((0, self.height, self.width, self.channels), np.uint8)
         return torch.from_numpy(images).permute(0, 3, 1, 2)
 
-    def pictures(self, frame: int) -> list[bytes]:
+    def images(self, frame: int) -> list[bytes]:
         """What is in the file of a frame, or in its two files of x and y."""
         found = []
         for name in self._names(frame):
@@ -123,12 +123,12 @@ class FrameFolder:
     def _image(self, frame: int) -> np.ndarray:
         """(H, W, C) uint8."""
         parts = []
-        for name, data in zip(self._names(frame), self.pictures(frame), strict=True):
+        for name, data in zip(self._names(frame), self.images(frame), strict=True):
             try:
-                picture = decode_picture(data, grey=self.channels == 2)
+                image = decode_image_bytes(data, grey=self.channels == 2)
             except ValueError as error:
                 raise VideoError(self.path, f"{name} {error}") from error
-            parts.append(picture)
+            parts.append(image)
         if len({part.shape for part in parts}) > 1:
             raise VideoError(self.path, f"{' and '.join(self._names(frame))} differ in size")
         return np.concatenate(parts, axis=2) if len(parts) > 1 else parts[0]
@@ -143,7 +143,7 @@ class FrameFolder:
         self.close()
 
 
-def decode_picture(data: bytes, grey: bool = False) -> np.ndarray:
+def decode_image_bytes(data: bytes, grey: bool = False) -> np.ndarray:
     """A JPEG or PNG file's bytes -> (H, W, 3) uint8 RGB, or (H, W, 1). Raises ValueError, which says why not."""
     if not data:
         raise ValueError("is empty")
@@ -156,12 +156,12 @@ def decode_picture(data: bytes, grey: bool = False) -> np.ndarray:
         return _decode_with_pillow(data, grey)
     try:
         mode = ImageReadMode.GRAY if grey else ImageReadMode.RGB
-        picture = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode)
+        image = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode)
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"cannot be decoded ({str(error).splitlines()[0].strip()})") from error
-    if picture.dtype != torch.uint8:
-        raise ValueError(f"has {picture.dtype} pixels; expected 8 bits a channel")
-    return picture.permute(1, 2, 0).numpy()
+    if image.dtype != torch.uint8:
+        raise ValueError(f"has {image.dtype} pixels; expected 8 bits a channel")
+    return image.permute(1, 2, 0).numpy()
 
 
 def picture_size(data: bytes) -> tuple[int, int]:
@@ -190,10 +190,10 @@ def _decode_with_pillow(data: bytes, grey: bool) -> np.ndarray:
 
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-            picture = np.asarray(image.convert("L" if grey else "RGB"))
+            pixels = np.asarray(image.convert("L" if grey else "RGB"))
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"cannot be decoded ({str(error).splitlines()[0].strip()})") from error
-    return picture[:, :, None] if grey else picture
+    return pixels[:, :, None] if grey else pixels
 
 
 def rows_of_frames(
@@ -212,7 +212,7 @@ def rows_of_frames(
 
 
 def _probe(path: str, modality: str, num_frames: int) -> tuple[_Names, int] | None:
-    """The usual names whose first and last picture are there and whose next one is not; None: list the folder."""
+    """The usual names whose first and last image are there and whose next one is not; None: list the folder."""
     for head, digits in FLOW_NAMES if modality == "flow" else RGB_NAMES:
         names = _Names((f"{head}x_", f"{head}y_") if modality == "flow" else (head,), digits)
         there = [os.path.exists(os.path.join(path, names(frame)[-1])) for frame in (0, num_frames - 1, num_frames)]
@@ -222,32 +222,32 @@ def _probe(path: str, modality: str, num_frames: int) -> tuple[_Names, int] | No
 
 
 def _list_frames(path: str, modality: str) -> tuple[_Names, int]:
-    """Look at the names in the folder. Raises VideoError where they are not the pictures of one video."""
+    """Look at the names in the folder. Raises VideoError where they are not the images of one video."""
     try:
         entries = os.listdir(path)
     except OSError as error:
         raise VideoError(path, error.strerror or str(error)) from error
     groups: dict[str, list[str]] = {}  # by prefix
     for name in entries:
-        if match := _PICTURE.fullmatch(name):
+        if match := _IMAGE.fullmatch(name):
             groups.setdefault(match["prefix"], []).append(name)
     if not groups:
         found = f"but {len(entries)} other files" if entries else "it is empty"
-        raise VideoError(path, f"no numbered pictures (00001.jpg, img_00001.jpg, …) in this folder, {found}")
+        raise VideoError(path, f"no numbered images (00001.jpg, img_00001.jpg, …) in this folder, {found}")
     flow = {match["head"] for prefix in groups if (match := _FLOW_PREFIX.fullmatch(prefix))}
     if modality == "flow":
         return _flow_names(path, groups, sorted(flow))
     rgb = [prefix for prefix in groups if not _FLOW_PREFIX.fullmatch(prefix)]
     if not rgb:
-        raise VideoError(path, "only optical flow in this folder, no RGB pictures: set data.modality=flow")
+        raise VideoError(path, "only optical flow in this folder, no RGB images: set data.modality=flow")
     if len(rgb) > 1:
         examples = ", ".join(min(groups[prefix]) for prefix in sorted(rgb)[:4])
-        raise VideoError(path, f"pictures of {len(rgb)} kinds in this folder ({examples}): keep those of one video")
+        raise VideoError(path, f"images of {len(rgb)} kinds in this folder ({examples}): keep those of one video")
     return _numbering(path, rgb[0], groups[rgb[0]])
 
 
 def _flow_names(path: str, groups: dict[str, list[str]], heads: list[str]) -> tuple[_Names, int]:
-    """The pairs of pictures whose names differ in x and y."""
+    """The pairs of images whose names differ in x and y."""
     if len(heads) != 1:
         found = f"pairs of {len(heads)} kinds" if heads else "none"
         raise VideoError(
@@ -258,7 +258,7 @@ def _flow_names(path: str, groups: dict[str, list[str]], heads: list[str]) -> tu
     x, y = f"{heads[0]}x_", f"{heads[0]}y_"
     for axis, partner in ((x, y), (y, x)):
         if axis not in groups:
-            raise VideoError(path, f"{partner} pictures without {axis} ones: optical flow needs both")
+            raise VideoError(path, f"{partner} images without {axis} ones: optical flow needs both")
     names, count = _numbering(path, x, groups[x])
     other, other_count = _numbering(path, y, groups[y])
     if (names.first, count, names.digits, names.suffix) != (other.first, other_count, other.digits, other.suffix):
@@ -268,17 +268,17 @@ def _flow_names(path: str, groups: dict[str, list[str]], heads: list[str]) -> tu
 
 
 def _numbering(path: str, prefix: str, names: list[str]) -> tuple[_Names, int]:
-    """How the pictures with one prefix are numbered, and how many there are. Raises VideoError where one is missing."""
-    pictures = {int(match["number"]): match for name in names if (match := _PICTURE.fullmatch(name))}
-    if len(pictures) < len(names):
-        raise VideoError(path, "two pictures have the same number, as 1.jpg and 00001.jpg: keep one")
-    first, last = min(pictures), max(pictures)
-    digits = len(pictures[first]["number"])  # no leading zeros: 1.jpg, …, 10.jpg
-    named = _Names((prefix,), digits, pictures[first]["suffix"], first)
+    """How the images with one prefix are numbered, and how many there are. Raises VideoError where one is missing."""
+    images = {int(match["number"]): match for name in names if (match := _IMAGE.fullmatch(name))}
+    if len(images) < len(names):
+        raise VideoError(path, "two images have the same number, as 1.jpg and 00001.jpg: keep one")
+    first, last = min(images), max(images)
+    digits = len(images[first]["number"])  # no leading zeros: 1.jpg, …, 10.jpg
+    named = _Names((prefix,), digits, images[first]["suffix"], first)
     for frame in range(last - first + 1):
         (name,) = named(frame)
-        if first + frame not in pictures or pictures[first + frame].group() != name:
+        if first + frame not in images or images[first + frame].group() != name:
             raise VideoError(
-                path, f"{name} is missing; the pictures go from {pictures[first].group()} to {pictures[last].group()}"
+                path, f"{name} is missing; the images go from {images[first].group()} to {images[last].group()}"
             )
-    return named, len(pictures)
+    return named, len(images)

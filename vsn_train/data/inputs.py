@@ -10,11 +10,12 @@ from pathlib import Path
 from torch.utils.data import Dataset
 
 from vsn_train.data.datasets.presence import VIDEO_SUFFIXES
-from vsn_train.data.loader import BadVideo, TestVideo, read_test_video
+from vsn_train.data.loader import BadVideo, EvalVideo, read_eval_video
+from vsn_train.data.protocol import Protocol
 from vsn_train.data.video import VideoError
 from vsn_train.errors import InputError
 
-PICTURES = {".jpg", ".jpeg", ".png"}
+IMAGES = {".jpg", ".jpeg", ".png"}
 
 
 def find_videos(given: str | Sequence[str]) -> list[Path]:
@@ -36,20 +37,18 @@ def find_videos(given: str | Sequence[str]) -> list[Path]:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    if any(path.suffix.lower() in PICTURES for path in folder.iterdir()):
+    if any(path.suffix.lower() in IMAGES for path in folder.iterdir()):
         return [folder]
     return sorted(path for path in folder.rglob("*") if path.suffix[1:].lower() in VIDEO_SUFFIXES and path.is_file())
 
 
 @dataclass(eq=False)
-class GivenVideos(Dataset["TestVideo | BadVideo"]):
+class GivenVideos(Dataset["EvalVideo | BadVideo"]):
     """The part of each video between two times, in seconds (end None: to its end), decoded once and resized once."""
 
     paths: Sequence[Path]
     num_frames: int
-    clips: int
-    placement: str
-    short_side: int
+    protocol: Protocol
     decoder: str
     modality: str = "rgb"
     start: float = 0.0
@@ -58,11 +57,11 @@ class GivenVideos(Dataset["TestVideo | BadVideo"]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> TestVideo | BadVideo:
+    def __getitem__(self, index: int) -> EvalVideo | BadVideo:
         try:
-            return read_test_video(
-                self.paths[index], self.num_frames, self.clips, self.placement, self.short_side, self.decoder,
-                self.modality, index, start=self.start, end=self.end,
+            return read_eval_video(
+                self.paths[index], self.num_frames, self.protocol, self.decoder, self.modality, index,
+                start=self.start, end=self.end,
             )  # fmt: skip
         except VideoError as error:
             return BadVideo(index, str(self.paths[index]), error.cause)

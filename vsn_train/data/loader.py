@@ -19,6 +19,7 @@ from vsn_train.data.augment import Augmentation, augment
 from vsn_train.data.fastseek import FastSeekCopy
 from vsn_train.data.frames import FrameFolder
 from vsn_train.data.manifest import Manifest
+from vsn_train.data.protocol import Protocol
 from vsn_train.data.sampling import FLOW_STACK, flow_stacks, sample_indices
 from vsn_train.data.times import frames_between
 from vsn_train.data.transforms import resize_short_side, take_clip
@@ -43,15 +44,13 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class TestVideo:
+class EvalVideo:
     """The decoded frames of a video's views.
 
     frames: uint8 (U, C, H, W), each needed frame once. clips: int64 (clips, T), positions in `frames`; for optical flow
     (clips, T, 5). `take_clip` puts a clip together. numbers: int64 (U,), which frames of the video these are. times:
     float64 (U,), seconds at which these are shown; None: not known.
     """
-
-    __test__ = False  # pytest, this is no test
 
     index: int
     frames: Tensor
@@ -73,7 +72,7 @@ class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
     modality: str = "rgb"
 
     def __post_init__(self) -> None:
-        self.mirrored = self.manifest.mirrored_labels()
+        self.flipped = self.manifest.flipped_labels()
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -90,9 +89,9 @@ class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
                 clip = read_clip(video, wanted[0], self.modality)
         except VideoError as error:
             return BadVideo(index, str(path), error.cause)
-        clip, mirrored = augment(clip, self.augmentation, generator)
+        clip, flipped = augment(clip, self.augmentation, generator)
         label = int(self.manifest.labels[index])
-        return clip, int(self.mirrored[label]) if mirrored else label
+        return clip, int(self.flipped[label]) if flipped else label
 
     def video_of(self, key: tuple[int, int]) -> tuple[int, Path]:
         """Index and path of the video that a key asks for."""
@@ -100,27 +99,23 @@ class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
 
 
 @dataclass(eq=False)
-class TestVideos(Dataset[TestVideo | BadVideo]):
+class EvalVideos(Dataset[EvalVideo | BadVideo]):
     """All frames that a video's test views need, decoded once and resized once."""
-
-    __test__ = False  # pytest, this is no test
 
     manifest: Manifest
     num_frames: int
-    clips: int
-    placement: str
-    short_side: int
+    protocol: Protocol
     decoder: str
     modality: str = "rgb"
 
     def __len__(self) -> int:
         return len(self.manifest)
 
-    def __getitem__(self, index: int) -> TestVideo | BadVideo:
+    def __getitem__(self, index: int) -> EvalVideo | BadVideo:
         path = self.manifest.path(index)
         try:
-            return read_test_video(
-                path, self.num_frames, self.clips, self.placement, self.short_side, self.decoder, self.modality, index,
+            return read_eval_video(
+                path, self.num_frames, self.protocol, self.decoder, self.modality, index,
                 self.manifest.known_frames(index),
             )  # fmt: skip
         except VideoError as error:
@@ -131,19 +126,17 @@ class TestVideos(Dataset[TestVideo | BadVideo]):
         return key, self.manifest.path(key)
 
 
-def read_test_video(
+def read_eval_video(
     path: Path,
     num_frames: int,
-    clips: int,
-    placement: str,
-    short_side: int,
+    protocol: Protocol,
     decoder: str,
     modality: str = "rgb",
     index: int = 0,
     known_frames: int | None = None,
     start: float = 0.0,
     end: float | None = None,
-) -> TestVideo:
+) -> EvalVideo:
     """Decode and resize what the views of one video need.
 
     known_frames: see open_video. start, end: seconds; the part of the video that counts (end None: to its end).
@@ -153,15 +146,17 @@ def read_test_video(
         first, stop = 0, video.num_frames
         if start or end is not None:
             first, stop = frames_between(str(path), video.times, video.fps, start, end)
-        wanted = first + sample_indices(stop - first, num_frames, clips, placement, length=STACK_LENGTH[modality])
+        wanted = first + sample_indices(
+            stop - first, num_frames, protocol.clips, protocol.placement, length=STACK_LENGTH[modality]
+        )
         if modality == "flow":
             wanted = flow_stacks(wanted, stop)
         unique, positions = np.unique(wanted, return_inverse=True)
         frames = video.read(unique)
         times = video.times
-    frames = resize_short_side(frames, short_side)
+    frames = resize_short_side(frames, protocol.short_side)
     seconds = None if times is None else times[unique]
-    return TestVideo(index, frames, positions.reshape(wanted.shape), unique, seconds)
+    return EvalVideo(index, frames, positions.reshape(wanted.shape), unique, seconds)
 
 
 def read_clip(video: Video | FrameFolder | FastSeekCopy, indices: np.ndarray, modality: str) -> Tensor:
@@ -237,13 +232,13 @@ def training_loader(clips: TrainingClips, batches: EpochBatches, workers: int, t
     return Loader(clips, batches, collate, workers, timeout)
 
 
-def test_loader(
-    videos: Dataset[TestVideo | BadVideo],
+def eval_loader(
+    videos: Dataset[EvalVideo | BadVideo],
     groups: list[list[int]],
     workers: int,
-    timeout: float = 0.0,  # noqa: PT028
-) -> Loader[list[TestVideo | BadVideo]]:
-    """Yields one list of `TestVideo | BadVideo` for each group of indices."""
+    timeout: float = 0.0,
+) -> Loader[list[EvalVideo | BadVideo]]:
+    """Yields one list of `EvalVideo | BadVideo` for each group of indices."""
     return Loader(videos, groups, list, workers, timeout)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vsn_train.atomic import write_atomic
 from vsn_train.errors import InputError
 
 UNLABELLED = -1  # label of every video of a test split whose answers are not public
@@ -32,8 +32,8 @@ class Manifest:
     paths: (N,) UTF-8 bytes, what was found under `root`: a file, or a folder of frames.
     labels: (N,) int64 class indices; all UNLABELLED in a test split without labels.
     class_names: K names; the index is the label.
-    flip_pairs: pairs of labels that a horizontal mirror exchanges. A class in no pair keeps its label.
-    flips_allowed: False where a mirror image would need a label that is not known.
+    flip_pairs: pairs of labels that a horizontal flip exchanges. A class in no pair keeps its label.
+    flips_allowed: False where a flipped clip would need a label that is not known.
     num_frames: (N,) int32, -1 where it is not known; None where it is not known of any video.
     missing: ids that the official list names and the folder does not hold. They are not in the columns.
     """
@@ -69,9 +69,9 @@ class Manifest:
     def is_labelled(self) -> bool:
         return bool(self.labels[0] != UNLABELLED)
 
-    def mirrored_labels(self) -> np.ndarray:
-        """(K,) int64: the label that a clip of class k has after a horizontal mirror."""
-        return mirrored_labels(len(self.class_names), self.flip_pairs)
+    def flipped_labels(self) -> np.ndarray:
+        """(K,) int64: the label that a clip of class k has after a horizontal flip."""
+        return flipped_labels(len(self.class_names), self.flip_pairs)
 
     def content_hash(self) -> str:
         """First 16 hex digits of the SHA-256 over ids, labels and class names: equal hash, equal test set."""
@@ -96,9 +96,7 @@ class Manifest:
             columns["num_frames"] = self.num_frames
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **columns, facts=np.array(json.dumps(facts)))
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
-        aside.write_bytes(buffer.getvalue())
-        os.replace(aside, path)
+        write_atomic(path, buffer.getvalue())
 
     @staticmethod
     def load(path: str | Path) -> Manifest:
@@ -124,12 +122,12 @@ class Manifest:
             raise InputError(f"{path}: not a manifest, or damaged ({error}); Manifest.save writes one") from error
 
 
-def mirrored_labels(classes: int, flip_pairs: Iterable[Sequence[int]]) -> np.ndarray:
+def flipped_labels(classes: int, flip_pairs: Iterable[Sequence[int]]) -> np.ndarray:
     """(classes,) int64: every label, with the two of each pair exchanged."""
-    mirrored = np.arange(classes)
+    flipped = np.arange(classes)
     for left, right in flip_pairs:
-        mirrored[left], mirrored[right] = right, left
-    return mirrored
+        flipped[left], flipped[right] = right, left
+    return flipped
 
 
 def make_manifest(

@@ -1,4 +1,4 @@
-"""Optical flow between consecutive frames, written as pictures: flow_x_00001.jpg, flow_y_00001.jpg, …
+"""Optical flow between consecutive frames, written as images: flow_x_00001.jpg, flow_y_00001.jpg, …
 
 What the two-stream networks of this field are trained on (TSN, section 3.1; the layout is TSM's): displacements from
 -20 to 20 pixels are mapped onto 0 to 255, so that 128 is no motion, and saved as grey JPEG. A video of F frames has
@@ -56,7 +56,7 @@ def quantize(flow: np.ndarray, bound: float) -> np.ndarray:
 
 
 def extract_flow(source: Path, target: Path, method: str, bound: float, short_side: int, quality: int) -> int:
-    """Write the flow of one video, or of a folder of pictures, into the folder `target`; returns the number of fields.
+    """Write the flow of one video, or of a folder of images, into the folder `target`; returns the number of fields.
 
     The folder gets its name when it is complete. short_side: pixels that larger frames are brought down to.
     Raises VideoError; nothing is left behind then.

@@ -1,4 +1,4 @@
-"""Fast-seek copies: videos re-encoded so that every frame is a picture of its own; folders of pictures in one file.
+"""Fast-seek copies: videos re-encoded so that every frame is an image of its own; folders of images in one file.
 
 What a copy is and how it is read: fastseek.py. A copy is written aside, checked against what it was made from, and only
 then gets its name; so whatever has its name is whole.
@@ -6,13 +6,10 @@ then gets its name; so whatever has its name is whole.
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import re
-import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vsn_train.atomic import atomic_path, write_atomic
 from vsn_train.data.colour import RgbConverter
 from vsn_train.data.datasets.presence import video_name
 from vsn_train.data.fastseek import FastSeekCopy, append_index
@@ -27,7 +25,7 @@ from vsn_train.data.frames import FrameFolder
 from vsn_train.data.video import Video, open_video
 from vsn_train.errors import InputError, VideoError
 
-_PICTURE = re.compile(r".*\d\.(jpe?g|png)", re.IGNORECASE)
+_IMAGE = re.compile(r".*\d\.(jpe?g|png)", re.IGNORECASE)
 
 SHORT_SIDE = 256  # pixels
 CRF = 20  # of x264; 2 less is a quarter larger, and a fifth slower to decode
@@ -47,20 +45,20 @@ class Copy:
 
 
 def find_sources(root: Path) -> tuple[list[str], int]:
-    """Videos and folders of pictures below `root`, as sorted relative paths, and how many other files there are."""
+    """Videos and folders of images below `root`, as sorted relative paths, and how many other files there are."""
     found, others = [], 0
     for folder, folders, _ in os.walk(root, followlinks=True):
-        videos, pictures = [], False
+        videos, images = [], False
         for entry in os.scandir(folder):
             if video_name(entry.name) != entry.name:
                 videos.append(entry.name)
-            elif _PICTURE.fullmatch(entry.name):
-                pictures = True
+            elif _IMAGE.fullmatch(entry.name):
+                images = True
                 break  # the rest are frames too: no need to look at each
             elif not entry.is_dir():
                 others += 1
         relative = os.path.relpath(folder, root)
-        if pictures:
+        if images:
             folders.clear()
             found.append(relative)
         found += [os.path.normpath(os.path.join(relative, name)) for name in videos]
@@ -68,34 +66,19 @@ def find_sources(root: Path) -> tuple[list[str], int]:
 
 
 def target_of(source: Path, target: Path) -> Path:
-    """The name of a copy: a video's own, suffix included; of a folder of pictures its name and .mp4."""
+    """The name of a copy: a video's own, suffix included; of a folder of images its name and .mp4."""
     return target.with_name(target.name + ".mp4") if source.is_dir() else target
 
 
 def prepare(source: Path, target: Path, short_side: int, crf: int, modality: str) -> Copy:
     """Make the copy of one video or folder. Raises VideoError; nothing is left behind then."""
-    with open_video(source, modality=modality) as video, written_aside(target) as part:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open_video(source, modality=modality) as video, atomic_path(target) as part:
         if isinstance(video, FrameFolder):
-            pack_pictures(video, part, modality)
+            pack_images(video, part, modality)
             return Copy(video.num_frames, space_of(source), part.stat().st_size, None)
         sample = encode(video, part, short_side, crf)
         return Copy(video.num_frames, space_of(source), part.stat().st_size, check(part, video.num_frames, sample))
-
-
-@contextmanager
-def written_aside(target: Path) -> Iterator[Path]:
-    """A name to write to; the file gets its own name when the `with` block ends well, and is gone when it does not."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{socket.gethostname()}-{os.getpid()}.part")
-    try:
-        yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(target)
-        for left in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
-            left.unlink(missing_ok=True)  # of a run that was killed here
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def space_of(source: Path) -> int:
@@ -115,7 +98,7 @@ def copy_size(height: int, width: int, short_side: int) -> tuple[int, int]:
 
 
 def encode(video: Video | FastSeekCopy, path: Path, short_side: int, crf: int) -> dict[int, np.ndarray]:
-    """Write every frame as an H.264 key picture. Returns some of the resized frames: frame -> (H, W, 3) uint8."""
+    """Write every frame as an H.264 key frame. Returns some of the resized frames: frame -> (H, W, 3) uint8."""
     import av
 
     height, width = copy_size(video.height, video.width, short_side)
@@ -190,15 +173,15 @@ def psnr(image: np.ndarray, reference: np.ndarray) -> float:
     return min(100.0, 10 * np.log10(255**2 / max(error, 1e-9)))
 
 
-# ---- Folders of pictures ---------------------------------------------------------------------------------------------
+# ---- Folders of images -----------------------------------------------------------------------------------------------
 
 
-def pack_pictures(folder: FrameFolder, path: Path, modality: str) -> None:
+def pack_images(folder: FrameFolder, path: Path, modality: str) -> None:
     """Put the files of a folder's frames one behind the other into a video file, byte for byte; flow as x, y, x, y …"""
     import av
 
     with av.open("file:" + str(path), "w", format="mp4") as container:
-        codec = _picture_codec(folder, folder.pictures(0)[0])
+        codec = _image_codec(folder, folder.images(0)[0])
         stream = container.add_stream(codec, rate=25)
         context = stream.codec_context
         context.width, context.height = folder.width, folder.height
@@ -206,9 +189,9 @@ def pack_pictures(folder: FrameFolder, path: Path, modality: str) -> None:
         number = 0
         for frame in range(folder.num_frames):
             folder.read([frame])  # raises where it cannot be decoded, or has another size than the first
-            for data in folder.pictures(frame):
-                if _picture_codec(folder, data) != codec:
-                    raise VideoError(folder.path, "JPEG and PNG pictures in one folder: convert the ones or the others")
+            for data in folder.images(frame):
+                if _image_codec(folder, data) != codec:
+                    raise VideoError(folder.path, "JPEG and PNG images in one folder: convert the ones or the others")
                 packet = av.Packet(data)
                 packet.stream, packet.time_base = stream, Fraction(1, 25)
                 packet.pts = packet.dts = number
@@ -220,18 +203,18 @@ def pack_pictures(folder: FrameFolder, path: Path, modality: str) -> None:
         if not isinstance(copy, FastSeekCopy) or copy.num_frames != folder.num_frames:
             raise VideoError(str(path), f"the copy has {copy.num_frames} frames, the folder {folder.num_frames}")
         for frame in range(folder.num_frames):
-            if copy.packets(frame) != folder.pictures(frame):
+            if copy.packets(frame) != folder.images(frame):
                 raise VideoError(str(path), f"frame {frame} of the copy differs from the folder's")
         ends = [0, folder.num_frames - 1]
         if not torch.equal(copy.read(ends), folder.read(ends)):
             raise VideoError(str(path), "the copy's pixels differ from the folder's")
 
 
-def _picture_codec(folder: FrameFolder, data: bytes) -> str:
+def _image_codec(folder: FrameFolder, data: bytes) -> str:
     for start, codec in ((b"\xff\xd8", "mjpeg"), (b"\x89PNG", "png")):
         if data.startswith(start):
             return codec
-    raise VideoError(folder.path, "a picture in it is neither JPEG nor PNG")
+    raise VideoError(folder.path, "an image in it is neither JPEG nor PNG")
 
 
 # ---- Whole folders of them -------------------------------------------------------------------------------------------
@@ -252,8 +235,8 @@ def keep_settings(path: Path, settings: dict[str, object]) -> None:
         if found != settings:
             raise InputError(f"{path} says that what lies there was made with {found}, now {settings} is asked for")
         return
-    with written_aside(path) as part:
-        part.write_text(json.dumps(settings) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps(settings) + "\n")
 
 
 def list_failed(target: Path, shard: str, failed: Sequence[str]) -> None:
@@ -261,6 +244,5 @@ def list_failed(target: Path, shard: str, failed: Sequence[str]) -> None:
     path = target / ("failed.txt" if shard == "1/1" else f"failed-{shard.replace('/', '-of-')}.txt")
     path.unlink(missing_ok=True)
     if failed:
-        with written_aside(path) as part:
-            part.write_text("".join(f"{line}\n" for line in sorted(failed)), encoding="utf-8")
+        write_atomic(path, "".join(f"{line}\n" for line in sorted(failed)))
         print(f"failed: {path}")

@@ -11,7 +11,7 @@ class Protocol:
 
     clips: int  # per video
     placement: str  # "uniform": T segments of the whole video; "dense": windows of 64 frames
-    crops: int  # 1 centre; 3 along the longer side; 5 corners and centre; 10 those, each also mirrored
+    crops: int  # 1 centre; 3 along the longer side; 5 corners and centre; 10 those, each also flipped
     short_side: int  # pixels, after resizing
     crop_size: int  # pixels
     average: str = "logits"  # what is averaged: "logits" or "probabilities"

@@ -17,7 +17,7 @@ class TorchCodecReader:
 
     TorchCodec takes the i-th presentation time in the file for frame i. That is right where every packet gives one
     frame and their times are those of showing; AVI has none, and what FFmpeg makes up for it is right without B-frames
-    only. It starts decoding at any key picture, so each must reset the decoder. Every image comes with its time, which
+    only. It starts decoding at any key frame, so each must reset the decoder. Every image comes with its time, which
     is compared with the one that the packets announced.
     """
 
@@ -37,7 +37,7 @@ class TorchCodecReader:
         if table.container == "avi" and not known == frame_map.packet_of == in_turn:
             raise self._error("B-frames in AVI, which holds no presentation times")
         if not table.key_pictures_are_starts:
-            raise self._error("key pictures that do not reset the decoder")
+            raise self._error("key frames that do not reset the decoder")
         self._seconds = [float(time * table.time_base) for time in known]
         self._tolerance = float(table.time_base) / 2
         try:
@@ -79,7 +79,7 @@ class TorchCodecReader:
             raise self._error(f"images of shape {tuple(batch.data.shape[1:])}")
         for frame, seconds, image in zip(wanted, batch.pts_seconds.tolist(), batch.data.numpy(), strict=True):
             if abs(seconds - self._seconds[frame]) > self._tolerance:
-                raise self._error(f"it gave the picture at {seconds:.3f} s for frame {frame}")
+                raise self._error(f"it gave the image at {seconds:.3f} s for frame {frame}")
             yield frame, image
 
     def _error(self, cause: str) -> VideoError:

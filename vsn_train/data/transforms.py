@@ -6,6 +6,7 @@ Legend: T frames, C channels, H W pixels. One draw serves all frames of a clip.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -29,10 +30,17 @@ def normalize(video: Tensor) -> Tensor:
 
     C: 3 for RGB; any other number is taken for optical flow.
     """
-    rgb = video.shape[-3] == 3
-    mean = torch.tensor(MEAN if rgb else (FLOW_MEAN,), device=video.device).view(-1, 1, 1) * 255
-    std = torch.tensor(STD if rgb else (FLOW_STD,), device=video.device).view(-1, 1, 1) * 255
+    mean, std = _mean_and_std(video.shape[-3] == 3, video.device)
     return (video - mean) / std
+
+
+@cache
+def _mean_and_std(rgb: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Of pixels of 0 to 255, (C or 1, 1, 1) each. Kept, because a GPU stands still while it is given them anew."""
+    with torch.inference_mode(False):
+        mean = torch.tensor(MEAN if rgb else (FLOW_MEAN,), device=device).view(-1, 1, 1) * 255
+        std = torch.tensor(STD if rgb else (FLOW_STD,), device=device).view(-1, 1, 1) * 255
+        return mean, std
 
 
 def take_clip(frames: Tensor, positions: Tensor) -> Tensor:
@@ -44,15 +52,15 @@ def take_clip(frames: Tensor, positions: Tensor) -> Tensor:
     return frames[positions] if positions.ndim == 1 else frames[positions].flatten(1, 2)
 
 
-def mirror(clip: Tensor) -> Tensor:
+def flip_clip(clip: Tensor) -> Tensor:
     """uint8 (..., C, H, W), left and right exchanged.
 
     Optical flow (C = 10: x and y in turn) then also points the other way in x: 255 - v, as in the TSM code.
     """
-    mirrored = clip.flip(-1)
+    flipped = clip.flip(-1)
     if clip.shape[-3] != 3:
-        mirrored[..., 0::2, :, :] = 255 - mirrored[..., 0::2, :, :]
-    return mirrored
+        flipped[..., 0::2, :, :] = 255 - flipped[..., 0::2, :, :]
+    return flipped
 
 
 def multi_scale_crop(clip: Tensor, size: int, scales: Sequence[float], generator: np.random.Generator) -> Tensor:
@@ -93,18 +101,18 @@ def resize_short_side(clip: Tensor, short_side: int) -> Tensor:
 
 
 def crop_views(clip: Tensor, crops: int, size: int) -> list[tuple[Tensor, bool]]:
-    """The crops of one clip, (T, C, H, W), and whether each is mirrored; see `crop_windows`."""
+    """The crops of one clip, (T, C, H, W), and whether each is flipped; see `crop_windows`."""
     height, width = clip.shape[-2:]
     windows = crop_windows(height, width, crops, size)
-    cut = [(clip[..., top : top + size, left : left + size], mirrored) for top, left, mirrored in windows]
-    return [(mirror(window) if mirrored else window, mirrored) for window, mirrored in cut]
+    cut = [(clip[..., top : top + size, left : left + size], flipped) for top, left, flipped in windows]
+    return [(flip_clip(window) if flipped else window, flipped) for window, flipped in cut]
 
 
 def crop_windows(height: int, width: int, crops: int, size: int) -> list[tuple[int, int, bool]]:
-    """(top, left, mirrored) of the crops of a frame.
+    """(top, left, flipped) of the crops of a frame.
 
     crops 1: centre. 3: both ends of the longer side and the centre between them. 5: four corners and centre. 10: those
-    five, then the same mirrored. Raises InputError for a frame smaller than the crop.
+    five, then the same flipped. Raises InputError for a frame smaller than the crop.
     """
     if height < size or width < size:
         raise InputError(f"frames of {width}x{height} are smaller than the crop of {size}: raise short_side")
@@ -119,4 +127,4 @@ def crop_windows(height: int, width: int, crops: int, size: int) -> list[tuple[i
         places = [centre]
     else:
         places = [*((top, left) for top in (0, room_down) for left in (0, room_right)), centre]
-    return [(*place, mirrored) for mirrored in ((False, True) if crops == 10 else (False,)) for place in places]
+    return [(*place, flipped) for flipped in ((False, True) if crops == 10 else (False,)) for place in places]

@@ -71,10 +71,10 @@ def _open_container(path: str) -> tuple[InputContainer, VideoStream]:
         raise VideoError(path, "the file is empty")
     only_this_file = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
     try:
-        # "file:" lets a name hold a colon; the tags of old AVI files are often not UTF-8.
+        # "file:" lets a name hold a colon.
         container = av.open(
             "file:" + path, options={"max_pixels": str(MAX_PIXELS)}, container_options=only_this_file,
-            metadata_errors="replace",
+            **_foreign_tags(av.__version__),
         )  # fmt: skip
     except av.ArgumentError as error:
         raise VideoError(path, "it is no file of a video (a playlist, which names other files, is not read)") from error
@@ -92,6 +92,11 @@ def _open_container(path: str) -> tuple[InputContainer, VideoStream]:
         raise VideoError(path, f"its frames are {size}; at most {MAX_PIXELS} pixels are read")
     stream.codec_context.thread_count = 1  # the loader's worker processes are the parallelism
     return container, stream
+
+
+def _foreign_tags(version: str) -> dict[str, Any]:
+    """What has PyAV pass over tags that are not UTF-8, as those of old AVI files; from version 19 on it always does."""
+    return {"metadata_errors": "replace"} if int(version.partition(".")[0]) < 19 else {}
 
 
 def _reason(error: Exception) -> str:
@@ -419,5 +424,5 @@ def open_video(
     if index and (decoder not in READERS or modality == "flow"):
         return FastSeekCopy(path, index, modality)
     if modality == "flow" and os.path.exists(path):
-        raise VideoError(path, "optical flow is read from a folder of pictures, which `vsn-tools flow` makes")
+        raise VideoError(path, "optical flow is read from a folder of images, which `vsn-tools flow` makes")
     return Video(path, decoder)

@@ -282,7 +282,7 @@ class _Pickler(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return NotImplemented
-        # Pictures have their channels last in memory. pickle copies an array unless its axes are in memory's order.
+        # Images have their channels last in memory. pickle copies an array unless its axes are in memory's order.
         order = sorted(range(value.ndim), key=value.stride, reverse=True)
         return _tensor, (value.permute(order).numpy(), order)
 

@@ -11,7 +11,8 @@ import matplotlib
 import numpy as np
 from torch import Tensor
 
-from vsn_train.data.loader import IGNORED, Batch, TestVideo
+from vsn_train.atomic import atomic_path
+from vsn_train.data.loader import IGNORED, Batch, EvalVideo
 from vsn_train.data.workers import BadVideo, Loader
 
 matplotlib.use("Agg")
@@ -30,9 +31,9 @@ def describe_batch(title: str, batch: Batch, class_names: Sequence[str]) -> list
     return [*lines, *_unreadable(title, batch.bad)]
 
 
-def describe_videos(title: str, videos: Sequence[TestVideo | BadVideo], labels: Iterable[str], views: int) -> list[str]:
+def describe_videos(title: str, videos: Sequence[EvalVideo | BadVideo], labels: Iterable[str], views: int) -> list[str]:
     """The same of videos that are tested together. labels: their class names; views: of each."""
-    shapes = [" x ".join(map(str, video.frames.shape)) for video in videos if isinstance(video, TestVideo)]
+    shapes = [" x ".join(map(str, video.frames.shape)) for video in videos if isinstance(video, EvalVideo)]
     lines = [
         f"{title}: {len(videos)} videos with {views} view(s) each, frames decoded: {_counted(shapes)} (U, C, H, W)",
         f"{title}: labels {_counted(labels)}",
@@ -106,5 +107,6 @@ def save_contact_sheet(path: Path, video: Tensor, titles: Sequence[str], clips: 
         axes[row, 0].set_title(titles[row], fontsize=8, loc="left")
     figure.tight_layout(pad=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with atomic_path(path) as drawn:
+        figure.savefig(drawn, dpi=110, format="png")
     plt.close(figure)

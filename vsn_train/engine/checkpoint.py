@@ -1,27 +1,32 @@
 """Checkpoints: when a run is saved, what is kept, and which one to go on from.
 
-A file is written aside, flushed, then renamed, so that a half-written one is never read. The tensors are copied first
-and written by a thread, so that training waits for the copy alone.
+A half-written file is never read (atomic.py). The tensors are copied first and written by a thread, so that training
+waits for the copy alone.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import io
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vsn_train.atomic import atomic_path, remove_parts
 from vsn_train.engine.state import Checkpoint
 from vsn_train.errors import InputError, StoppedError
 from vsn_train.models.weights import read_tensors
+from vsn_train.typed_paths import paste
 
 
 class Checkpoints:
@@ -51,8 +56,7 @@ class Checkpoints:
         self.pending: Future[None] | None = None
         if writes:
             folder.mkdir(parents=True, exist_ok=True)
-            for aside in folder.glob(".*.pt.*"):  # of a launch that was killed while writing
-                aside.unlink()
+            remove_parts(folder)
 
     def due(self, step: int) -> bool:
         """Whether to save after the step that follows `step`. The clock of the main process decides for all."""
@@ -70,6 +74,12 @@ class Checkpoints:
             return
         self.wait()
         checkpoint = self.current()
+        if broken := not_finite(checkpoint.model):
+            left = f"; go on from {self.how_to_go_on()}" if self.last.exists() else ""
+            raise StoppedError(
+                f"after step {checkpoint.step} {broken} has values that are not finite: the training has diverged, and "
+                f"nothing was saved; lower optimizer.lr, or look at the data{left}"
+            )
         best = [int(epoch) for _, epoch in checkpoint.best]
         kept = {*self.milestones, *(best[: self.keep_best] if self.keep_best > 1 else [])}
         copies = []
@@ -80,18 +90,15 @@ class Checkpoints:
         self.pending = self.writer.submit(self._write, content, copies, {f"epoch_{epoch}.pt" for epoch in kept})
 
     def _write(self, content: dict[str, Any], copies: list[str], kept: set[str]) -> None:
-        aside = write_aside(self.last, content)
-        # The copies first: whoever goes on from the new last.pt can rely on them.
-        for name in copies:
-            copy = self.folder / f".{name}.{os.getpid()}"
-            copy.unlink(missing_ok=True)
-            try:
-                os.link(aside, copy)
-            except OSError:  # a file system without hard links
-                shutil.copyfile(aside, copy)
-            os.replace(copy, self.folder / name)
-        os.replace(aside, self.last)
-        _flush_folder(self.folder)
+        with atomic_path(self.last) as written:
+            _write_content(written, content)
+            # The copies first: whoever goes on from the new last.pt can rely on them.
+            for name in copies:
+                with atomic_path(self.folder / name) as copy:
+                    try:
+                        os.link(written, copy)
+                    except OSError:  # a file system without hard links
+                        shutil.copyfile(written, copy)
         for path in self.folder.glob("epoch_*.pt"):
             if path.name not in kept:
                 path.unlink()
@@ -112,7 +119,7 @@ class Checkpoints:
             self.pending = None
 
     def how_to_go_on(self) -> str:
-        return f"{self.last} (to go on: resume=true hydra.run.dir={self.folder.parent})"
+        return f"{self.last} (to go on: {paste('resume=true', hydra__run__dir=self.folder.parent)})"
 
 
 def _copy(value: Any) -> Any:
@@ -129,28 +136,19 @@ def _copy(value: Any) -> Any:
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """A crash at any moment leaves the previous file or the new one, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(write_aside(path, checkpoint.content()), path)
-    _flush_folder(path.parent)
+    with atomic_path(path) as written:
+        _write_content(written, checkpoint.content())
 
 
-def write_aside(path: Path, content: dict[str, Any]) -> Path:
-    """Write and flush the file that is going to be renamed to `path`. Raises OSError, and then leaves nothing."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(aside, "wb") as file:
-            watched = _Watched(file.write)
-            try:
-                torch.save(content, watched)  # type: ignore[arg-type]
-            except RuntimeError:
-                # torch hides the file's own error behind one of its zip writer.
-                raise (watched.error or OSError("torch could not write it")) from None
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-        raise
-    return aside
+def _write_content(path: Path, content: dict[str, Any]) -> None:
+    """Raises OSError."""
+    with open(path, "wb") as file:
+        watched = _Watched(file.write)
+        try:
+            torch.save(content, watched)  # type: ignore[arg-type]
+        except RuntimeError:
+            # torch hides the file's own error behind one of its zip writer.
+            raise (watched.error or OSError("torch could not write it")) from None
 
 
 class _Watched:
@@ -171,25 +169,99 @@ class _Watched:
         pass
 
 
-def _flush_folder(folder: Path) -> None:
-    """So that the renaming survives a power cut too."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+@dataclass(frozen=True)
+class OpenedCheckpoint:
+    """A checkpoint file that was read once: what it held, and what it is called in results.
+
+    hash: see `file_hash`. checkpoint: without the optimizer's tensors, which nobody needs who does not train.
+    """
+
+    path: Path
+    hash: str
+    checkpoint: Checkpoint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To another process as bytes: torch would put the tensors into shared memory, which may be small."""
+        content = io.BytesIO()
+        torch.save(self.checkpoint.content(), content)
+        return _unpacked, (self.path, self.hash, content.getvalue())
+
+
+def _unpacked(path: Path, hash: str, content: bytes) -> OpenedCheckpoint:
+    checkpoint = Checkpoint.of(torch.load(io.BytesIO(content), weights_only=True))
+    assert checkpoint is not None
+    return OpenedCheckpoint(path, hash, checkpoint)
+
+
+def open_checkpoint(path: Path) -> OpenedCheckpoint:
+    """For those who use a network and do not train it. Raises InputError as `load_checkpoint`.
+
+    The hash is that of the bytes that were read, also while a training replaces the file.
+    """
+    for _ in range(10):
+        before = _identity(path)
+        checkpoint = load_checkpoint(path)
+        if broken := not_finite(checkpoint.average or checkpoint.model):
+            raise InputError(
+                f"{path}: {broken} has values that are not finite: its scores mean nothing; take an earlier checkpoint"
+            )
+        found = OpenedCheckpoint(path, file_hash(path), replace(checkpoint, optimizer={}, scaler={}))
+        if before == _identity(path):
+            return found
+    raise InputError(f"{path}: it is replaced again and again while it is read; take a copy of it")
+
+
+def checkpoint_in(path: Path) -> Path:
+    """The checkpoint that a path stands for: a file, or of a run folder its best one."""
+    for folder in (path / "checkpoints", path):
+        for name in ("best.pt", "last.pt"):
+            if path.is_dir() and (folder / name).is_file():
+                return folder / name
+    if path.is_dir():
+        raise InputError(f"checkpoint={path}: a folder without checkpoints; expected a run folder or a .pt file")
+    return path
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint that vsn-train wrote. Raises InputError for anything else."""
-    checkpoint = Checkpoint.of(read_tensors(path))
+    """A checkpoint that vsn-train wrote; its tensors stay on disk until they are used.
+
+    Raises InputError for anything else.
+    """
+    check_sums(path)
+    checkpoint = Checkpoint.of(read_tensors(path, mmap=True))
     if checkpoint is None:
         raise InputError(
             f"{path}: not a checkpoint of this version of vsn-train; expected one that vsn-train wrote. Weights from "
             "elsewhere start a training: vsn-train weights=FILE"
         )
     return checkpoint
+
+
+def check_sums(path: Path) -> None:
+    """Raise InputError where the file is not what was written: torch.save keeps checksums, torch.load never looks."""
+    if not zipfile.is_zipfile(path):
+        return  # read_tensors says what it is
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+        raise InputError(f"{path}: damaged ({error}); copy or write it again") from error
+    if damaged:
+        raise InputError(f"{path}: damaged: the checksum of {damaged} does not fit; copy or write it again")
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor that has a value that is not finite."""
+    broken = (name for name, each in tensors.items() if each.is_floating_point() and not torch.isfinite(each).all())
+    return next(broken, None)
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path, Checkpoint, list[str]]:

@@ -1,4 +1,4 @@
-"""This process among the others: rank, device, and the few exchanges the loops need.
+"""This process among the others: rank, device, and the few collectives the loops need.
 
 Every function works in a single process too, where there is nothing to exchange.
 """
@@ -27,7 +27,10 @@ from vsn_train.errors import InputError
 
 Result = TypeVar("Result")
 
-MEETING_TIME = timedelta(minutes=10)  # that processes wait for each other at the start
+RENDEZVOUS_TIME = timedelta(minutes=10)  # that processes wait for each other at the start
+# Environment variable: local processes may share CUDA devices, for tests on machines with one. They exchange everything
+# through gloo, since nccl refuses two processes on a device.
+SHARE_GPU = "VSN_TRAIN_SHARE_GPU"
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Process:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def totals(self, *values: float) -> list[float]:
+    def all_reduce_sum(self, *values: float) -> list[float]:
         """The sums of each value over all processes."""
         if self.world_size == 1:
             return list(values)
@@ -51,7 +54,7 @@ class Process:
         dist.all_reduce(sums)
         return sums.tolist()
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """Every process's value, in the order of ranks, on every process."""
         if self.world_size == 1:
             return [value]
@@ -59,8 +62,8 @@ class Process:
         dist.all_gather_object(values, value)
         return values
 
-    def main_does(self, work: Callable[[], Result]) -> Result:
-        """The result of work() in the main process, in every process; an InputError there is raised in all."""
+    def on_rank_zero(self, work: Callable[[], Result]) -> Result:
+        """The result of work() on rank 0, in every process; an InputError there is raised in all."""
         if self.world_size == 1:
             return work()
         values: list[Any] = [None, None]
@@ -74,8 +77,8 @@ class Process:
             raise values[1]
         return values[0]
 
-    def share_buffers(self, model: nn.Module) -> None:
-        """Give every process the main one's buffers: batch-norm statistics are kept per process while training."""
+    def broadcast_buffers(self, model: nn.Module) -> None:
+        """Give every process the buffers of rank 0: batch-norm statistics are kept per process while training."""
         if self.world_size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
@@ -93,21 +96,22 @@ def join_processes(device: str, threads: int) -> Iterator[Process]:
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("runtime.device=cuda, but torch finds no CUDA device; use runtime.device=auto or cpu")
     use_cuda = device != "cpu" and torch.cuda.is_available()
-    if use_cuda and local_size > torch.cuda.device_count():
+    shared = bool(os.environ.get(SHARE_GPU))
+    if use_cuda and not shared and local_size > torch.cuda.device_count():
         raise InputError(
             f"{local_size} processes on this machine, but it has {torch.cuda.device_count()} CUDA devices; lower "
             "runtime.devices or use runtime.device=cpu"
         )
     torch.set_num_threads(threads or max(1, usable_cores() // local_size))
-    own = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
+    own = torch.device("cuda", local_rank % torch.cuda.device_count()) if use_cuda else torch.device("cpu")
     if use_cuda:
         torch.cuda.set_device(own)
     if world_size == 1:
         yield Process(0, 1, own)
         return
     # Numbers that the host needs go through gloo: through nccl they would make it wait for the device.
-    store, _, _ = meet()
-    backend = "cpu:gloo,cuda:nccl" if use_cuda else "gloo"
+    store, _, _ = rendezvous()
+    backend = "cpu:gloo,cuda:nccl" if use_cuda and not shared else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     try:
         yield Process(rank, world_size, own)
@@ -116,14 +120,14 @@ def join_processes(device: str, threads: int) -> Iterator[Process]:
 
 
 @cache
-def meet() -> tuple[dist.Store, int, int]:
+def rendezvous() -> tuple[dist.Store, int, int]:
     """The store through which the launcher's processes find each other, rank and world size, from the environment.
 
     Raises InputError when the main process cannot listen on MASTER_PORT.
     """
     try:
-        store, rank, world_size = next(dist.rendezvous("env://", timeout=MEETING_TIME))
-        return dist.PrefixStore(_agree_on_a_name(store, rank, world_size), store), rank, world_size
+        store, rank, world_size = next(dist.rendezvous("env://", timeout=RENDEZVOUS_TIME))
+        return dist.PrefixStore(_agree_on_store_prefix(store, rank, world_size), store), rank, world_size
     except dist.DistNetworkError as error:
         if "EADDRINUSE" not in str(error):
             raise
@@ -133,20 +137,20 @@ def meet() -> tuple[dist.Store, int, int]:
         ) from None
 
 
-def _agree_on_a_name(store: dist.Store, rank: int, world_size: int) -> str:
-    """A name for what these processes keep in the store, which no earlier start of theirs has used.
+def _agree_on_store_prefix(store: dist.Store, rank: int, world_size: int) -> str:
+    """A prefix for what these processes keep in the store, which no earlier start of theirs has used.
 
     torch's elastic launcher keeps its store when it starts processes anew (seen with 2.14), and in it the addresses of
     those that are gone; its count of restarts may differ between machines. So each process leaves a number of its own,
-    the main one answers every number that it finds there with the name, and knows from the reply that it was not an
+    the main one answers every number that it finds there with the prefix, and knows from the reply that it was not an
     old one.
     """
     own = uuid.uuid4().hex
     if rank > 0:
         store.set(f"vsn-train/{rank}", own)
-        name = store.get(f"vsn-train/{own}").decode()
-        store.set(f"vsn-train/{name}/{rank}", "heard")
-        return name
+        prefix = store.get(f"vsn-train/{own}").decode()
+        store.set(f"vsn-train/{prefix}/{rank}", "heard")
+        return prefix
     for other in range(1, world_size):
         while not store.check([f"vsn-train/{own}/{other}"]):
             store.set(f"vsn-train/{store.get(f'vsn-train/{other}').decode()}", own)
@@ -154,8 +158,8 @@ def _agree_on_a_name(store: dist.Store, rank: int, world_size: int) -> str:
     return own
 
 
-def settle_buckets(network: DistributedDataParallel, video: Tensor, autocast: torch.autocast) -> None:
-    """Have DDP arrange its gradients before the first step, in a pass that changes nothing. video: (B, T, C, H, W).
+def rebuild_buckets(network: DistributedDataParallel, video: Tensor, autocast: torch.autocast) -> None:
+    """Have DDP rebuild its buckets before the first step, in a pass that changes nothing. video: (B, T, C, H, W).
 
     DDP sorts gradients into buckets anew after its first backward pass, by when they were ready. Where in its bucket a
     gradient lies decides in which order more than two processes add it up. Without this pass the first step of a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
@@ -9,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vsn_train.data.loader import BadVideo, TestVideo
+from vsn_train.data.loader import BadVideo, EvalVideo
 from vsn_train.data.protocol import Protocol
-from vsn_train.data.transforms import crop_windows, mirror, normalize, take_clip
+from vsn_train.data.transforms import crop_windows, flip_clip, normalize, take_clip
 from vsn_train.data.video import VideoError
 from vsn_train.engine.distributed import Process
 from vsn_train.engine.log import Progress
+from vsn_train.engine.prefetch import to_device, to_host
 
 # What became of each video, by its index: its views' scores, float32 (V, K), or (1, K) where only their mean is kept.
 Found = dict[int, "np.ndarray | BadVideo"]
@@ -23,13 +25,13 @@ Found = dict[int, "np.ndarray | BadVideo"]
 @torch.inference_mode()
 def score_videos(
     model: nn.Module,
-    groups: Iterable[list[TestVideo | BadVideo]],
+    groups: Iterable[list[EvalVideo | BadVideo]],
     total: int,
     process: Process,
     store: Callable[[Found], None],
     *,
     protocol: Protocol,
-    mirrored_labels: np.ndarray,
+    flipped_labels: np.ndarray,
     views_per_batch: int,
     keep_views: bool,
     on_bad_video: str,
@@ -38,20 +40,27 @@ def score_videos(
 ) -> Found:
     """What this process found for its groups of videos; `store` is told after every group.
 
-    model: (B, T, C, H, W) -> (B, K). mirrored_labels: (K,), see `Manifest.mirrored_labels`. on_bad_video: "wrong"
+    model: (B, T, C, H, W) -> (B, K). flipped_labels: (K,), see `Manifest.flipped_labels`. on_bad_video: "wrong"
     leaves a video that cannot be read in the result as what it is; "error" raises VideoError for it, because a number
     over fewer videos is another number. title: of the progress bar; empty for none.
     """
     model.eval()
     found: Found = {}
-    swap = torch.as_tensor(mirrored_labels, device=process.device)
-    for group in Progress(title, process.is_main and bool(title)).over(groups, total):
-        results: Found = {video.index: video for video in group if isinstance(video, BadVideo)}
-        if results and on_bad_video == "error":
-            bad = next(video for video in group if isinstance(video, BadVideo))
-            raise VideoError(bad.path, bad.cause)
+    swap = torch.as_tensor(flipped_labels, device=process.device)
+    # A GPU computes a group while the host waits for the scores of the one before and cuts the one behind.
+    ahead = 1 if process.device.type == "cuda" else 0
+    started: deque[_Started] = deque()
 
-        good = [video for video in group if isinstance(video, TestVideo)]
+    def finish(group: _Started) -> None:
+        results = group.finished(protocol, keep_views)
+        store(results)
+        found.update(results)
+
+    for group in Progress(title, process.is_main and bool(title)).over(groups, total):
+        bad = [video for video in group if isinstance(video, BadVideo)]
+        if bad and on_bad_video == "error":
+            raise VideoError(bad[0].path, bad[0].cause)
+        good = [video for video in group if isinstance(video, EvalVideo)]
         views = [view for video in good for view in distinct_views(video, protocol, process.device)]
         logits = torch.empty(len(views), len(swap), device=process.device)
         for start in range(0, len(views), views_per_batch):
@@ -60,33 +69,51 @@ def score_videos(
             with autocast:
                 logits[chunk] = model(normalize(clips)).float()
 
-        # A mirrored clip of "left" looks like "right": its score for a class is that of the class's mirror image.
-        mirrored = torch.tensor([view.mirrored for view in views], dtype=torch.bool, device=process.device)
-        scores = torch.where(mirrored[:, None], logits[:, swap], logits)
+        # A flipped clip of "left" looks like "right": its score for a class is that of the other class of the pair.
+        flipped = to_device(torch.tensor([view.flipped for view in views], dtype=torch.bool), process.device)
+        scores = torch.where(flipped[:, None], logits[:, swap], logits)
         if protocol.average == "probabilities":
             scores = scores.softmax(dim=1)
-        left = scores.cpu().numpy()
-        for video in good:
+        started.append(_Started(good, bad, *to_host(scores)))
+        while len(started) > ahead:
+            finish(started.popleft())
+    for rest in started:
+        finish(rest)
+    return found
+
+
+class _Started(NamedTuple):
+    """A group whose scores are computed. scores: (distinct views of the good videos, K), there after `arrived`."""
+
+    good: list[EvalVideo]
+    bad: list[BadVideo]
+    scores: Tensor
+    arrived: torch.cuda.Event | None
+
+    def finished(self, protocol: Protocol, keep_views: bool) -> Found:
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        results: Found = {video.index: video for video in self.bad}
+        left = self.scores.numpy()
+        for video in self.good:
             rows, left = all_views(video, protocol, left)
             results[video.index] = rows if keep_views else mean_of_views(rows)[None]
-        store(results)
-        found |= results
-    return found
+        return results
 
 
 class View(NamedTuple):
     """One clip of one video through one window. frames: (U, C, H, W) on the device; clip: positions in it, see
-    `TestVideo.clips`."""
+    `EvalVideo.clips`."""
 
     frames: Tensor
     clip: Tensor
     top: int
     left: int
     size: int
-    mirrored: bool
+    flipped: bool
 
 
-def distinct_clips(video: TestVideo) -> tuple[np.ndarray, np.ndarray]:
+def distinct_clips(video: EvalVideo) -> tuple[np.ndarray, np.ndarray]:
     """The clips of a video, each once, and (clips,) which of them each clip is. The dense clips of a video shorter than
     their window are all the same, and go through the network once."""
     flat = video.clips.reshape(len(video.clips), -1)
@@ -94,19 +121,19 @@ def distinct_clips(video: TestVideo) -> tuple[np.ndarray, np.ndarray]:
     return video.clips[first], which.reshape(-1)
 
 
-def distinct_views(video: TestVideo, protocol: Protocol, device: torch.device) -> list[View]:
+def distinct_views(video: EvalVideo, protocol: Protocol, device: torch.device) -> list[View]:
     """The views of the distinct clips of one video, clip after clip. Its frames go to the device once; nothing is cut
     yet."""
-    frames = video.frames.to(device)
+    frames = to_device(video.frames, device)
     height, width = frames.shape[-2:]
     windows = crop_windows(height, width, protocol.crops, protocol.crop_size)
-    clips = torch.as_tensor(distinct_clips(video)[0], device=device)
+    clips = to_device(torch.as_tensor(distinct_clips(video)[0]), device)
     return [
-        View(frames, clip, top, left, protocol.crop_size, mirrored) for clip in clips for top, left, mirrored in windows
+        View(frames, clip, top, left, protocol.crop_size, flipped) for clip in clips for top, left, flipped in windows
     ]
 
 
-def all_views(video: TestVideo, protocol: Protocol, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def all_views(video: EvalVideo, protocol: Protocol, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(V, K): the scores of one video's views, the first of `scores` (rows of distinct views, K); and the rest."""
     clips, which = distinct_clips(video)
     own, rest = np.split(scores, [len(clips) * protocol.crops])
@@ -117,7 +144,7 @@ def cut(view: View) -> Tensor:
     """uint8 (T, C, S, S)."""
     window = view.frames[..., view.top : view.top + view.size, view.left : view.left + view.size]
     clip = take_clip(window, view.clip)
-    return mirror(clip) if view.mirrored else clip
+    return flip_clip(clip) if view.flipped else clip
 
 
 def mean_of_views(views: np.ndarray) -> np.ndarray:

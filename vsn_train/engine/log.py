@@ -72,7 +72,7 @@ class RunLog:
             if isinstance(value, int | float) and math.isfinite(value):
                 self.board.add_scalar(name, value, step)
 
-    def picture(self, name: str, step: int, image: Any) -> None:
+    def figure(self, name: str, step: int, image: Any) -> None:
         """To TensorBoard. image: uint8 (3, H, W)."""
         if self.board is not None:
             self.board.add_image(name, image, step)

@@ -15,7 +15,7 @@ from vsn_train.engine.distributed import Process
 class Meter:
     """Sums over an epoch's videos on the device; the host reads them only when it logs.
 
-    sums: what `gather` returned when the run was saved, to go on from; empty at the start of an epoch.
+    sums: what `all_gather` returned when the run was saved, to go on from; empty at the start of an epoch.
     """
 
     def __init__(self, process: Process, sums: list[list[float]]) -> None:
@@ -27,7 +27,7 @@ class Meter:
             start = np.sum(sums, axis=0).tolist()
         self.sums = torch.tensor(start, dtype=torch.float64, device=process.device)
         self.videos = 0.0
-        self.videos_before = process.totals(start[3])[0]  # over all processes, as `read` counts them
+        self.videos_before = process.all_reduce_sum(start[3])[0]  # over all processes, as `read` counts them
 
     def add(self, loss_sum: Tensor, logits: Tensor, label: Tensor) -> None:
         """Add one batch. loss_sum: scalar; logits: (B, K); label: (B,), IGNORED ones not counted."""
@@ -37,7 +37,7 @@ class Meter:
 
     def read(self) -> dict[str, float]:
         """Mean loss and accuracies in percent over all processes so far; all of them have to ask."""
-        loss, top1, top5, self.videos = self.process.totals(*self.sums.tolist())
+        loss, top1, top5, self.videos = self.process.all_reduce_sum(*self.sums.tolist())
         videos = max(self.videos, 1)
         return {"loss": loss / videos, "top1": 100 * top1 / videos, "top5": 100 * top5 / videos}
 
@@ -46,9 +46,9 @@ class Meter:
         """Without those of an earlier launch."""
         return self.videos - self.videos_before
 
-    def gather(self) -> list[list[float]]:
+    def all_gather(self) -> list[list[float]]:
         """Of each process, for a checkpoint: adding up in another order would round differently."""
-        return self.process.gather(self.sums.tolist())
+        return self.process.all_gather(self.sums.tolist())
 
 
 def peak_memory(device: torch.device) -> float:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -66,7 +67,13 @@ def build_sgd(
 ) -> SGD:
     """Stochastic gradient descent. fused: one kernel for all parameters; None: torch decides."""
     groups: Any = parameter_groups(model, lr, weight_decay, head_lr_factor, flow_stem_lr_factor)
-    return SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
+    optimizer = SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
+    if fused and momentum:
+        # A fused kernel that leaves out the very first update, because its gradient overflowed, leaves the momentum
+        # uninitialised and uses it in the next one. Beginning with zeros is the same sum: 0 x momentum + gradient.
+        for parameter in (each for group in optimizer.param_groups for each in group["params"]):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def build_adamw(

@@ -1,12 +1,30 @@
-"""Batches on their way to the device."""
+"""Tensors on their way to the device and back, without the host waiting for the device."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from vsn_train.data.loader import Batch
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device. CUDA: through pinned memory, a copy that the current stream waits for, not the host."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def to_host(tensor: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """The tensor in the host's memory, and the event after which it is there; None: it is there now."""
+    if tensor.device.type != "cuda":
+        return tensor, None
+    copy = tensor.to("cpu", non_blocking=True)  # torch takes pinned memory for it
+    arrived = torch.cuda.Event()
+    arrived.record()
+    return copy, arrived
 
 
 def on_device(steps: Iterator[list[Batch]], device: torch.device, prefetch: bool) -> Iterator[list[Batch]]:
@@ -18,14 +36,7 @@ def on_device(steps: Iterator[list[Batch]], device: torch.device, prefetch: bool
 
     def copy(step: list[Batch]) -> list[Batch]:
         with torch.cuda.stream(stream):
-            return [
-                Batch(
-                    batch.video.pin_memory().to(device, non_blocking=True),
-                    batch.label.pin_memory().to(device, non_blocking=True),
-                    batch.bad,
-                )
-                for batch in step
-            ]
+            return [Batch(to_device(batch.video, device), to_device(batch.label, device), batch.bad) for batch in step]
 
     def arrived(step: list[Batch]) -> list[Batch]:
         current = torch.cuda.current_stream(device)

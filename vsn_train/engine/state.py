@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
@@ -121,8 +122,8 @@ class Checkpoint:
     metrics_bytes: int = 0  # size of metrics.jsonl; what lies behind was logged after this file was written
     config: dict[str, Any]  # of the run, as plain types
     class_names: list[str]
-    flip_pairs: list[list[int]]  # classes that are each other's mirror image
-    flips_allowed: bool = True  # whether a mirror image has a known class
+    flip_pairs: list[list[int]]  # classes that a horizontal flip exchanges
+    flips_allowed: bool = True  # whether a flipped clip has a known class
     manifests: list[str] = field(default_factory=list)  # content hashes of the training and the validation split
     mixing: dict[str, str] | None = None  # where the network mixes frames, see models/layouts.py
     epoch: int  # from here on see `Position`
@@ -140,5 +141,30 @@ class Checkpoint:
     def of(cls, content: dict[str, Any]) -> Checkpoint | None:
         """What a file holds as a checkpoint; None when it is none of this format."""
         known = {each.name: content[each.name] for each in fields(cls) if each.name in content}
+        if isinstance(known.get("config"), dict):
+            known["config"] = plain_values(known["config"])
         required = {each.name for each in fields(cls) if each.default is MISSING and each.default_factory is MISSING}
         return cls(**known) if content.get("format") == FORMAT and required <= known.keys() else None
+
+
+def plain_values(config: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint's config says, as plain values.
+
+    Older files refer from one value to another (${data.crop_size}); that is followed. Anything else in ${…} stays text:
+    a file must not read the environment of whoever opens it.
+    """
+
+    def follow(value: Any, depth: int = 3) -> Any:
+        if isinstance(value, dict):
+            return {key: follow(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [follow(each) for each in value]
+        if not isinstance(value, str) or not depth:
+            return value
+        if match := re.fullmatch(r"\$\{(\w+)\.(\w+)\}", value):
+            group = config.get(match[1])
+            known = isinstance(group, dict) and not isinstance(group.get(match[2], {}), dict)
+            return follow(group[match[2]], depth - 1) if known else value  # type: ignore[index]
+        return re.sub(r"\$\{\w+\.\w+\}", lambda match: str(follow(match[0], depth - 1)), value)
+
+    return {key: follow(value) for key, value in config.items()}

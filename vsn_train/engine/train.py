@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from vsn_train.data.loader import IGNORED, Batch, EpochBatches, by_step
 from vsn_train.data.mixing import mix_clips
@@ -23,10 +23,11 @@ from vsn_train.data.transforms import normalize
 from vsn_train.data.workers import BadVideo, Loader
 from vsn_train.engine.checkpoint import Checkpoints
 from vsn_train.engine.distributed import Process
+from vsn_train.engine.figures import clip_grid
+from vsn_train.engine.finite import FiniteCheck, Step
 from vsn_train.engine.interrupts import Interrupted, Interrupts
 from vsn_train.engine.log import Progress, RunLog
 from vsn_train.engine.meter import Meter, peak_memory
-from vsn_train.engine.pictures import clip_grid
 from vsn_train.engine.prefetch import on_device
 from vsn_train.engine.state import Position, TrainState
 from vsn_train.errors import InputError, StoppedError
@@ -62,20 +63,6 @@ class TrainOptions:
         return position.epoch >= self.epochs or 0 < self.patience <= position.epochs_without_better
 
 
-@dataclass(frozen=True)
-class Step:
-    """What a step has computed. losses: of each batch, summed over its videos; logits: of each batch, (B, K).
-
-    grad_norm: before clipping, over the step of all processes. broken: what was no finite number, "the loss" or "the
-    gradient"; then nothing was updated.
-    """
-
-    losses: list[Tensor]
-    logits: list[Tensor]
-    grad_norm: float
-    broken: str = ""
-
-
 def train(
     state: TrainState,
     loader: Loader[Batch],
@@ -90,10 +77,10 @@ def train(
     """Train from the state's position to the end of the last epoch, or until validations have stopped getting better.
 
     validate: top-1 in percent of the epoch that is about to end; it may raise `Interrupted`. Raises InputError when
-    more than max_bad_share of an epoch's videos cannot be read, and StoppedError before an update with a loss that is
-    no number and, after saving, when a signal asked for an end.
+    more than max_bad_share of an epoch's videos cannot be read, and StoppedError when a loss or gradient is not a
+    finite number, which changes no weight, and, after saving, when a signal asked for an end.
     """
-    position = state.position
+    position, finite = state.position, FiniteCheck(state, loader, batches, process)
     while not options.ended(position):
         state.network.train()
         batches.epoch, batches.done = position.epoch, position.videos
@@ -105,7 +92,7 @@ def train(
         for step in progress.over(steps, len(batches), batches.steps_in(position.videos)):
             # One sum over the processes: the videos that the gradient is the mean over, the unreadable ones, whether
             # any process was asked to stop, and whether the main one's clock says save: all leave and save together.
-            videos, unreadable, stop, due = process.totals(
+            videos, unreadable, stop, due = process.all_reduce_sum(
                 sum(batch.size for batch in step), sum(len(batch.bad) for batch in step),
                 interrupts.received > 0, checkpoints.due(position.step),
             )  # fmt: skip
@@ -113,32 +100,34 @@ def train(
                 position.unreadable += int(unreadable)
                 report_bad_videos(step, loader, batches, position, options.max_bad_share, process, log)
             if position.videos == 0:
-                log.picture("clips", position.step + 1, clip_grid(step[0].video))
+                log.figure("clips", position.step + 1, clip_grid(step[0].video))
 
             draws = seed_step(options.seed, position.step, process.rank)
             done = train_step(state, step, options.step, process, int(videos), draws)
-            if done.broken:
-                raise not_finite(done.broken, state, loader, batches)
+            finite.add(done)
             for batch, loss_sum, logits in zip(step, done.losses, done.logits, strict=True):
                 meter.add(loss_sum, logits, batch.label)
             rates = state.rates
             state.advance(batches)
 
-            if position.step % options.log_every == 0 or position.videos == batches.videos:
+            logged = position.step % options.log_every == 0 or position.videos == batches.videos
+            if logged or stop or due:
+                finite.wait()  # nothing of a broken step is logged or saved
+            if logged:
                 values = meter.read()  # a sum over the processes
                 values |= {"clips_per_s": meter.new_videos / progress.seconds, "lr": rates["weight"]}
-                values |= {"grad_norm": done.grad_norm, "data_wait": progress.waiting_share}
+                values |= {"grad_norm": float(done.grad_norm), "data_wait": progress.waiting_share}
                 values |= {"memory_gib": peak_memory(process.device)}
                 more = {"learning_rate": rates, **state.model.diagnostics()}
                 log.metrics("train", position.epoch + 1, position.step, **values, **more)
                 progress.show(summary(values))
             if stop or (due and position.videos < batches.videos):
-                position.sums = meter.gather()  # every process's sums, for the main one to save
+                position.sums = meter.all_gather()  # every process's sums, for the main one to save
                 checkpoints.save()
             if stop:
                 raise stopped_by(interrupts, checkpoints, process)
 
-        position.sums = meter.gather()  # every process's: a validation that is interrupted saves them
+        position.sums = meter.all_gather()  # every process's: a validation that is interrupted saves them
         log.line(f"{progress.title}  train {summary(values)}  {position.unreadable} unreadable")
         try:
             top1 = validate(position)
@@ -159,6 +148,8 @@ def train_step(
 ) -> Step:
     """One update of the weights from the batches of one step, and of their average; the position stays as it is.
 
+    A gradient that is not finite changes no weight; the caller looks at the norm, see `FiniteCheck`.
+
     batches: this process's, on the device: video uint8 (B, T, C, H, W), label (B,). videos: of the step, over all
     processes; the gradient is the mean over them. draws: for mixing clips, the same in all processes.
     """
@@ -167,7 +158,7 @@ def train_step(
     scaler = state.scaler
     state.optimizer.zero_grad(set_to_none=True)
     for batch in batches:
-        with gradients_shared(state.network, at_once=batch is batches[-1]):
+        with gradient_sync(state.network, enabled=batch is batches[-1]):
             video, partner, share = mix_clips(
                 normalize(batch.video), batch.label, options.mixup, options.cutmix, draws
             )  # fmt: skip
@@ -179,14 +170,25 @@ def train_step(
         losses.append(loss_sum.detach())
         predictions.append(logits.detach())
     scaler.unscale_(state.optimizer)
-    norm = float(nn.utils.clip_grad_norm_(state.model.parameters(), options.clip_norm or float("inf")))
-    if broken := what_is_broken(losses, norm, scaler, process):
-        return Step(losses, predictions, norm, broken)
-    scaler.step(state.optimizer)
-    scaler.update()
+    norm = nn.utils.clip_grad_norm_(state.model.parameters(), options.clip_norm or float("inf"))
+    update_unless_broken(state.optimizer, scaler, norm)
     if state.average is not None:
         state.average.update_parameters(state.model)
     return Step(losses, predictions, norm)
+
+
+def update_unless_broken(optimizer: Optimizer, scaler: torch.amp.GradScaler, norm: Tensor) -> None:
+    """One step of the optimizer, or none where the gradient is not finite. norm: (), of the gradient, on its device."""
+    if scaler.is_enabled():  # it has looked at the gradient itself
+        scaler.step(optimizer)
+        scaler.update()
+        return
+    if optimizer.defaults.get("fused"):
+        # Fused kernels read this where they run, as a scaler sets it: the host need not wait for the gradient.
+        optimizer.grad_scale, optimizer.found_inf = None, (~norm.isfinite()).float()  # type: ignore[attr-defined]
+        optimizer.step()
+    elif norm.isfinite():
+        optimizer.step()
 
 
 def seed_step(seed: int, step: int, rank: int) -> np.random.Generator:
@@ -210,41 +212,16 @@ def clip_loss(logits: Tensor, label: Tensor, partner: Tensor, share: float, labe
     return loss * (1 + 0 * loss.detach())  # times 1, or times nan
 
 
-def gradients_shared(network: nn.Module, at_once: bool) -> AbstractContextManager[None]:
+def gradient_sync(network: nn.Module, enabled: bool) -> AbstractContextManager[None]:
     """Processes exchange gradients in the backward pass, or leave that to a later batch of the same step."""
-    return nullcontext() if at_once or not isinstance(network, DistributedDataParallel) else network.no_sync()
-
-
-def what_is_broken(losses: list[Tensor], norm: float, scaler: torch.amp.GradScaler, process: Process) -> str:
-    """ "the loss" when that of any process is no number, "the gradient" when only its norm is none; else "".
-
-    norm: the same in all processes, and no number where any loss is none, see `clip_loss`. With fp16 an infinite
-    gradient alone is an overflow, which the scaler answers by leaving out the update.
-    """
-    if math.isfinite(norm):
-        return ""
-    # A sum over the processes, which all come here, as the norm is the same: the loss may be one process's alone.
-    (broken,) = process.totals(float(not torch.stack(losses).isfinite().all()))
-    return "the loss" if broken else "" if scaler.is_enabled() else "the gradient"
-
-
-def not_finite(what: str, state: TrainState, loader: Loader[Batch], batches: EpochBatches) -> StoppedError:
-    """What ends a training whose next update would be no number. what: "the loss" or "the gradient"."""
-    manifest, position = loader.dataset.manifest, state.position
-    names = [manifest.sample_id(int(index)) for index in batches.step_at(position.videos)]
-    return StoppedError(
-        f"{what} is not a finite number at step {position.step + 1} (epoch {position.epoch + 1}), learning rate "
-        f"{state.optimizer.param_groups[0]['lr']:.4g}; the weights were not updated. Videos of the step: "
-        f"{', '.join(names)}. Lower optimizer.lr, lengthen schedule.warmup_epochs or set optimizer.clip_norm, and look "
-        "at these videos"
-    )
+    return nullcontext() if enabled or not isinstance(network, DistributedDataParallel) else network.no_sync()
 
 
 def stopped_by(interrupts: Interrupts, checkpoints: Checkpoints, process: Process | None) -> StoppedError:
     """What ends a training that was asked to end, once all is written. process: for all to leave together."""
     checkpoints.wait()
     if process is not None:
-        process.totals(0)  # nothing to add up: nobody leaves before the main process has written
+        process.all_reduce_sum(0)  # nothing to add up: nobody leaves before the main process has written
     return StoppedError(f"stopped by {interrupts.name}; saved {checkpoints.how_to_go_on()}", interrupts.exit_code)
 
 
@@ -273,7 +250,7 @@ def report_bad_videos(
     """
     mine: list[BadVideo] = [bad for batch in step for bad in batch.bad]
     # From every process to every process: the main one writes the names, and all leave these videos alone.
-    named = [bad for part in process.gather(mine) for bad in part]
+    named = [bad for part in process.all_gather(mine) for bad in part]
     for bad in named:
         log.line(f"skipped unreadable video {bad.path}: {bad.cause}")
         if bad.lost and bad.index not in log.quarantined:

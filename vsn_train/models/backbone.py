@@ -32,6 +32,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torchvision
+from tabulate import tabulate
 from torch import nn
 from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.models.resnet import BasicBlock, Bottleneck
@@ -288,9 +289,7 @@ def placement(model: nn.Module) -> list[tuple[str, str]]:
 
 def placement_table(model: nn.Module) -> str:
     """`placement` as lines of text; print it to see what a model is made of."""
-    rows = placement(model)
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {what}" for name, what in rows)
+    return tabulate(placement(model), tablefmt="plain", disable_numparse=True)
 
 
 def _describe(path: str, module: nn.Module) -> str:

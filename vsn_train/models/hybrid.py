@@ -63,14 +63,20 @@ def temporal_conv(x: Tensor, weight: Tensor, num_frames: int, groups: int = 1, s
 
 
 def _time_and_space(x: Tensor, num_frames: int, stride: int) -> Tensor:
-    """(B*T, C, H, W) -> (B, C, T, H'*W'), time and space as the two axes of a picture.
+    """(B*T, C, H, W) -> (B, C, T, H'*W'), time and space as the two axes of an image.
 
     For x in channels_last this is a view in channels_last, so that an ordinary 2D convolution does the work and
     nothing is copied.
     """
     if stride > 1:
         x = F.avg_pool2d(x, 1, stride)  # picks pixels; unlike a slice it keeps the memory format
-    return x.unflatten(0, (-1, num_frames)).transpose(1, 2).flatten(3)
+    moved = x.unflatten(0, (-1, num_frames)).transpose(1, 2).flatten(3)
+    half = x.dtype != torch.float32 or torch.is_autocast_enabled(x.device.type)
+    if moved.shape[3] == 1 and x.device.type == "cpu" and half:
+        # The strides of such a view can be read in two ways, and torch's half-precision weight gradient on CPUs reads
+        # them in the wrong one (seen with 2.14.1).
+        return moved.contiguous()
+    return moved
 
 
 def dense_kernel(spatial: Tensor, groups: int) -> Tensor:

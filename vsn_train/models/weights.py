@@ -149,9 +149,10 @@ def load_weights(
     return WeightsReport(given, adapted, renamed, skipped, missing, file.layout, tuple(notes))
 
 
-def read_tensors(path: str | Path) -> dict[str, Any]:
+def read_tensors(path: str | Path, mmap: bool = False) -> dict[str, Any]:
     """What `torch.save` wrote, loaded without running any code that the file may hold.
 
+    mmap: leave the tensors on disk until they are used; for files that the current torch.save wrote.
     Raises InputError for a missing, truncated or foreign file, and for one with more than tensors and plain types.
     """
     path = Path(path)
@@ -160,7 +161,7 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the unpickler about other protocols: such files end in an error below
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: refused: it is damaged, or holds Python objects that would run code when loaded; expected "

@@ -38,7 +38,7 @@ def check_training(
     process: Process,
     run_folder: Path,
 ) -> None:
-    """check=true: two batches of training and validation, what limits the speed, and a picture of the clips."""
+    """check=true: two batches of training and validation, what limits the speed, and a figure of the clips."""
     autocast, names = autocast_for(config.runtime.precision, process.device), manifest.class_names
     model = prepare_model(model, config.runtime, process).train()
     loader = training_loader(training_clips(config, manifest), batches, config.data.workers, config.data.timeout)

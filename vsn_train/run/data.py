@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from vsn_train import config as schema
+from vsn_train.atomic import write_atomic
 from vsn_train.data.augment import Augmentation
 from vsn_train.data.datasets.custom import load_custom
 from vsn_train.data.datasets.hmdb51 import load_hmdb51
@@ -39,7 +40,7 @@ def load_manifest(dataset: schema.Dataset, split: str, process: Process, data: s
         print(f"cannot read {cause}", file=sys.stderr)
     if len(unreadable) > 3:
         print(f"and {len(unreadable) - 3} more {split} videos cannot be read", file=sys.stderr)
-    counts = process.gather(None if counted is None else counted.num_frames)[0]
+    counts = process.all_gather(None if counted is None else counted.num_frames)[0]
     return replace(manifest, num_frames=counts)
 
 
@@ -86,7 +87,7 @@ def note_missing(manifest: Manifest, folder: Path) -> str:
     if not manifest.missing:
         path.unlink(missing_ok=True)  # of an evaluation before the folder was completed
         return ""
-    path.write_text("".join(f"{each}\n" for each in manifest.missing), encoding="utf-8")
+    write_atomic(path, "".join(f"{each}\n" for each in manifest.missing))
     listed = len(manifest) + len(manifest.missing)
     return (
         f"{len(manifest.missing)} of {listed} {manifest.split} videos are not under {manifest.root} and are left out; "
@@ -112,12 +113,12 @@ def check_classes(manifest: Manifest, trained: list[str], path: str) -> None:
     )
 
 
-def check_mirrors(protocol: Protocol, flips_allowed: bool, name: str) -> None:
-    """Refuse mirrored crops where a mirror image may be of another class that nobody named."""
+def check_flips(protocol: Protocol, flips_allowed: bool, name: str) -> None:
+    """Refuse flipped crops where a flipped clip may be of another class that nobody named."""
     if protocol.crops == 10 and not flips_allowed:
         raise InputError(
-            f"protocol.crops=10 mirrors every crop, but {name} has classes that differ in direction and their pairs "
-            "are not known; use protocol.crops=5, or a protocol without mirrors"
+            f"protocol.crops=10 flips every crop, but {name} has classes that differ in direction and their pairs "
+            "are not known; use protocol.crops=5, or a protocol without flips"
         )
 
 

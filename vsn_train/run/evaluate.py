@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,31 +19,35 @@ from vsn_train.analysis.report import write_report
 from vsn_train.analysis.results import save_results
 from vsn_train.analysis.scores import Scores
 from vsn_train.analysis.strip import jpeg_frames
-from vsn_train.data.loader import TestVideos, test_loader
+from vsn_train.atomic import atomic_folder
+from vsn_train.data.loader import EvalVideos, eval_loader
 from vsn_train.data.manifest import Manifest
 from vsn_train.data.protocol import Protocol
 from vsn_train.data.video import VideoError
 from vsn_train.data.workers import BadVideo
-from vsn_train.engine.checkpoint import file_hash, load_checkpoint
+from vsn_train.engine.checkpoint import OpenedCheckpoint
 from vsn_train.engine.distributed import Process, join_processes
 from vsn_train.engine.evaluate import Found, mean_of_views, score_videos, video_groups
 from vsn_train.engine.parts import ScoreParts
 from vsn_train.engine.precision import autocast_for
-from vsn_train.run.data import check_classes, check_mirrors, load_manifest, note_missing
+from vsn_train.folder_lock import folder_lock
+from vsn_train.run.data import check_classes, check_flips, load_manifest, note_missing
 from vsn_train.run.network import model_of, use_channels_last
 from vsn_train.run.record import environment, versions
 
 
-def evaluate(config: schema.Eval, run_folder: Path) -> None:
-    """vsn-eval in this process: writes eval/<protocol>/{metrics.json,scores.npz,report.html} into the run folder."""
-    checkpoint = load_checkpoint(Path(config.checkpoint))
-    with join_processes(config.runtime.device, config.runtime.threads) as process:
+def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) -> None:
+    """vsn-eval in this process: writes eval/<checkpoint>/<protocol>/ into the run folder."""
+    with join_processes(config.runtime.device, config.runtime.threads) as process, ExitStack() as held:
+        if len(set(process.all_gather(opened.hash))) > 1:  # it was replaced while the processes started
+            opened = process.on_rank_zero(lambda: opened)
+        checkpoint = opened.checkpoint
         manifest = load_manifest(config.dataset, config.split, process, config.data)
         check_classes(manifest, checkpoint.class_names, config.checkpoint)
         model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
         use_channels_last(model, config.runtime, process, inference=True)
-        trained = OmegaConf.create(checkpoint.config).data  # a size changed on the command line shows in the name
-        name = config.protocol.name(trained.short_side, trained.crop_size)
+        trained = checkpoint.config["data"]  # a size changed on the command line shows in the name
+        name = config.protocol.name(trained["short_side"], trained["crop_size"])
         facts = {
             "dataset": manifest.name,
             "split": manifest.split,
@@ -51,7 +57,7 @@ def evaluate(config: schema.Eval, run_folder: Path) -> None:
             "num_frames": config.backbone.num_frames,
             "epoch": checkpoint.epoch,
             "manifest": manifest.content_hash(),
-            "checkpoint": file_hash(Path(config.checkpoint)),
+            "checkpoint": opened.hash,
             "computed": {
                 "device": process.device.type,
                 "precision": config.runtime.precision,
@@ -59,12 +65,14 @@ def evaluate(config: schema.Eval, run_folder: Path) -> None:
             },
             "versions": versions(),
         }
-        folder = run_folder / "eval" / (name if config.split == "val" else f"{name}_{config.split}")
+        stem = opened.path.stem
+        folder = run_folder / "eval" / stem / (name if config.split == "val" else f"{name}_{config.split}")
+        process.on_rank_zero(lambda: hold(held, folder))
         parts = ScoreParts(folder / "parts", facts)
         if process.is_main and not config.resume:
             parts.remove()
         done: Found = dict(parts.read()) if process.is_main else {}
-        finished = process.gather(list(done))[0]  # also: nobody writes a part before the old ones are gone
+        finished = process.all_gather(list(done))[0]  # also: nobody writes a part before the old ones are gone
         autocast = autocast_for(config.runtime.precision, process.device)
         evaluation = Evaluation(
             model, manifest, config.protocol, config, process, autocast,
@@ -72,18 +80,46 @@ def evaluate(config: schema.Eval, run_folder: Path) -> None:
         )  # fmt: skip
         scores = evaluation("evaluate", facts, parts, done)
         if process.is_main:
-            save_results(folder, scores, {"epoch": checkpoint.epoch, "step": checkpoint.step})
-            parts.remove()
-            if config.report:
-                details: dict[str, Any] = {"config": OmegaConf.to_yaml(OmegaConf.structured(config))}
-                details["environment"] = environment()
-                write_report(folder / "report.html", scores, frames_of(manifest, config.data), details)
-            print(f"checkpoint {config.checkpoint}: epoch {checkpoint.epoch}, {facts['checkpoint']}")
-            print(f"manifest {facts['manifest']}")
+            replaced = differing_facts(folder, facts)
+            lines = [f"checkpoint {opened.path}: epoch {checkpoint.epoch}, {opened.hash}"]
+            lines.append(f"manifest {facts['manifest']}")
+            # All of it or none, in place of what lay there: nothing old stays beside something new.
+            with atomic_folder(folder) as written:
+                save_results(written, scores, {"epoch": checkpoint.epoch, "step": checkpoint.step})
+                if config.report:
+                    details: dict[str, Any] = {"config": OmegaConf.to_yaml(OmegaConf.structured(config))}
+                    details["environment"] = environment()
+                    write_report(written / "report.html", scores, frames_of(manifest, config.data), details)
             if line := note_missing(manifest, folder):
-                print(line)
-            written = sorted(path.name for path in folder.iterdir())
-            print(f"run folder {run_folder}: {folder.relative_to(run_folder)}/ {', '.join(written)}")
+                lines.append(line)
+            print("\n".join(lines))
+            if replaced:
+                print(f"replaced: results of another evaluation there ({', '.join(replaced)} differed)")
+            names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+            print(f"run folder {run_folder}: {folder.relative_to(run_folder)}/ {', '.join(names)}")
+
+
+def hold(held: ExitStack, folder: Path) -> None:
+    """Keep other evaluations out of the folder of this one. Raises InputError where one is at work there."""
+    # Beside it: what lies in the folder is replaced as a whole.
+    place = folder.parent / f".{folder.name}"
+    for each in (folder.parent.parent, folder.parent, folder, place):  # the last first; where nothing was written
+        held.callback(remove_if_empty, each)
+    held.enter_context(folder_lock(place, "wait for that evaluation, or choose another hydra.run.dir"))
+
+
+def remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def differing_facts(folder: Path, facts: dict[str, Any]) -> list[str]:
+    """What the evaluation whose results lie there stood on, where it was another one."""
+    try:
+        before = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [key for key in ("checkpoint", "manifest", "protocol", "computed") if before.get(key) != facts[key]]
 
 
 class Evaluation:
@@ -103,22 +139,19 @@ class Evaluation:
         keep_views: bool = False,
         done: Collection[int] = (),
     ) -> None:
-        check_mirrors(protocol, manifest.flips_allowed, manifest.name)
+        check_flips(protocol, manifest.flips_allowed, manifest.name)
         self.model, self.manifest, self.process, self.keep_views = model, manifest, process, keep_views
         self.options: dict[str, Any] = {
             "protocol": protocol,
-            "mirrored_labels": manifest.mirrored_labels(),
+            "flipped_labels": manifest.flipped_labels(),
             "views_per_batch": config.runtime.views_per_batch,
             "keep_views": keep_views,
             "on_bad_video": config.on_bad_video,
             "autocast": autocast,
         }
         groups = video_groups(len(manifest), protocol.views, config.runtime.views_per_batch, process, set(done))
-        videos = TestVideos(
-            manifest, config.backbone.num_frames, protocol.clips, protocol.placement, protocol.short_side,
-            config.data.decoder, config.data.modality,
-        )  # fmt: skip
-        self.loader = test_loader(videos, groups, config.data.workers, config.data.timeout)
+        videos = EvalVideos(manifest, config.backbone.num_frames, protocol, config.data.decoder, config.data.modality)
+        self.loader = eval_loader(videos, groups, config.data.workers, config.data.timeout)
         self.total = len(groups)
 
     def __call__(
@@ -130,7 +163,7 @@ class Evaluation:
         if parts:
             parts.flush()
         found = dict(done or {})
-        for results in self.process.gather(mine):
+        for results in self.process.all_gather(mine):
             found |= results
         return scores_of(self.manifest, found, self.keep_views, facts)
 

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vsn_train import config as schema
 from vsn_train.data.loader import Batch
-from vsn_train.engine.distributed import Process, settle_buckets
+from vsn_train.engine.distributed import Process, rebuild_buckets
 from vsn_train.engine.interleave import interleave
 from vsn_train.engine.precision import allow_tf32, autocast_for, resolve_precision
 from vsn_train.engine.state import Checkpoint
@@ -149,7 +149,7 @@ def choose_speed(
         trial_step(config, states[channels_last], batch, count, autocast_for(precision, device))
 
     precisions = ["fp32", "bf16"] if runtime.precision == "auto" else [runtime.precision]
-    precision, channels_last, reasons = process.main_does(lambda: fastest_choices(step, precisions, formats, device))
+    precision, channels_last, reasons = process.on_rank_zero(lambda: fastest_choices(step, precisions, formats, device))
     return {"precision": precision, "channels_last": channels_last}, reasons
 
 
@@ -165,7 +165,7 @@ def wrap_network(config: schema.Train, model: Recognizer, process: Process) -> n
         network, gradient_as_bucket_view=runtime.gradient_as_bucket_view, static_graph=runtime.static_graph
     )
     clip = torch.zeros(clip_shape(config, model), device=process.device)
-    settle_buckets(network.train(), clip, autocast_for(runtime.precision, process.device))
+    rebuild_buckets(network.train(), clip, autocast_for(runtime.precision, process.device))
     return network
 
 

@@ -7,48 +7,48 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
+from tabulate import tabulate
 
 from vsn_train import config as schema
 from vsn_train.analysis.scores import softmax
 from vsn_train.analysis.strip import draw_prediction
+from vsn_train.atomic import write_atomic
 from vsn_train.data.inputs import GivenVideos, find_videos
-from vsn_train.data.loader import test_loader
-from vsn_train.data.manifest import mirrored_labels
+from vsn_train.data.loader import eval_loader
+from vsn_train.data.manifest import flipped_labels
 from vsn_train.data.workers import BadVideo
-from vsn_train.engine.checkpoint import load_checkpoint
+from vsn_train.engine.checkpoint import OpenedCheckpoint
 from vsn_train.engine.distributed import join_processes
 from vsn_train.engine.evaluate import score_videos
 from vsn_train.engine.precision import autocast_for
 from vsn_train.errors import InputError
-from vsn_train.run.data import check_mirrors
+from vsn_train.run.data import check_flips
 from vsn_train.run.network import model_of, use_channels_last
 
 
-def predict(config: schema.Predict, run_folder: Path) -> None:
-    """vsn-predict: prints the best classes of each video; writes prediction.json and a picture of each.
+def predict(config: schema.Predict, opened: OpenedCheckpoint, run_folder: Path) -> None:
+    """vsn-predict: prints the best classes of each video; writes prediction.json and a figure of each.
 
     Raises VideoError for a single video that cannot be read; of several, InputError after the others are done.
     """
-    checkpoint = load_checkpoint(Path(config.checkpoint))
+    checkpoint = opened.checkpoint
     protocol, names = config.protocol, checkpoint.class_names
-    check_mirrors(protocol, checkpoint.flips_allowed, "the checkpoint's data set")
+    check_flips(protocol, checkpoint.flips_allowed, "the checkpoint's data set")
     paths = find_videos(config.video)
     with join_processes(config.runtime.device, config.runtime.threads) as process:
         model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
         use_channels_last(model, config.runtime, process, inference=True)
         videos = GivenVideos(
-            paths, model.num_frames, protocol.clips, protocol.placement, protocol.short_side, config.data.decoder,
-            config.data.modality, config.start, config.end,
+            paths, model.num_frames, protocol, config.data.decoder, config.data.modality, config.start, config.end
         )  # fmt: skip
         workers = config.data.workers if len(paths) > 1 else 0
-        trained = OmegaConf.create(checkpoint.config).data
-        protocol_name = protocol.name(trained.short_side, trained.crop_size)
+        trained = checkpoint.config["data"]
+        protocol_name = protocol.name(trained["short_side"], trained["crop_size"])
         predictions: list[dict[str, Any]] = []
-        for path, (video,) in zip(paths, test_loader(videos, [[i] for i in range(len(paths))], workers), strict=True):
+        for path, (video,) in zip(paths, eval_loader(videos, [[i] for i in range(len(paths))], workers), strict=True):
             found = score_videos(
                 model, [[video]], 1, process, lambda results: None, protocol=protocol,
-                mirrored_labels=mirrored_labels(len(names), checkpoint.flip_pairs),
+                flipped_labels=flipped_labels(len(names), checkpoint.flip_pairs),
                 views_per_batch=config.runtime.views_per_batch, keep_views=False,
                 on_bad_video="error" if len(paths) == 1 else "wrong",
                 autocast=autocast_for(config.runtime.precision, process.device), title="",
@@ -60,21 +60,19 @@ def predict(config: schema.Predict, run_folder: Path) -> None:
             shares = found[0] if protocol.average == "probabilities" else softmax(found[0])
             best = [(names[index], int(index), float(shares[index])) for index in np.argsort(-shares, kind="stable")]
             run_folder.mkdir(parents=True, exist_ok=True)
-            picture = run_folder / (f"{len(predictions):04d}_{path.stem}.png" if len(paths) > 1 else "prediction.png")
-            draw_prediction(picture, path, video, best[:5], protocol_name)
+            figure = run_folder / (f"{len(predictions):04d}_{path.stem}.png" if len(paths) > 1 else "prediction.png")
+            draw_prediction(figure, path, video, best[:5], protocol_name)
             print_bars(str(path) if len(paths) > 1 else "", best[: config.top_k])
             classes = [{"name": name, "index": index, "probability": share} for name, index, share in best]
             clips = video.numbers[video.clips].tolist()
             predictions.append(
-                {"video": str(path), "frames": clips, "picture": picture.name, "classes": classes[: config.top_k]}
+                {"video": str(path), "frames": clips, "picture": figure.name, "classes": classes[: config.top_k]}
             )
     facts = {"checkpoint": config.checkpoint, "protocol": protocol_name, "start": config.start, "end": config.end}
     path = run_folder / "prediction.json"
     run_folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        json.dumps(facts | {"predictions": predictions}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
-    print(f"written: {path} and {len(predictions)} picture{'s' if len(predictions) > 1 else ''}")
+    write_atomic(path, json.dumps(facts | {"predictions": predictions}, indent=2, ensure_ascii=False) + "\n")
+    print(f"written: {path} and {len(predictions)} figure{'s' if len(predictions) > 1 else ''}")
     if bad := [each for each in predictions if "error" in each]:
         raise InputError(
             f"{len(bad)} of {len(paths)} videos could not be read, first {bad[0]['video']}: {bad[0]['error']}; the "
@@ -86,6 +84,5 @@ def print_bars(title: str, best: list[tuple[str, int, float]]) -> None:
     """title: a line above, where there is one. best: (name, index, share) of the classes to show."""
     if title:
         print(title)
-    width = max(len(name) for name, _, _ in best)
-    for name, _, share in best:
-        print(f"{name:<{width}}  {100 * share:5.1f} %  {'█' * round(40 * share)}")
+    rows = [(name, f"{100 * share:.1f} %", "█" * round(40 * share)) for name, _, share in best]
+    print(tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=("left", "right", "left")))

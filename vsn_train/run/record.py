@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -11,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
+import yaml
 
 from vsn_train import __version__
+from vsn_train.atomic import write_atomic
 from vsn_train.engine.distributed import launch_id
+from vsn_train.versions import installed
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -27,18 +28,13 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Of what decides numbers: this program, torch, torchvision and the decoders."""
     found = {"vsn-train": __version__, "python": platform.python_version()}
-    for package in ("torch", "torchvision", "decord", "av", "torchcodec", "numpy"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # decord has no wheel for some platforms
-    return found
+    return found | installed("torch", "torchvision", "decord", "av", "torchcodec", "numpy")
 
 
-def write_config(run_folder: Path, stored: dict[str, Any]) -> None:
+def write_config(run_folder: Path, given: dict[str, Any]) -> None:
     """config.yaml and environment.json: what was asked for and where it ran."""
-    OmegaConf.save(OmegaConf.create(stored), run_folder / "config.yaml")
-    (run_folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+    write_atomic(run_folder / "config.yaml", yaml.safe_dump(given, sort_keys=False, allow_unicode=True))
+    write_atomic(run_folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
 
 
 def environment() -> dict[str, Any]:

@@ -29,7 +29,7 @@ ROUNDING = ("device", "precision", "channels_last", "compile", "tf32", "fused_op
 
 
 def find_checkpoint(
-    resume: bool, folder: Path, stored: dict[str, Any], step_videos: int, manifests: list[str]
+    resume: bool, folder: Path, given: dict[str, Any], step_videos: int, manifests: list[str]
 ) -> tuple[Checkpoint | None, list[str]]:
     """What to go on from, if anything, and lines for the log.
 
@@ -43,7 +43,7 @@ def find_checkpoint(
             )
         return None, []
     path, checkpoint, passed_over = newest_checkpoint(folder)
-    before, now = flatten(checkpoint.config), flatten(stored)
+    before, now = flatten(checkpoint.config), flatten(given)
     allowed = ADDED_LATER - before.keys()
     if checkpoint.step_videos == step_videos:
         allowed |= DIVISION

@@ -11,10 +11,11 @@ import torch
 from vsn_train import config as schema
 from vsn_train.data.loader import Batch, EpochBatches
 from vsn_train.engine.distributed import Process
+from vsn_train.engine.finite import Step
 from vsn_train.engine.optim import Schedule, build_adamw, build_average, build_sgd, lr_factor, scaled_lr
 from vsn_train.engine.precision import autocast_for, scaler_for
 from vsn_train.engine.state import TrainState
-from vsn_train.engine.train import Step, StepOptions, TrainOptions, train_step
+from vsn_train.engine.train import StepOptions, TrainOptions, train_step
 from vsn_train.models import Recognizer
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from vsn_train.data.manifest import Manifest
 from vsn_train.data.workers import Loader
 from vsn_train.engine.checkpoint import Checkpoints
 from vsn_train.engine.distributed import Process, join_processes, launched_before
+from vsn_train.engine.figures import confusion_figure
 from vsn_train.engine.interrupts import Interrupts
 from vsn_train.engine.log import QUARANTINE, RunLog
-from vsn_train.engine.pictures import confusion_picture
 from vsn_train.engine.state import Checkpoint, Position, TrainState
 from vsn_train.engine.train import train as run_training
+from vsn_train.folder_lock import folder_lock
 from vsn_train.models.layouts import mixing_of
 from vsn_train.run.check import check_training
 from vsn_train.run.data import load_manifest, note_missing, training_clips
@@ -31,15 +32,16 @@ from vsn_train.run.network import build_model, choose_speed, prepare_model, star
 from vsn_train.run.record import flatten, write_config
 from vsn_train.run.resume import describe_position, find_checkpoint, not_bit_identical, read_quarantine
 from vsn_train.run.state import build_state, learning_rate, train_options
+from vsn_train.typed_paths import paste
 
 
-def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> None:
+def train(config: schema.Train, run_folder: Path) -> None:
     """vsn-train in this process, one of those that the launcher started.
 
-    stored: the config as plain types with its interpolations, what a checkpoint keeps. Nothing is written into the
-    run folder before data, network and checkpoint have been found to fit.
+    Nothing is written into the run folder before data, network and checkpoint have been found to fit.
     """
-    with join_processes(config.runtime.device, config.runtime.threads) as process:
+    given = schema.plain(config)  # what a checkpoint keeps
+    with join_processes(config.runtime.device, config.runtime.threads) as process, ExitStack() as held:
         # 1. What is learnt from, and what learns.
         manifests = [load_manifest(config.dataset, split, process, config.data) for split in ("train", "val")]
         batches = EpochBatches(
@@ -55,10 +57,11 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
             return
 
         # 2. What the run goes on from, if anything, and how it is fastest here.
+        process.on_rank_zero(lambda: held.enter_context(folder_lock(run_folder, "choose another hydra.run.dir")))
         hashes = [each.content_hash() for each in manifests]
         resume = config.resume or launched_before(run_folder)
-        found, notes = process.main_does(
-            lambda: find_checkpoint(resume, run_folder / "checkpoints", stored, batches.step_videos, hashes)
+        found, notes = process.on_rank_zero(
+            lambda: find_checkpoint(resume, run_folder / "checkpoints", given, batches.step_videos, hashes)
         )
         choices, reasons = choose_speed(config, model, process, found.choices if found else None)
         config = replace(config, runtime=replace(config.runtime, **choices))
@@ -67,7 +70,7 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
         state = build_state(config, prepare_model(model, config.runtime, process), batches, process)
         if found:
             state.load_state_dict(found.content())
-            notes += not_bit_identical(found, stored["runtime"] | choices, batches, process)
+            notes += not_bit_identical(found, given["runtime"] | choices, batches, process)
         state.set_rates(batches)
         state.network = wrap_network(config, state.model, process)
 
@@ -77,10 +80,10 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
         options, interrupts = train_options(config, process), Interrupts()
         scored = state.average.module if state.average else state.model
         evaluation = Evaluation(scored, manifests[1], config.validation, config, process, options.step.autocast)
-        facts = facts_of(stored, choices, state, manifests[0], hashes, batches, process)
+        facts = facts_of(given, choices, state, manifests[0], hashes, batches, process)
         checkpoints = open_checkpoints(config, run_folder, state, facts, log, process)
         if process.is_main:
-            write_config(run_folder, stored)
+            write_config(run_folder, given)
         origin = f"resumed {describe_position(state.position, len(batches))}" if found else f"weights: {weights}"
         said = [origin, *notes, *reasons, describe_step(config, batches, process)]
         for line in describe_run(config, manifests, process, run_folder) + said:
@@ -90,7 +93,7 @@ def train(config: schema.Train, stored: dict[str, Any], run_folder: Path) -> Non
         started = time.monotonic()
         with interrupts.caught(), closing(loader), closing(evaluation.loader):
             if not state.position.step:
-                log.settings(flatten(stored))
+                log.settings(flatten(given))
             if not found:
                 # At once: a full disk or a folder that cannot be written to is better found now than after an epoch.
                 checkpoints.save()
@@ -114,13 +117,13 @@ def open_loader(
     """It leaves alone what earlier launches of the run have put into quarantine."""
     clips = training_clips(config, manifest)
     loader = training_loader(clips, batches, config.data.workers, config.data.timeout)
-    loader.quarantine |= process.main_does(lambda: read_quarantine(run_folder, clips))
+    loader.quarantine |= process.on_rank_zero(lambda: read_quarantine(run_folder, clips))
     log.quarantined |= loader.quarantine.keys()
     return loader
 
 
 def facts_of(
-    stored: dict[str, Any],
+    given: dict[str, Any],
     choices: dict[str, Any],
     state: TrainState,
     manifest: Manifest,
@@ -137,7 +140,7 @@ def facts_of(
         "processes": process.world_size,
         "step_videos": batches.step_videos,
         "choices": choices,
-        "config": stored,
+        "config": given,
         "class_names": list(manifest.class_names),
         "flip_pairs": [list(pair) for pair in manifest.flip_pairs],
         "flips_allowed": manifest.flips_allowed,
@@ -163,14 +166,14 @@ def open_checkpoints(
 def validation(
     config: schema.Train, evaluation: Evaluation, manifest: str, interrupts: Interrupts, process: Process, log: RunLog
 ) -> Callable[[Position], float]:
-    """What the loop calls at the end of an epoch: logs the validation's figures and returns its top-1 in percent.
+    """What the loop calls at the end of an epoch: logs the validation's metrics and returns its top-1 in percent.
 
     manifest: content hash of the validation split.
     """
     name = config.validation.name(config.data.short_side, config.data.crop_size)
 
     def validate(position: Position) -> float:
-        process.share_buffers(evaluation.model)  # from the main process: the others have seen other batches
+        process.broadcast_buffers(evaluation.model)  # from the main process: the others have seen other batches
         with interrupts.raised_at_once():  # only where nothing has been logged yet: the validation is done again
             scores = evaluation("validate", {"protocol": {"name": name, **asdict(config.validation)}})
         epoch = position.epoch + 1
@@ -180,7 +183,7 @@ def validation(
             "val", epoch, position.step, loss=scores.loss(), top1=top1, top5=top5, n=len(scores),
             protocol=name, manifest=manifest, checkpoint=f"epoch {epoch}",
         )  # fmt: skip
-        log.picture("confusion", position.step, confusion_picture(scores.confusion()))
+        log.figure("confusion", position.step, confusion_figure(scores.confusion()))
         return top1
 
     return validate
@@ -196,7 +199,7 @@ def describe_run(config: schema.Train, manifests: list[Manifest], process: Proce
     if process.is_main:
         lines += [line for each in manifests if (line := note_missing(each, run_folder))]
     if config.augment.flip and not train.flips_allowed:
-        lines.append("training without mirrors: they would change classes into ones that are not known (flip pairs)")
+        lines.append("horizontal flips disabled: the classes have a direction and their flip pairs are not known")
     return lines
 
 
@@ -233,4 +236,4 @@ def final_summary(
     )
     if loader.quarantine:
         lines.append(f"{len(loader.quarantine)} clips took their worker along: {run_folder / QUARANTINE}")
-    return [*lines, f"evaluate: vsn-eval checkpoint={run_folder / 'checkpoints' / 'best.pt'}"]
+    return [*lines, f"evaluate: {paste('vsn-eval', checkpoint=run_folder / 'checkpoints' / 'best.pt')}"]

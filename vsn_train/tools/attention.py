@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
 
 from vsn_train import config as schema
 from vsn_train.analysis.attention import (
@@ -44,20 +43,20 @@ from vsn_train.analysis.attention import (
 from vsn_train.analysis.attention_figures import draw_figures
 from vsn_train.analysis.scores import Scores
 from vsn_train.analysis.tables import write_results
+from vsn_train.atomic import write_atomic
 from vsn_train.bench.timing import hardware
-from vsn_train.data.loader import TestVideos, test_loader
+from vsn_train.data.loader import EvalVideos, eval_loader
 from vsn_train.data.manifest import Manifest
-from vsn_train.data.prepare import written_aside
-from vsn_train.engine.checkpoint import file_hash, load_checkpoint
+from vsn_train.engine.checkpoint import OpenedCheckpoint, checkpoint_in, open_checkpoint
 from vsn_train.engine.distributed import Process, join_processes
 from vsn_train.engine.evaluate import score_videos, video_groups
 from vsn_train.engine.precision import autocast_for
-from vsn_train.engine.state import Checkpoint
 from vsn_train.errors import InputError
 from vsn_train.models import Recognizer
-from vsn_train.run.data import check_mirrors, load_manifest
+from vsn_train.run.data import check_flips, load_manifest
 from vsn_train.run.network import build_model, model_of, use_channels_last
 from vsn_train.tools.compose import eval_config
+from vsn_train.typed_paths import hydra_words
 
 OWN_KEYS = ("checkpoint", "label", "output", "document")
 BEGIN, END = "<!-- findings -->", "<!-- end of findings -->"
@@ -68,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    study(*split_arguments([schema.with_home(argument) for argument in arguments.overrides]))
+    study(*split_arguments(arguments.overrides))
     return 0
 
 
@@ -81,7 +80,8 @@ def split_arguments(arguments: list[str]) -> tuple[dict[str, list[str]], list[st
         if not separator or argument.startswith(("+", "-")):
             raise InputError(f"{argument}: expected key=value, such as checkpoint=runs/sth/checkpoints/last.pt")
         if key in OWN_KEYS:
-            value = OverridesParser.create().parse_override(argument).value()
+            (word,) = hydra_words([argument], {"checkpoint", "output", "document"}, {"checkpoint"})
+            value = OverridesParser.create().parse_override(word).value()
             own[key] = [str(each) for each in (value if isinstance(value, list) else [value])]
         else:
             rest.append(argument)
@@ -103,34 +103,33 @@ def study(own: dict[str, list[str]], overrides: list[str]) -> None:
     runs: list[Measured] = []
     facts: dict[str, str] = {}
     for path, label in zip(paths, labels, strict=True):
-        checkpoint = load_checkpoint(path)
-        config = eval_config(path, checkpoint.config, overrides)
+        opened = open_checkpoint(checkpoint_in(path))
+        config = eval_config(opened, overrides)
         with join_processes(config.runtime.device, config.runtime.threads) as process:
             facts = facts or hardware(process.device.type)  # before any work: it tells the load
-            run = measure(config, checkpoint, label, process)
+            run = measure(config, opened, label, process)
         print(f"{path}: {run.data}: temporal share {100 * run.overall:.1f} % (n={run.facts['n']})")
         runs.append(run)
     text = report(runs)
-    pictures, absent = draw_figures(runs, output)
-    links = "\n\n".join(f"![{path.stem}]({path.name})" for path in pictures)
+    figures, absent = draw_figures(runs, output)
+    links = "\n\n".join(f"![{path.stem}]({path.name})" for path in figures)
     write_results(output, "Temporal share of the attention of STH", facts, f"{text}\n\n{links}", as_json(runs))
     if document:
         folder = Path(os.path.relpath(output.parent, document.parent))
-        links = "\n".join(f"![{path.stem}]({(folder / path.name).as_posix()})" for path in pictures)
-        with written_aside(document) as part:
-            text = replace_findings(document, f"{BEGIN}\n{judgement(runs)}\n\n{links}\n{END}")
-            part.write_text(text, encoding="utf-8")
+        links = "\n".join(f"![{path.stem}]({(folder / path.name).as_posix()})" for path in figures)
+        write_atomic(document, replace_findings(document, f"{BEGIN}\n{judgement(runs)}\n\n{links}\n{END}"))
     print(judgement(runs))
     for line in absent:
         print(line)
-    files = [output.with_suffix(".md"), output.with_suffix(".json"), *pictures]
+    files = [output.with_suffix(".md"), output.with_suffix(".json"), *figures]
     print(f"written: {', '.join(map(str, files))}")
     if document:
         print(f"rewritten: {document}")
 
 
-def measure(config: schema.Eval, checkpoint: Checkpoint, label: str | None, process: Process) -> Measured:
+def measure(config: schema.Eval, opened: OpenedCheckpoint, label: str | None, process: Process) -> Measured:
     """The shares of one checkpoint over every view of every video of the split."""
+    checkpoint = opened.checkpoint
     model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
     try:
         layers = list(attention_layers(model))
@@ -141,7 +140,7 @@ def measure(config: schema.Eval, checkpoint: Checkpoint, label: str | None, proc
     manifest = load_manifest(config.dataset, config.split, process, config.data)
     classes = len(checkpoint.class_names)
     same_classes = list(manifest.class_names) == checkpoint.class_names
-    check_mirrors(config.protocol, manifest.flips_allowed, manifest.name)
+    check_flips(config.protocol, manifest.flips_allowed, manifest.name)
 
     groups = video_groups(len(manifest), config.protocol.views, config.runtime.views_per_batch, process)
     autocast = autocast_for(config.runtime.precision, process.device)
@@ -154,7 +153,7 @@ def measure(config: schema.Eval, checkpoint: Checkpoint, label: str | None, proc
     fp32 = torch.autocast(process.device.type, enabled=False)
     first = shares_of_videos(fresh, manifest, groups[:1], config, process, fp32, "")
     untrained = np.stack([row[0] for row in first.values() if isinstance(row, np.ndarray)])
-    trained = OmegaConf.create(checkpoint.config).data
+    trained = checkpoint.config["data"]
     facts = {
         "path": config.checkpoint,
         "seed": checkpoint.config["seed"],
@@ -168,10 +167,10 @@ def measure(config: schema.Eval, checkpoint: Checkpoint, label: str | None, proc
         "bad_videos": len(manifest) - len(rows),
         "top1": top1(manifest, rows, classes) if same_classes and manifest.is_labelled else None,
         "protocol": {
-            "name": config.protocol.name(trained.short_side, trained.crop_size), **asdict(config.protocol)
+            "name": config.protocol.name(trained["short_side"], trained["crop_size"]), **asdict(config.protocol)
         },
         "manifest": manifest.content_hash(),
-        "checkpoint": file_hash(Path(config.checkpoint)),
+        "checkpoint": opened.hash,
         "flow": flow_settings(manifest) if config.data.modality == "flow" else None,
         "computed": {"device": process.device.type, "precision": config.runtime.precision},
     }  # fmt: skip
@@ -192,23 +191,20 @@ def shares_of_videos(
 ) -> Any:
     """The columns of `WithShares` of the videos of these groups, means over each video's views: index -> (1, K + 2 L).
 
-    It is the evaluation loop of vsn-eval: the shares travel as further classes, which a mirror leaves as they are.
+    It is the evaluation loop of vsn-eval: the shares travel as further classes, which a flip leaves as they are.
     """
     protocol = config.protocol
-    videos = TestVideos(
-        manifest, config.backbone.num_frames, protocol.clips, protocol.placement, protocol.short_side,
-        config.data.decoder, config.data.modality,
-    )  # fmt: skip
+    videos = EvalVideos(manifest, config.backbone.num_frames, protocol, config.data.decoder, config.data.modality)
     network = WithShares(model, protocol.average == "probabilities")
     classes = model.head.out_features
     columns = np.arange(classes + 2 * len(network.layers))
     if len(manifest.class_names) == classes:
-        columns[:classes] = manifest.mirrored_labels()
+        columns[:classes] = manifest.flipped_labels()
     workers = min(config.data.workers, len(groups))
-    with closing(test_loader(videos, groups, workers, config.data.timeout)) as loader:
+    with closing(eval_loader(videos, groups, workers, config.data.timeout)) as loader:
         return score_videos(
             network, loader, len(groups), process, lambda results: None, protocol=replace(protocol, average="logits"),
-            mirrored_labels=columns, views_per_batch=config.runtime.views_per_batch, keep_views=False,
+            flipped_labels=columns, views_per_batch=config.runtime.views_per_batch, keep_views=False,
             on_bad_video=config.on_bad_video, autocast=autocast, title=title,
         )  # fmt: skip
 

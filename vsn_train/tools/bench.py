@@ -31,8 +31,8 @@ from omegaconf import OmegaConf
 
 from vsn_train.analysis.tables import markdown_table, write_results
 from vsn_train.bench.evaluation import (
+    EvalWorkload,
     Run,
-    Test,
     list_videos,
     measured,
     score_decoding_once,
@@ -259,26 +259,26 @@ def evaluation(arguments: argparse.Namespace) -> None:
     rows, data = [], []
     for name in arguments.protocols:
         protocol = protocol_of(name, arguments.size * 8 // 7, arguments.size)
-        tests = {
-            way: Test(
+        workloads = {
+            way: EvalWorkload(
                 network.to(device), paths, arguments.num_frames, protocol, Process(0, 1, device),
                 torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16"),
                 arguments.views_per_batch, arguments.workers, modality=arguments.modality,
             )
             for way, network in models.items()
         }  # fmt: skip
-        score: dict[str, Callable[[Test], np.ndarray]] = {
+        score: dict[str, Callable[[EvalWorkload], np.ndarray]] = {
             "once": score_decoding_once,
-            "by view": partial(score_view_by_view, videos=list_videos(tests["by view"])),
+            "by view": partial(score_view_by_view, videos=list_videos(workloads["by view"])),
         }
-        runs: dict[str, list[Run]] = {way: [] for way in tests}
-        actions = {way: partial(add_run, runs[way], partial(score[way], tests[way])) for way in tests}
+        runs: dict[str, list[Run]] = {way: [] for way in workloads}
+        actions = {way: partial(add_run, runs[way], partial(score[way], workloads[way])) for way in workloads}
         times = interleave(actions, arguments.rounds, warmup=0, device=arguments.device)
-        found = {way: runs[way][0].scores for way in tests}
+        found = {way: runs[way][0].scores for way in workloads}
         error = float(np.abs(found["once"] - found["by view"]).max())
         speeds = {way: len(paths) / float(np.median(times[way])) for way in times}
-        cpu = {way: [run.cpu_seconds for run in runs[way]] for way in tests}
-        peaks = {way: [run.peak_bytes or 0 for run in runs[way]] for way in tests}
+        cpu = {way: [run.cpu_seconds for run in runs[way]] for way in workloads}
+        peaks = {way: [run.peak_bytes or 0 for run in runs[way]] for way in workloads}
         ways = ("by view", "once")
         row = [name, str(protocol.views), *(f"{speeds[way]:.3f}" for way in ways)]
         row.append(str(ratio(times["by view"], times["once"])))

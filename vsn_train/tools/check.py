@@ -5,7 +5,7 @@
     vsn-tools check manifest.npz --report check.json --timeout 60
     vsn-tools check list.csv --root /data/mine
 
-Checks every video and folder of pictures below a folder, the videos of a manifest (Manifest.save), or those of a list
+Checks every video and folder of images below a folder, the videos of a manifest (Manifest.save), or those of a list
 (`path`, `path,label` or `path,label,num_frames` a line; a list of dataset=custom). Each is decoded from the first
 frame to the last in a process of its own; then a sample of frames is read backwards, by each reader, and compared with
 that. The report has a line for every file: what is wrong with it, and how many frames it has by decoding, by its header
@@ -25,10 +25,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from vsn_train.atomic import atomic_path
 from vsn_train.data.check import FileReport, check_file
 from vsn_train.data.isolated import Failure, usable_cores, work_isolated
 from vsn_train.data.manifest import Manifest
-from vsn_train.data.prepare import find_sources, take_shard, written_aside
+from vsn_train.data.prepare import find_sources, take_shard
 from vsn_train.data.video import DECODERS, MODALITIES, READERS
 from vsn_train.errors import InputError
 
@@ -127,7 +128,9 @@ def row_of(name: str, result: FileReport | Failure) -> dict[str, object]:
 
 
 def write_report(path: Path, rows: list[dict[str, object]]) -> None:
-    with written_aside(path.expanduser().resolve()) as part, part.open("w", newline="", encoding="utf-8") as file:
+    path = path.expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         if path.suffix == ".json":
             file.write(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
         else:
@@ -141,7 +144,7 @@ def files_of(source: Path, root: Path | None) -> tuple[Path, dict[str, int | Non
     if source.is_dir():
         names, _ = find_sources(source)
         if not names:
-            raise InputError(f"{source}: expected videos, or folders of pictures, in it; found neither")
+            raise InputError(f"{source}: expected videos, or folders of images, in it; found neither")
         return source, dict.fromkeys(names)
     if not source.is_file():
         raise InputError(f"{source}: no such folder, manifest or list")

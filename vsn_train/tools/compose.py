@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from vsn_train import config as schema
+from vsn_train.engine.checkpoint import OpenedCheckpoint
+from vsn_train.typed_paths import hydra_words
 
 
 def train_config(values: Sequence[str], config_dir: Path | None = None) -> schema.Train:
@@ -23,15 +24,10 @@ def train_config(values: Sequence[str], config_dir: Path | None = None) -> schem
     return config
 
 
-def eval_config(path: Path, stored: dict[str, Any], values: Sequence[str]) -> schema.Eval:
-    """The config of vsn-eval for a checkpoint and these values. stored: the config that the checkpoint holds.
-
-    Raises as `train_config`.
-    """
-    schema.register_checkpoint(stored)
-    found = composed("eval", values)
-    found.checkpoint = str(path)  # not among the values: a path may hold what Hydra's grammar gives a meaning
-    config = OmegaConf.to_object(found)
+def eval_config(opened: OpenedCheckpoint, values: Sequence[str]) -> schema.Eval:
+    """The config of vsn-eval for a checkpoint and these values. Raises as `train_config`."""
+    schema.register_checkpoint(opened.checkpoint.config)
+    config = OmegaConf.to_object(composed("eval", [*values, f"checkpoint={opened.path}"]))
     assert isinstance(config, schema.Eval)
     schema.check_eval(config)
     return config
@@ -40,9 +36,9 @@ def eval_config(path: Path, stored: dict[str, Any], values: Sequence[str]) -> sc
 def composed(name: str, values: Sequence[str], config_dir: Path | None = None) -> DictConfig:
     """The file configs/<name>.yaml with these values, not yet checked. A ~ is the home folder."""
     schema.register_schemas()
-    for resolver in ("run_folder", "checkpoint_folder", "choices"):  # of a run, which these commands do not start
+    for resolver in ("run_folder", "checkpoint_folder", "choices", "new_folder"):  # of runs, which nobody starts here
         OmegaConf.register_new_resolver(resolver, lambda *_: "", replace=True)
-    overrides = [schema.with_home(value) for value in values]
+    overrides = hydra_words(values, schema.PATHS, schema.PATH_LISTS)
     if config_dir:
         place = str(config_dir.absolute()).replace("\\", "\\\\").replace("'", "\\'")
         overrides.append(f"hydra.searchpath=['file://{place}']")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vsn_train.analysis.export import export_model
-from vsn_train.engine.checkpoint import load_checkpoint
+from vsn_train.engine.checkpoint import checkpoint_in, open_checkpoint
 from vsn_train.engine.state import Checkpoint
 from vsn_train.errors import InputError
 from vsn_train.import_function import find_operator
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not (arguments.checkpoint or arguments.operator):
         raise InputError("one of --checkpoint and --operator is needed")
     if arguments.checkpoint:
-        checkpoint = load_checkpoint(arguments.checkpoint)
+        checkpoint = open_checkpoint(checkpoint_in(arguments.checkpoint)).checkpoint
         model = checkpoint_model(checkpoint, arguments.operator)
         size = checkpoint.config["data"]["crop_size"]
     else:

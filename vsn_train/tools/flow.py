@@ -1,4 +1,4 @@
-"""Compute the optical flow of a data set, as folders of pictures that data.modality=flow reads.
+"""Compute the optical flow of a data set, as folders of images that data.modality=flow reads.
 
     vsn-tools flow /data/UCF-101 /data/UCF-101-flow                    TV-L1, as in the papers
     vsn-tools flow /data/UCF-101 /data/UCF-101-flow --method dis       some seventy times faster
@@ -6,7 +6,7 @@
 
     vsn-train dataset=ucf101 dataset.root=/data/UCF-101-flow data.modality=flow
 
-Sources are videos or folders of pictures below a folder, or the videos of a manifest (Manifest.save). The flow of
+Sources are videos or folders of images below a folder, or the videos of a manifest (Manifest.save). The flow of
 `Archery/v_Archery_g01_c01.avi` goes to the folder `Archery/v_Archery_g01_c01`: flow_x_00001.jpg, flow_y_00001.jpg, ….
 A folder gets its name when it is complete; started again, the work goes on with what is missing. Sources that cannot be
 read are listed in failed.txt and do not stop the rest. Exit code 0: done, 1: some failed, 2: wrong input.
@@ -28,7 +28,7 @@ from vsn_train.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, help="folder of videos or of folders of pictures, or a manifest (.npz)")
+    parser.add_argument("source", type=Path, help="folder of videos or of folders of images, or a manifest (.npz)")
     parser.add_argument("target", type=Path, help="folder to write to")
     parser.add_argument("--method", default="tvl1", choices=METHODS)
     parser.add_argument("--bound", type=float, default=20.0, help="pixels that become 0 and 255; default 20, as TSM")
@@ -93,5 +93,5 @@ def sources_of(source: Path) -> tuple[Path, list[str]]:
         raise InputError(f"{source}: no such folder or manifest")
     names, _ = find_sources(source)
     if not names or names == ["."]:
-        raise InputError(f"{source}: expected videos, or folders of pictures, in it; found neither")
+        raise InputError(f"{source}: expected videos, or folders of images, in it; found neither")
     return source, names

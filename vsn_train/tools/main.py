@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from vsn_train.errors import InputError
+from vsn_train.versions import version_line
 
 WRONG_INPUT = 2
 VERBS = {
@@ -39,6 +40,9 @@ def main() -> None:
     if not words or words[0] in ("-h", "--help"):
         print(help_text())
         sys.exit(0 if words else WRONG_INPUT)
+    if words[0] == "--version":
+        print(version_line())
+        return
     verb = words[0]
     if verb not in VERBS:
         print(f"vsn-tools: {verb}: no such verb; expected one of {', '.join(VERBS)}", file=sys.stderr)
@@ -80,7 +84,8 @@ def refuse(verb: str, message: str) -> None:
 def help_text() -> str:
     lines = ["vsn-tools VERB …: what is done around a training. vsn-tools VERB --help says more, with examples.", ""]
     lines += [f"  {verb:<11} {about}" for verb, about in VERBS.items()]
-    lines += ["", "Exit codes: 0 done, 1 something is wrong with what was looked at, 2 wrong input."]
+    lines += ["", "vsn-tools --version prints the versions of vsn-train, torch, torchvision and av."]
+    lines += ["Exit codes: 0 done, 1 something is wrong with what was looked at, 2 wrong input."]
     return "\n".join(lines)
 
 

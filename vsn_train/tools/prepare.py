@@ -1,4 +1,4 @@
-"""Make copies of a data set that train several times faster: every frame of a video a picture of its own, in one file.
+"""Make copies of a data set that train several times faster: every frame of a video an image of its own, in one file.
 
     vsn-tools prepare /data/kinetics400 /fast/kinetics400
     vsn-tools prepare /data/kinetics400 /fast/kinetics400 --shard 2/4    on the second of four machines
@@ -6,7 +6,7 @@
     vsn-tools prepare /data/flow /fast/flow --modality flow
 
 Videos are brought to a short side of 256 pixels and re-encoded as H.264 in which no frame needs another one. Folders of
-JPEG or PNG pictures are put into one file each, byte for byte. Every copy has the relative path of its source (a
+JPEG or PNG images are put into one file each, byte for byte. Every copy has the relative path of its source (a
 video keeps its suffix, a folder `78687` becomes `78687.mp4`): training needs another dataset.root and nothing else.
 
 A copy gets its name when it has been checked; started again, the work goes on with what is missing. Sources that cannot
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vsn_train.atomic import remove_parts
 from vsn_train.data.isolated import usable_cores, work_with_bar
 from vsn_train.data.prepare import (
     CRF,
@@ -39,14 +40,14 @@ from vsn_train.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, help="folder of videos, or of folders of pictures")
+    parser.add_argument("source", type=Path, help="folder of videos, or of folders of images")
     parser.add_argument("target", type=Path, help="folder to write to")
     parser.add_argument("--list", type=Path, help="file with one path below SOURCE a line; without it: all there are")
     parser.add_argument("--shard", default="1/1", metavar="i/n", help="the i-th of n parts of the work, i from 1")
     parser.add_argument("--workers", type=int, default=usable_cores(), help="processes; default: one a core")
     parser.add_argument("--short-side", type=int, default=SHORT_SIDE, help="pixels; smaller videos keep their size")
     parser.add_argument("--crf", type=int, default=CRF, help=f"H.264 quality, 0 (lossless) to 51; default {CRF}")
-    parser.add_argument("--modality", default="rgb", choices=("rgb", "flow"), help="which pictures of a folder to take")
+    parser.add_argument("--modality", default="rgb", choices=("rgb", "flow"), help="which images of a folder to take")
     parser.add_argument("--timeout", type=float, default=1800, help="seconds for one video; default 1800")
 
 
@@ -55,13 +56,15 @@ def run(arguments: argparse.Namespace) -> int:
     check_arguments(arguments, source, target)
     found, others = listed(arguments.list, source) if arguments.list else find_sources(source)
     if not found or found == ["."]:
-        raise InputError(f"{source}: expected videos, or folders of pictures, in it; found neither")
+        raise InputError(f"{source}: expected videos, or folders of images, in it; found neither")
     mine = take_shard(found, arguments.shard)
     settings = {"short_side": arguments.short_side, "crf": arguments.crf, "modality": arguments.modality}
     keep_settings(target / "prepare.json", settings)
     targets = {name: target_of(source / name, target / name) for name in mine}
     there = [name for name in mine if targets[name].is_file()]
     missing = sorted(set(mine) - set(there))
+    for folder in {targets[name].parent for name in missing}:
+        remove_parts(folder)
     work = partial(
         prepare_one,
         source=source,
@@ -82,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"re-encoded: {len(encoded)} videos, PSNR {np.mean(encoded):.1f} dB on average, {min(encoded):.1f} at least"
         )
     if len(made) > len(encoded):
-        print(f"pictures put together byte for byte: {len(made) - len(encoded)} folders")
+        print(f"images put together byte for byte: {len(made) - len(encoded)} folders")
     list_failed(target, arguments.shard, failed)
     return 0
 

@@ -7,7 +7,7 @@
     vsn-tools scores compare tsm.npz tsn.npz           difference with its interval, and a paired test
     vsn-tools scores fuse rgb.npz flow.npz --weights 1 1.5 --output fused.npz
     vsn-tools scores submit scores.npz --output test.csv
-    vsn-tools scores mean runs/hmdb51/*/eval/tencrop_10clip/scores.npz     over the three official splits
+    vsn-tools scores mean runs/hmdb51/*/eval/best/tencrop_10clip/scores.npz     over the three official splits
 
 Each takes --json FILE too. Accuracies are in percent, intervals are the middle 95 % of 1,000 bootstrap samples of the
 videos. Files are compared or fused only where they are of the same videos, labels and class order.
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from vsn_train.analysis.results import measure, table
 from vsn_train.analysis.scores import Scores, compare, fuse
 from vsn_train.analysis.splits import mean_of_splits
 from vsn_train.analysis.submission import write_submission
+from vsn_train.analysis.tables import text_table
+from vsn_train.atomic import write_atomic
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     numbers = arguments.work(arguments)
     if arguments.json:
-        arguments.json.write_text(json.dumps(numbers, indent=2) + "\n")
+        write_atomic(arguments.json, json.dumps(numbers, indent=2) + "\n")
     return 0
 
 
@@ -91,7 +93,7 @@ def per_class(arguments: argparse.Namespace) -> list[dict[str, Any]]:
          "top1": None if np.isnan(accuracies[i]) else float(accuracies[i])}
         for i in order
     ]  # fmt: skip
-    print_rows(["index", "class", "videos", "top-1 %"], [list(row.values()) for row in rows])
+    print(text_table(["index", "class", "videos", "top-1 %"], [list(row.values()) for row in rows]))
     print(f"mean of the classes: {scores.mean_class():.2f}")
     return rows
 
@@ -105,26 +107,24 @@ def confused(arguments: argparse.Namespace) -> list[dict[str, Any]]:
          "of": int(totals[i])}
         for count, i, j in wrong[: arguments.top]
     ]  # fmt: skip
-    print_rows(["class", "taken for", "videos", "of"], [list(row.values()) for row in rows])
+    print(text_table(["class", "taken for", "videos", "of"], [list(row.values()) for row in rows]))
     return rows
 
 
 def views(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     rows = Scores.load(arguments.files[0]).over_views()
-    print_rows(["views", "top-1 %", "lowest", "highest"], rows)
+    print(text_table(["views", "top-1 %", "lowest", "highest"], rows))
     return [dict(zip(("views", "top1", "lowest", "highest"), row, strict=True)) for row in rows]
 
 
 def compare_two(arguments: argparse.Namespace) -> dict[str, Any]:
     first, second = (Scores.load(path) for path in arguments.files)
     found = compare(first, second)
-    print_rows(
-        ["", "top-1 %", "top-5 %", "protocol"],
-        [
-            [str(path), scores.top1(), scores.top5(), str(scores.facts.get("protocol", {}).get("name"))]
-            for path, scores in zip(arguments.files, (first, second), strict=True)
-        ],
-    )
+    rows = [
+        [str(path), scores.top1(), scores.top5(), str(scores.facts.get("protocol", {}).get("name"))]
+        for path, scores in zip(arguments.files, (first, second), strict=True)
+    ]
+    print(text_table(["", "top-1 %", "top-5 %", "protocol"], rows))
     low, high = found.interval
     print(f"difference {found.difference:+.2f} points of top-1, 95 % interval {low:+.2f} to {high:+.2f}")
     print(
@@ -142,7 +142,7 @@ def fuse_files(arguments: argparse.Namespace) -> dict[str, Any]:
     fused = fuse(parts, arguments.weights)
     if fused.labelled:
         rows = [[str(path), part.top1(), part.top5()] for path, part in zip(arguments.files, parts, strict=True)]
-        print_rows(["", "top-1 %", "top-5 %"], [*rows, ["fused", fused.top1(), fused.top5()]])
+        print(text_table(["", "top-1 %", "top-5 %"], [*rows, ["fused", fused.top1(), fused.top5()]]))
     if arguments.output:
         fused.save(arguments.output)
         print(f"written: {arguments.output}")
@@ -159,25 +159,8 @@ def submit(arguments: argparse.Namespace) -> dict[str, Any]:
 def mean(arguments: argparse.Namespace) -> dict[str, Any]:
     result = mean_of_splits(arguments.files)
     print(f"{result['dataset']}, {result['protocol']['name']}")
-    print("split  top-1 %  top-5 %  videos  manifest          checkpoint")
-    for row in result["splits"]:
-        print(
-            f"{row['split']:<5}  {row['top1']:7.2f}  {row['top5']:7.2f}  {row['n']:6d}  {row['manifest']}  "
-            f"{row['checkpoint']}"
-        )
-    print(f"mean   {result['top1']:7.2f}  {result['top5']:7.2f}")
+    keys = ("split", "top1", "top5", "n", "manifest", "checkpoint")
+    rows = [[row[key] for key in keys] for row in result["splits"]]
+    rows.append(["mean", result["top1"], result["top5"], None, "", ""])
+    print(text_table(["split", "top-1 %", "top-5 %", "videos", "manifest", "checkpoint"], rows))
     return result
-
-
-def print_rows(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Columns of text to the left, of numbers to the right; fractions with two digits."""
-    cells = [[f"{cell:.2f}" if isinstance(cell, float) else "-" if cell is None else str(cell) for cell in row]
-             for row in rows]  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
-    is_number = [bool(rows) and not isinstance(rows[0][place], str) for place in range(len(titles))]
-    for line in [list(titles), *cells]:
-        text = [
-            cell.rjust(width) if number else cell.ljust(width)
-            for cell, width, number in zip(line, widths, is_number, strict=True)
-        ]
-        print("  ".join(text).rstrip())

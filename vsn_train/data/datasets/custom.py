@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vsn_train.data.datasets.annotations import class_indices, numbered_lines, read_text, video_root
-from vsn_train.data.datasets.labelled_ids import mirror_pairs
+from vsn_train.data.datasets.labelled_ids import flip_pairs_of
 from vsn_train.data.datasets.presence import (
     VIDEO_SUFFIXES,
     find_videos,
@@ -57,7 +57,7 @@ def load_custom(
     root: folder that the lists' paths are relative to. lists: split -> its list or folder, relative to the root; None
     looks there for <split>.csv, <split>.txt and <split>/. classes: file with one class name a line, in index order;
     None takes the sorted names in the training list, or numbers where it has indices. flip_pairs: pairs of class names
-    that a mirror exchanges; without it, classes named left, right or clockwise forbid flips.
+    that a horizontal flip exchanges; without it, classes named left, right or clockwise forbid flips.
     Raises InputError for missing folders or files, for more than max_missing_share missing videos and for a line that
     does not fit, with file and line.
     """
@@ -67,7 +67,7 @@ def load_custom(
     training = rows if split == "train" or classes else _read(root, _find_list(root, "train", lists["train"]))
     index = class_indices(numbered_lines(classes), classes) if classes else _classes_of(training)
     labels = [_label(row, index, listing, split) for row in rows]
-    pairs, flips_allowed = _mirrors(list(index), flip_pairs)
+    pairs, flips_allowed = _flips_of(list(index), flip_pairs)
     ids = [row.path for row in rows]
     counts = [row.num_frames for row in rows] if any(row.num_frames > 0 for row in rows) else None
     return make_present_manifest(
@@ -181,9 +181,9 @@ def _label(row: _Row, classes: dict[str, int], listing: Path, split: str) -> int
     )
 
 
-def _mirrors(class_names: list[str], pairs: Sequence[Sequence[str]]) -> tuple[list[tuple[int, int]], bool]:
+def _flips_of(class_names: list[str], pairs: Sequence[Sequence[str]]) -> tuple[list[tuple[int, int]], bool]:
     for pair in pairs:
         if len(pair) != 2 or not set(pair) <= set(class_names):
             raise InputError(f"dataset.flip_pairs: {list(pair)}; expected two class names, such as {class_names[:2]}")
-    known, _ = mirror_pairs(class_names, [(pair[0], pair[1]) for pair in pairs])
+    known, _ = flip_pairs_of(class_names, [(pair[0], pair[1]) for pair in pairs])
     return known, bool(pairs) or not any(SIDES.search(name) for name in class_names)

@@ -5,7 +5,7 @@
         April_09_brush_hair_u_nm_np1_ba_goo_0.avi 1           1 training, 2 test, 0 not used in this split
 
 The class is in the file's name. Class index = position in the sorted class names (not in the sorted file names, where
-climb_stairs_test… precedes climb_test…). A mirror changes no class.
+climb_stairs_test… precedes climb_test…). A horizontal flip changes no class.
 """
 
 from __future__ import annotations

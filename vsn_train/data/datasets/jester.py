@@ -14,10 +14,10 @@ from vsn_train.data.datasets.annotations import search_places, video_root
 from vsn_train.data.datasets.labelled_ids import load_labelled_ids
 from vsn_train.data.manifest import Manifest
 
-MIRROR_CLASSES = (
+FLIP_CLASSES = (
     ("Swiping Left", "Swiping Right"),
     ("Sliding Two Fingers Left", "Sliding Two Fingers Right"),
-    ("Turning Hand Clockwise", "Turning Hand Counterclockwise"),  # a mirror reverses the sense of rotation
+    ("Turning Hand Clockwise", "Turning Hand Counterclockwise"),  # a horizontal flip reverses the sense of rotation
 )
 
 
@@ -30,4 +30,4 @@ def load_jester(root: Path, split: str, annotations: Path | None = None, max_mis
     """
     videos = video_root(root, ["20bn-jester-v1"], "the folder of Jester's <id> folders")
     places = search_places(root, annotations, "annotations", "labels")
-    return load_labelled_ids("jester", split, videos, "jester-v1", places, MIRROR_CLASSES, max_missing_share)
+    return load_labelled_ids("jester", split, videos, "jester-v1", places, FLIP_CLASSES, max_missing_share)

@@ -1,4 +1,4 @@
-"""The `<id>;<class name>` lists of TwentyBN's data sets, Something-Something V1 and Jester, and their mirror classes.
+"""The `<id>;<class name>` lists of TwentyBN's data sets, Something-Something V1 and Jester, and their flip pairs.
 
     <prefix>-labels.csv        one class name a line; the line is the index
     <prefix>-train.csv         <id>;<class name>      no header
@@ -28,7 +28,7 @@ def load_labelled_ids(
     videos: Path,
     prefix: str,
     places: Sequence[Path],
-    mirror_classes: Sequence[tuple[str, str]],
+    flip_classes: Sequence[tuple[str, str]],
     max_missing_share: float,
 ) -> Manifest:
     """The split's table from the lists in one of `places`, for the videos that are present.
@@ -38,7 +38,7 @@ def load_labelled_ids(
     """
     labels_file, classes = read_classes(places, prefix)
     listing, ids, labels = read_split(places, prefix, split, classes, labels_file)
-    pairs, flips_allowed = mirror_pairs(list(classes), mirror_classes)
+    pairs, flips_allowed = flip_pairs_of(list(classes), flip_classes)
     return make_present_manifest(
         dataset, split, videos, ids, find_videos(videos, ids), labels, list(classes), pairs,
         listing=listing, max_missing_share=max_missing_share, flips_allowed=flips_allowed,
@@ -71,7 +71,7 @@ def read_split(
     return path, ids, labels
 
 
-def mirror_pairs(class_names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> tuple[list[tuple[int, int]], bool]:
+def flip_pairs_of(class_names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> tuple[list[tuple[int, int]], bool]:
     """Label pairs of the name pairs among the classes, and whether flips are allowed.
 
     They are not where the classes, an excerpt of the data set, hold one of a pair without the other.

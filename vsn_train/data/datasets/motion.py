@@ -17,8 +17,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import tempfile
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +25,7 @@ import av
 import numpy as np
 from tqdm import tqdm
 
+from vsn_train.atomic import atomic_path, write_atomic
 from vsn_train.data.manifest import Manifest, make_manifest
 from vsn_train.errors import InputError
 
@@ -297,8 +296,8 @@ def load_motion(
             parameters |= {"size": size, "num_frames": num_frames}
             _generate(folder, missing, size, num_frames, progress)
             content = {"parameters": parameters, "classes": classes, "files": {k: list(v) for k, v in listing.items()}}
-            _write(folder, folder / "listing.json", json.dumps(content, indent=1).encode())
-            _write(folder, folder / "finished", b"")
+            write_atomic(folder / "listing.json", json.dumps(content, indent=1))
+            write_atomic(folder / "finished", b"")
     except OSError as error:
         raise InputError(
             f"{name}: cannot write clips under {root} ({error.strerror or error}); expected a folder that may be "
@@ -341,20 +340,14 @@ def _generate(folder: Path, specs: dict[str, ClipSpec], size: int, num_frames: i
         parent.mkdir(parents=True, exist_ok=True)
     paths = list(specs)
     start = os.getpid() % max(len(paths), 1)  # processes that start together begin at different clips
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as aside:
 
-        def draw(path: str) -> None:
-            if not _is_complete(folder / path):
-                _write(Path(aside), folder / path, encode_clip(render_clip(specs[path], size, num_frames)))
+    def draw(path: str) -> None:
+        if not _is_complete(folder / path):
+            # Not flushed one by one: what a power cut leaves empty is drawn again.
+            with atomic_path(folder / path, flush=False) as written:
+                written.write_bytes(encode_clip(render_clip(specs[path], size, num_frames)))
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            clips = pool.map(draw, paths[start:] + paths[:start])
-            for _ in tqdm(clips, "drawing motion clips", len(paths), unit="clip", disable=None if progress else True):
-                pass
-
-
-def _write(aside: Path, target: Path, content: bytes) -> None:
-    """Write under a name nobody else has, then rename: a reader sees the whole file or none."""
-    name = aside / f".{uuid.uuid4().hex}"
-    name.write_bytes(content)
-    os.replace(name, target)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        clips = pool.map(draw, paths[start:] + paths[:start])
+        for _ in tqdm(clips, "drawing motion clips", len(paths), unit="clip", disable=None if progress else True):
+            pass

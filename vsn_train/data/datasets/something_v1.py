@@ -14,8 +14,8 @@ from vsn_train.data.datasets.annotations import search_places, video_root
 from vsn_train.data.datasets.labelled_ids import load_labelled_ids
 from vsn_train.data.manifest import Manifest
 
-# A mirror exchanges these, as the data set's authors say (augmentation mappings of V2, which has the same names).
-MIRROR_CLASSES = (
+# A horizontal flip exchanges these, as the data set's authors say (augmentation mappings of V2, with the same names).
+FLIP_CLASSES = (
     ("Pulling something from left to right", "Pulling something from right to left"),
     ("Pushing something from left to right", "Pushing something from right to left"),
     ("Turning the camera left while filming something", "Turning the camera right while filming something"),
@@ -34,5 +34,5 @@ def load_something_v1(
     videos = video_root(root, ["20bn-something-something-v1"], "the folder of Something-Something V1's <id> folders")
     places = search_places(root, annotations, "annotations", "labels")
     return load_labelled_ids(
-        "something_v1", split, videos, "something-something-v1", places, MIRROR_CLASSES, max_missing_share
+        "something_v1", split, videos, "something-something-v1", places, FLIP_CLASSES, max_missing_share
     )

@@ -27,9 +27,9 @@ from vsn_train.data.datasets.annotations import (
     search_places,
     video_root,
 )
-from vsn_train.data.datasets.labelled_ids import FILE_NAMES, mirror_pairs
+from vsn_train.data.datasets.labelled_ids import FILE_NAMES, flip_pairs_of
 from vsn_train.data.datasets.presence import find_videos, make_present_manifest
-from vsn_train.data.datasets.something_v1 import MIRROR_CLASSES
+from vsn_train.data.datasets.something_v1 import FLIP_CLASSES
 from vsn_train.data.manifest import UNLABELLED, Manifest
 from vsn_train.errors import InputError
 
@@ -72,7 +72,7 @@ def load_something_v2(
         labels.append(classes[class_name])
     if answers and UNLABELLED in labels:
         raise InputError(f"{listing}: test-answers.csv has no answer for video {ids[labels.index(UNLABELLED)]}")
-    pairs, flips_allowed = mirror_pairs(list(classes), MIRROR_CLASSES)
+    pairs, flips_allowed = flip_pairs_of(list(classes), FLIP_CLASSES)
     return make_present_manifest(
         "something_v2", split, videos, ids, find_videos(videos, [f"{video}.webm" for video in ids]), labels,
         list(classes), pairs, listing=listing, max_missing_share=max_missing_share, flips_allowed=flips_allowed,

@@ -6,7 +6,7 @@
     <annotations>/testlist01.txt     "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi"    the folder is the class
 
 Lines end with CR LF. The order of classInd.txt is the class order; it is not that of sorted folders. Class and folder
-HandstandPushups hold files v_HandStandPushups_…: one cannot be made from the other. A mirror changes no class.
+HandstandPushups hold files v_HandStandPushups_…: one cannot be made from the other. A horizontal flip changes no class.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pictures for TensorBoard: what the network sees, and which classes it takes for which."""
+"""Figures for TensorBoard: what the network sees, and which classes it takes for which."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def clip_grid(video: Tensor, clips: int = 4) -> Tensor:
     return make_grid(video.flatten(0, 1), nrow=video.shape[1], padding=2)
 
 
-def confusion_picture(confusion: np.ndarray, side: int = 480) -> np.ndarray:
+def confusion_figure(confusion: np.ndarray, side: int = 480) -> np.ndarray:
     """(K, K) counts, rows true and columns predicted -> uint8 (3, h, w): shares of each row, dark 0 to bright 1."""
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     image = (matplotlib.colormaps["viridis"](share)[..., :3] * 255).astype(np.uint8)

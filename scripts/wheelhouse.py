@@ -1,0 +1,97 @@
+"""Gather what a machine without a package index needs beside torch and torchvision. Writes wheels into OUTPUT.
+
+    python scripts/wheelhouse.py --python 3.12 --platform manylinux_2_28_x86_64
+    python scripts/wheelhouse.py --python 3.11 --also decord scipy
+
+On that machine, which has torch, torchvision and numpy:
+
+    pip install --no-index --no-deps wheelhouse/*.whl
+
+Left out are torch, torchvision and what comes with them; decord, because PyAV reads every video; and what TensorBoard
+needs to show its pages, but not to write its files. --also takes any of them in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name, parse_wheel_filename
+
+from vsn_train.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+WITH_TORCH = {"torch", "torchvision", "numpy", "pillow", "setuptools", "typing-extensions"}
+NOT_NEEDED = {"decord", "grpcio", "markdown", "markupsafe", "tensorboard-data-server", "tzdata", "werkzeug"}
+SOURCE_ONLY = ["antlr4-python3-runtime==4.9.*"]  # of omegaconf; pure Python, the index has no wheel of it
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--python", default=f"{sys.version_info[0]}.{sys.version_info[1]}", help="of that machine")
+    parser.add_argument("--platform", default="manylinux_2_28_x86_64", help="of that machine")
+    parser.add_argument("--also", nargs="*", default=[], metavar="NAME", help="packages to take in as well")
+    parser.add_argument("--output", type=Path, default=Path("wheelhouse"))
+    arguments = parser.parse_args()
+    try:
+        wheels = gather(arguments.python, arguments.platform, arguments.also, arguments.output)
+    except InputError as error:
+        print(f"wheelhouse: {error}", file=sys.stderr)
+        sys.exit(2)
+    size = sum(path.stat().st_size for path in wheels)
+    print(f"{len(wheels)} wheels, {size / 2**20:.1f} MiB, for Python {arguments.python} on {arguments.platform}")
+    print(f"there: pip install --no-index --no-deps {arguments.output}/*.whl")
+
+
+def gather(python: str, platform: str, also: list[str], output: Path) -> list[Path]:
+    """The wheels in `output`, ours among them. Raises InputError where it is not empty or pip fails."""
+    if output.exists() and any(output.iterdir()):
+        raise InputError(f"--output {output} is not empty; remove it or name another folder")
+    output.mkdir(parents=True, exist_ok=True)
+    wanted = requirements(also)
+    with tempfile.TemporaryDirectory() as folder:
+        run_pip("wheel", "--no-deps", "--wheel-dir", folder, *SOURCE_ONLY, str(ROOT))
+        run_pip(
+            "download", "--only-binary=:all:", "--find-links", folder, "--dest", folder,
+            "--python-version", python, "--implementation", "cp",
+            *(word for each in platforms(platform) for word in ("--platform", each)), *wanted,
+        )  # fmt: skip
+        left_out = (WITH_TORCH | NOT_NEEDED) - {canonicalize_name(name) for name in also}
+        for path in sorted(Path(folder).glob("*.whl")):
+            if parse_wheel_filename(path.name)[0] not in left_out:
+                (output / path.name).write_bytes(path.read_bytes())
+    return sorted(output.glob("*.whl"))
+
+
+def requirements(also: list[str]) -> list[str]:
+    """Of this project, without what is left out and without conditions, as they speak of this machine."""
+    needed = [Requirement(text) for text in metadata.requires("vsn-train") or () if "extra ==" not in text]
+    taken = {canonicalize_name(name) for name in also}
+    kept = [each for each in needed if each.name in taken or each.name not in WITH_TORCH | NOT_NEEDED]
+    named = {each.name for each in kept}
+    return [str(each).partition(";")[0] for each in kept] + [name for name in also if name not in named]
+
+
+def platforms(platform: str) -> list[str]:
+    """The platform tag, and with a manylinux tag all of older glibc, whose wheels run there too."""
+    match = re.fullmatch(r"manylinux_2_(\d+)_(\w+)", platform)
+    if match is None:
+        return [platform]
+    older = [f"manylinux_2_{number}_{match[2]}" for number in range(int(match[1]), 4, -1)]
+    return [*older, f"manylinux2014_{match[2]}", f"manylinux2010_{match[2]}", f"manylinux1_{match[2]}"]
+
+
+def run_pip(*words: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "pip", "--quiet", *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InputError(f"pip {words[0]}: {done.stderr.strip()[-2000:]}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Files that are whole or not there: written beside their place under another name, flushed to disk, then renamed.
+
+What the program writes as a whole goes through here. A crash, a kill or a full disk leaves the file that was there
+before, or the new one. A file is replaced, never written through: where its name is a link, the link goes and what it
+points to stays.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+DAY = 86400.0  # seconds
+NAME_BYTES = 150  # of the file's own name in the other name; file systems end at 255
+
+
+@contextmanager
+def atomic_path(target: Path, flush: bool = True) -> Iterator[Path]:
+    """A path to write to, in the same folder. What lies there becomes `target` when the `with` block ends well.
+
+    Where the block raises, `target` stays as it was and nothing else is left. flush: wait until the disk has it, so
+    that the new file survives a power cut; False for many small files that can be made again and are looked at before
+    they are used. Raises OSError.
+    """
+    part = part_of(target)
+    try:
+        yield part
+        if flush:
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+        os.replace(part, target)
+        if flush:
+            flush_folder(target.parent)
+    finally:
+        with suppress(OSError):  # it is gone where all went well
+            part.unlink()
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """A new folder to write into, which becomes `target` when the `with` block ends well, in place of what lies there.
+
+    Where the block raises, `target` stays as it was and nothing else is left. Raises OSError.
+    """
+    part = part_of(target)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        flush_folder(part)
+        old = part_of(target)
+        with suppress(FileNotFoundError):
+            os.rename(target, old)
+        os.rename(part, target)
+        flush_folder(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def write_atomic(target: Path, content: bytes | str) -> None:
+    """Write a whole file; text as UTF-8 with the line ends that it has. Raises OSError as `atomic_path`."""
+    data = content if isinstance(content, bytes) else content.encode("utf-8", "surrogateescape")
+    with atomic_path(target) as part:
+        part.write_bytes(data)
+
+
+def part_of(target: Path) -> Path:
+    """A name beside `target` that no other process and no other file takes."""
+    name = os.fsencode(target.name)[:NAME_BYTES].decode("utf-8", "ignore")
+    return target.with_name(f".{name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.part")
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what processes left in the folder when they were killed while writing.
+
+    Of another machine's processes nobody here knows whether they live: their files go when they are a day old.
+    """
+    for part in folder.glob(".*.part"):
+        match = re.search(r"\.([A-Za-z0-9]*)-(\d+)-[0-9a-f]{8}\.part$", part.name)
+        if match is None:
+            continue
+        with suppress(FileNotFoundError):  # renamed just now
+            lives = _is_alive(int(match[2])) if match[1] == _host() else time.time() - part.stat().st_mtime < DAY
+            if not lives:
+                part.unlink()
+
+
+def flush_folder(folder: Path) -> None:
+    """So that a renaming survives a power cut too."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:40]
+
+
+def _is_alive(pid: int) -> bool:
+    if os.name != "posix":
+        return True  # there a signal of 0 would end the process
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        pass
+    return True

@@ -1,0 +1,74 @@
+"""Two commands at once in one folder: the second is told, and the first one's files stay as they are."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from vsn_train.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = ".lock"
+
+
+@contextmanager
+def folder_lock(folder: Path, advice: str) -> Iterator[None]:
+    """Hold the folder, made where it is missing, for this process alone; killed processes hold nothing.
+
+    advice: the end of the message for whoever comes second. Raises InputError where another process holds it. On file
+    systems without locks nothing is held.
+    """
+    if fcntl is None:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK
+    file = _lock(path, folder, advice)
+    try:
+        yield
+    finally:
+        if file is not None:
+            with suppress(OSError):
+                path.unlink()
+            os.close(file)
+
+
+def _lock(path: Path, folder: Path, advice: str) -> int | None:
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(file, 200).decode("utf-8", "replace").strip()
+            os.close(file)
+            raise InputError(f"{folder} is in use by {holder or 'another process'}; {advice}") from None
+        except OSError:  # a file system that knows no locks
+            os.close(file)
+            return None
+        # Whoever held it before has removed the file: a lock on a file without a name holds nothing.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file), os.stat(path)):
+                os.write(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+                return file
+        os.close(file)
+
+
+def new_folder(parent: Path) -> Path:
+    """A folder of this moment's name that nobody else has; of several in one second the later ones get a number."""
+    parent.mkdir(parents=True, exist_ok=True)
+    stamp, number = f"{datetime.now():%Y-%m-%d_%H-%M-%S}", 1
+    while True:
+        folder = parent / (stamp if number == 1 else f"{stamp}_{number}")
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            number += 1
