@@ -18,12 +18,13 @@ _References = tuple[list[tuple[int, bool]], list[tuple[int, bool]]]
 
 
 class _Sequence(NamedTuple):
-    """What is needed of a sequence parameter set."""
+    """What is needed of a sequence parameter set. buffered: pictures that the decoder keeps at most."""
 
     separate_planes: bool
     colour: bool
     order_bits: int
     reorder: int
+    buffered: int
     references: list[_References]
     long_term: bool
     motion: bool
@@ -71,11 +72,11 @@ def _parse_sequence(data: bytes) -> tuple[int, _Sequence]:
     depth_offset = 6 * bits.golomb()
     bits.golomb()
     order_bits = bits.golomb() + 4
-    reorder = 0
+    reorder = buffered = 0
     if order_bits > 16:
         raise ValueError
     for _ in range(layers + 1 if bits.take(1) else 1):
-        bits.golomb()
+        buffered = bits.golomb() + 1
         reorder = bits.golomb()
         bits.golomb()
     for _ in range(6):  # sizes of blocks
@@ -99,7 +100,8 @@ def _parse_sequence(data: bytes) -> tuple[int, _Sequence]:
         for _ in range(bits.golomb()):
             bits.take(order_bits + 1)
     return identity, _Sequence(
-        bool(separate), bool(chroma) and not separate, order_bits, reorder, references, bool(long_term),
+        bool(separate), bool(chroma) and not separate, order_bits, reorder, buffered, references,
+        bool(long_term),
         bool(bits.take(1)), bool(offsets), depth_offset,
     )  # fmt: skip
 
@@ -282,6 +284,8 @@ class HevcParser:
         self._sequence: _Sequence | None = None
         self._encoder = Encoder()
         self._there: set[int] = set()  # picture order counts of what may be referred to
+        self._waiting: set[int] = set()  # and of what is decoded, but not shown yet
+        self._shown = -RUN  # the last one that was shown
         for data in _sets_in(extradata):
             kind = data[0] >> 1 & 0x3F
             if 32 <= kind <= 34:
@@ -369,6 +373,7 @@ class HevcParser:
         wanted: set[int] = set()
         if kind in (19, 20):  # IDR
             self._run += 1
+            self._waiting, self._shown = set(), -RUN
         else:
             order = bits.take(sequence.order_bits)
             if self._packets > 1:
@@ -379,12 +384,29 @@ class HevcParser:
             if self._packets > 1 and not wanted <= self._there:
                 return None  # a picture before it is missing
         self._there = wanted | {order}
+        self._show(order, wanted, sequence)
         self._in_run = 1 if start else self._in_run + 1
         if self._in_run <= READ_WHOLE:
             _check_header(bits, slice_kind, kind in (19, 20), current, sequence, parameters)
         if layer == 0 and not 6 <= kind <= 9 and (kind > 15 or kind % 2):
             self._order = order
         return start, layer, self._run * RUN + order, slice_kind == 2
+
+    def _show(self, order: int, wanted: set[int], sequence: _Sequence) -> None:
+        """Show what the decoder shows once it has this picture (clause C.5.2): the next one in order when more than it
+        has to reorder are waiting, or when more than it has room for are kept. Raises ValueError where a picture comes
+        too late for its place."""
+        if order < self._shown:
+            raise ValueError
+        waiting = self._waiting
+        waiting.add(order)
+        while len(waiting) > sequence.reorder or (
+            waiting
+            and len(waiting) + len(wanted) + 1 > sequence.buffered
+            and len(wanted | waiting | {order}) > sequence.buffered
+        ):
+            self._shown = min(waiting)
+            waiting.remove(self._shown)
 
     def _references(self, bits: Bits, sequence: _Sequence) -> _References:
         count = len(sequence.references)

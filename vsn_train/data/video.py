@@ -56,6 +56,8 @@ FORMATS = (
     "matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nsv,nut,obu,ogg,rm,swf,vc1,vc1test,vvc,webm,wtv,yuv4mpegpipe"
 )
 
+_FIRST = 8  # packets that are decoded at most to open a file
+
 
 class _Unexpected(Exception):
     """The decoder did not deliver what the packets announced."""
@@ -297,12 +299,35 @@ class Video:
     def _first_size(self, source: PacketSource) -> tuple[int, int] | None:
         """(height, width) of the image in the first packet; None if that is not just one, as the map assumes."""
         try:
-            frames = list(self._decode(source.pictures([0])))
+            first = self._first_packets(source)
+            frames = list(self._decode(first))
         except (_Unexpected, OSError):
             return None
         # Interlaced H.264 may have its two fields in two packets.
         fields = self._table.codec == "h264" and any(frame.interlaced_frame for frame in frames)
-        return self._size(frames[0]) if len(frames) == 1 and not fields else None
+        announced = (
+            sum(self._table.frame_map.frame_of[i] >= 0 for i in range(len(first))) if self._table.frame_map else 1
+        )
+        return self._size(frames[0]) if len(frames) == announced and not fields else None
+
+    def _first_packets(self, source: PacketSource) -> list[Packet]:
+        """The first packet. Of MPEG-4 those behind it too, up to the second one that is filled up as it should be.
+
+        Some encoders leave the filling out, and FFmpeg counts how the pictures end that it has seen, beyond a flush.
+        Before two good ones it says nothing of data that is left behind a picture: a decoder that started in the middle
+        would pass over damage which one from the start reports. (Its padding_bug_score; ISO/IEC 14496-2, 5.2.4: a zero
+        and ones fill the last byte. Of a zero alone it learns nothing.)
+        """
+        if self._table.codec != "mpeg4":
+            return list(source.pictures([0]))
+        packets: list[Packet] = []
+        good = 0
+        for packet in source.pictures(range(min(_FIRST, len(self._table.sizes)))):
+            packets.append(packet)
+            good += bytes(packet)[-1] & 1
+            if good == 2:
+                break
+        return packets
 
     def _count_frames(self) -> tuple[tuple[int, int] | None, list[int | None]]:
         """(height, width) of the first image of a full decode, and the presentation time of each in units of the time
