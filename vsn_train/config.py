@@ -94,6 +94,11 @@ class Tsm(Backbone):
 
 
 @dataclass
+class TsmOnline(Backbone):
+    fold_div: int = 8  # 1/fold_div of the channels move one frame on
+
+
+@dataclass
 class Vsn(Backbone):
     standard_block: str = "tsm"  # blocks without shuffle: "tsm" or "plain"
     where: str = "last"  # blocks with shuffle: the "last" of each stage, or "all"
@@ -310,6 +315,7 @@ DATASETS: dict[str, type[Dataset]] = {
 BACKBONES: dict[str, type[Backbone]] = {
     "tsn": Backbone,
     "tsm": Tsm,
+    "tsm_online": TsmOnline,
     "vsn_compact": Vsn,
     "vsn_headtail": Vsn,
     "sth": Sth,

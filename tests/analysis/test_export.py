@@ -10,7 +10,7 @@ from vsn_train.analysis.export import export_model
 from vsn_train.errors import InputError
 from vsn_train.models import create_model
 
-OPERATORS = ["tsn", "tsm", "vsn_compact", "vsn_headtail", "sth"]
+OPERATORS = ["tsn", "tsm", "tsm_online", "vsn_compact", "vsn_headtail", "sth"]
 HAS_ONNX = all(importlib.util.find_spec(name) for name in export.ONNX_PACKAGES)
 
 

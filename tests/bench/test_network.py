@@ -49,7 +49,7 @@ def memory_without_operator():
     return peak_of_step("tsn")
 
 
-@pytest.mark.parametrize("operator", ["tsm", "tsm:placement=inplace", "vsn_compact", "vsn_headtail"])
+@pytest.mark.parametrize("operator", ["tsm", "tsm:placement=inplace", "tsm_online", "vsn_compact", "vsn_headtail"])
 def test_shift_and_shuffle_need_no_more_memory_for_training_than_the_network_without(operator, memory_without_operator):
     """A copy kept beside its source would be 7 or 8 percent more, at this size too."""
     assert peak_of_step(operator) <= 1.02 * memory_without_operator

@@ -28,7 +28,7 @@ DEVICE = torch.device(os.environ.get("VSN_TEST_DEVICE", "cuda"))
 ON_GPU = DEVICE.type == "cuda"
 ALONE = Process(0, 1, DEVICE)
 
-OPERATORS = ("tsn", "tsm", "vsn_compact", "vsn_headtail", "sth")
+OPERATORS = ("tsn", "tsm", "tsm_online", "vsn_compact", "vsn_headtail", "sth")
 ARCHS = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2") if ON_GPU else ("resnet18", "mobilenet_v2")
 
 needs_gpu = pytest.mark.skipif(not ON_GPU, reason="has no counterpart on the CPU")

@@ -50,6 +50,8 @@ def expected_placement(operator, arch, standard_block="tsm", where="last"):
             table["features.1"] = "depthwise hybrid 1/4 at conv.0.0"  # the block without expansion
     if operator == "tsm" or (operator.startswith("vsn") and standard_block == "tsm"):
         table |= dict.fromkeys(shiftable, INSIDE["shift"][kind])
+    if operator == "tsm_online":
+        table |= dict.fromkeys(shiftable, INSIDE["shift"][kind].replace("1/8", "1/8 from the past"))
     if operator.startswith("vsn"):
         shuffled = [name for stage in stages for name in (stage if where == "all" else stage[-1:])]
         table |= dict.fromkeys(shuffled, INSIDE[operator][kind])

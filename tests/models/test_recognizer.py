@@ -16,6 +16,7 @@ FORMS = [
     ("tsn", {}),
     ("tsm", {}),
     ("tsm", {"placement": "inplace", "fold_div": 4}),
+    ("tsm_online", {}),
     ("vsn_compact", {}),
     ("vsn_compact", {"standard_block": "plain", "where": "all"}),
     ("vsn_headtail", {}),

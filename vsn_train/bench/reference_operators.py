@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vsn_train.models import Recognizer, create_model
 from vsn_train.models.hybrid import DepthwiseHybridConv2d, HybridConv2d
-from vsn_train.models.shift import ShiftedBlock, ShiftedConv2d
+from vsn_train.models.shift import OnlineShiftedConv2d, ShiftedBlock, ShiftedConv2d
 from vsn_train.models.shuffle import RestoredNorm2d, ShuffledConv2d
 from vsn_train.models.single_pixel import Conv3x3
 
@@ -29,6 +29,16 @@ def reference_shift(x: Tensor, num_frames: int, fold_div: int = 8) -> Tensor:
     out[:, 1:, fold : 2 * fold] = x[:, :-1, fold : 2 * fold]
     out[:, :, 2 * fold :] = x[:, :, 2 * fold :]
     return out.view(frames, channels, height, width)
+
+
+def reference_shift_from_past(x: Tensor, num_frames: int, fold_div: int) -> Tensor:
+    """Zeros and two slice copies, as in the TSM code's online form. Shapes as `shift_from_past`."""
+    video = x.view(-1, num_frames, *x.shape[1:])
+    fold = video.shape[2] // fold_div
+    out = torch.zeros_like(video)
+    out[:, 1:, :fold] = video[:, :-1, :fold]
+    out[:, :, fold:] = video[:, :, fold:]
+    return out.view(x.shape)
 
 
 def reference_shuffle(x: Tensor, num_frames: int) -> Tensor:
@@ -129,6 +139,8 @@ def to_reference(model: Recognizer) -> Recognizer:
 def _reference_of(module: nn.Module) -> nn.Module | None:
     if isinstance(module, ShiftedConv2d):
         return _Around(module.conv, reference_shift, (module.num_frames, module.fold_div))
+    if isinstance(module, OnlineShiftedConv2d):
+        return _Around(module.conv, reference_shift_from_past, (module.num_frames, module.fold_div))
     if isinstance(module, ShiftedBlock):
         return _Around(module.block, reference_shift, (module.num_frames, module.fold_div))
     if isinstance(module, ShuffledConv2d):

@@ -7,6 +7,7 @@ architecture table; STH figures 3 and 5). Shortcuts stay untouched. dw: the dept
 | operator     | Bottleneck (ResNet-50, 101)     | BasicBlock (ResNet-18, 34)   | InvertedResidual (MobileNetV2)   |
 |--------------|---------------------------------|------------------------------|----------------------------------|
 | tsm          | shift, 1x1, 3x3, 1x1            | shift, 3x3, 3x3              | shift, 1x1, dw, 1x1              |
+| tsm_online   | as tsm, with the shift from the frame before alone                                            |
 | vsn_compact  | 1x1, shuffle, 3x3, restore, 1x1 | 3x3, shuffle, 3x3, restore   | shuffle, 1x1, dw, restore, 1x1   |
 | vsn_headtail | shuffle, 1x1, 3x3, 1x1, restore | shuffle, 3x3, 3x3, restore   | shuffle, 1x1, dw, 1x1, restore   |
 | sth          | 1x1, hybrid 3x3, 1x1            | hybrid 3x3, hybrid 3x3       | 1x1, hybrid dw, 1x1              |
@@ -16,12 +17,11 @@ convolution that mixes channels, or no frame meets another: compact therefore ta
 which follows an ordinary one as in a bottleneck, and MobileNetV2's expansion with its depthwise 3x3, which alone
 would mix nothing. Batch norm belongs to its convolution: a restore follows norm and ReLU.
 
-Which blocks get it. tsm: every block; where the third stage has 23 blocks or more (ResNet-101), every second one of
-each stage, the first included, but in place all of them; in MobileNetV2 those with expansion and shortcut. All this as
-in the TSM code. vsn: the last
-block of each stage (where="all": every block), the others being standard blocks: as in tsm, or plain ones
-(standard_block="plain"); in MobileNetV2 the last block of each run of equal widths that has blocks with expansion and
-shortcut (where="all": all of these). sth: every block.
+Which blocks get it. tsm, tsm_online: every block; where the third stage has 23 blocks or more (ResNet-101), every
+second one of each stage, the first included, but in place all of them; in MobileNetV2 those with expansion and
+shortcut. All this as in the TSM code. vsn: the last block of each stage (where="all": every block), the others being
+standard blocks: as in tsm, or plain ones (standard_block="plain"); in MobileNetV2 the last block of each run of equal
+widths that has blocks with expansion and shortcut (where="all": all of these). sth: every block.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from vsn_train.models.hybrid import (
     DepthwiseHybridConv2d,
     HybridConv2d,
 )
-from vsn_train.models.shift import ShiftedBlock, ShiftedConv2d
+from vsn_train.models.shift import OnlineShiftedConv2d, ShiftedBlock, ShiftedConv2d
 from vsn_train.models.shuffle import REMAINDERS, RestoredNorm2d, ShuffledConv2d
 from vsn_train.models.single_pixel import use_conv3x3
 
@@ -54,6 +54,7 @@ _VSN = {"standard_block": "tsm", "where": "last", "remainder": "error"}
 OPERATORS: dict[str, dict[str, Any]] = {  # with their options and defaults
     "tsn": {},
     "tsm": {"fold_div": 8, "placement": "residual"},
+    "tsm_online": {"fold_div": 8},
     "vsn_compact": _VSN,
     "vsn_headtail": _VSN,
     "sth": {
@@ -166,9 +167,9 @@ def insert_operator(network: nn.Module, operator: str, num_frames: int, **option
     for stage in stages(network):
         deep = len(getattr(network, "layer3", ())) >= 23
         shiftable = _shiftable(stage, every_second=deep and options.get("placement") != "inplace")
-        if operator == "tsm":
+        if operator in ("tsm", "tsm_online"):
             for name in shiftable:
-                _shift(network, name, num_frames, **options)
+                _shift(network, name, num_frames, online=operator == "tsm_online", **options)
         elif operator in ("vsn_compact", "vsn_headtail"):
             residual = [name for name, block in stage if _has_residual_branch(block)]
             shuffled = residual if options["where"] == "all" else residual[-1:]
@@ -206,15 +207,23 @@ def _shiftable(stage: list[tuple[str, nn.Module]], every_second: bool) -> list[s
     return [name for name, block in stage[:: 2 if every_second else 1] if _has_residual_branch(block)]
 
 
-def _shift(network: nn.Module, name: str, num_frames: int, fold_div: int = 8, placement: str = "residual") -> None:
+def _shift(
+    network: nn.Module,
+    name: str,
+    num_frames: int,
+    fold_div: int = 8,
+    placement: str = "residual",
+    online: bool = False,
+) -> None:
     block: Any = network.get_submodule(name)
+    shifted = OnlineShiftedConv2d if online else ShiftedConv2d
     if placement == "inplace":
         parent, _, child = name.rpartition(".")
         setattr(network.get_submodule(parent), child, ShiftedBlock(block, num_frames, fold_div))
     elif isinstance(block, InvertedResidual):
-        block.conv[0][0] = ShiftedConv2d(block.conv[0][0], num_frames, fold_div)
+        block.conv[0][0] = shifted(block.conv[0][0], num_frames, fold_div)
     else:
-        block.conv1 = ShiftedConv2d(block.conv1, num_frames, fold_div)
+        block.conv1 = shifted(block.conv1, num_frames, fold_div)
 
 
 def _shuffle(network: nn.Module, name: str, operator: str, num_frames: int, remainder: str) -> None:
@@ -295,8 +304,9 @@ def placement_table(model: nn.Module) -> str:
 def _describe(path: str, module: nn.Module) -> str:
     if isinstance(module, ShiftedBlock):
         return f"shift 1/{module.fold_div} before block and shortcut"
-    if isinstance(module, ShiftedConv2d):
-        return f"shift 1/{module.fold_div} before {path}"
+    if isinstance(module, ShiftedConv2d | OnlineShiftedConv2d):
+        online = " from the past" if isinstance(module, OnlineShiftedConv2d) else ""
+        return f"shift 1/{module.fold_div}{online} before {path}"
     if isinstance(module, ShuffledConv2d):
         return f"{'restore' if module.restores else 'shuffle'} before {path}"
     if isinstance(module, RestoredNorm2d):

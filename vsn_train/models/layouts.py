@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from vsn_train.errors import InputError
 from vsn_train.models.backbone import build_backbone, is_own, placement
-from vsn_train.models.shift import ShiftedBlock, ShiftedConv2d
+from vsn_train.models.shift import OnlineShiftedConv2d, ShiftedBlock, ShiftedConv2d
 from vsn_train.models.shuffle import RestoredNorm2d, ShuffledConv2d
 
 TORCHVISION, TSM, MMACTION2, MMACTION = "torchvision", "TSM repository", "mmaction2", "mmaction 0.x"
@@ -41,7 +41,13 @@ CLASSIFIER_NAMES = re.compile(
 NORMALISATION = re.compile(r"^data_preprocessor\.(mean|std)$")
 OURS = "vsn-train"
 # A module that an operator puts around a layer -> what it calls the layer; modules of users call it WRAPPED.
-WRAPPERS = {ShiftedConv2d: "conv", ShiftedBlock: "block", ShuffledConv2d: "conv", RestoredNorm2d: "norm"}
+WRAPPERS = {
+    ShiftedConv2d: "conv",
+    OnlineShiftedConv2d: "conv",
+    ShiftedBlock: "block",
+    ShuffledConv2d: "conv",
+    RestoredNorm2d: "norm",
+}
 WRAPPED = "wrapped"
 HEAD_KEYS = (
     "dropout",

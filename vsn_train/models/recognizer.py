@@ -56,12 +56,19 @@ class Recognizer(nn.Module):
         return norms if self.frozen_bn else norms[1:] if self.partial_bn else []
 
     def forward(self, video: Tensor) -> Tensor:
-        batch, frames = video.shape[:2]
-        if frames != self.num_frames:
-            raise ValueError(f"the clip has {frames} frames; this model was built for {self.num_frames}")
-        features = self.backbone(video.flatten(0, 1))
+        features = self._features_of_frames(video)
         logits = self.head(self.dropout(features))
-        return logits.unflatten(0, (batch, frames)).mean(dim=1)
+        return logits.unflatten(0, video.shape[:2]).mean(dim=1)
+
+    def features(self, video: Tensor) -> Tensor:
+        """(B, T, C, H, W) -> (B, D): what the classifier sees, the mean over the frames."""
+        return self._features_of_frames(video).unflatten(0, video.shape[:2]).mean(dim=1)
+
+    def _features_of_frames(self, video: Tensor) -> Tensor:
+        """(B, T, C, H, W) -> (B*T, D)."""
+        if video.shape[1] != self.num_frames:
+            raise ValueError(f"the clip has {video.shape[1]} frames; this model was built for {self.num_frames}")
+        return self.backbone(video.flatten(0, 1))
 
     def diagnostics(self) -> dict[str, dict[str, float]]:
         """What of the last forward pass is worth a curve, as {group: {name: scalar}}.
@@ -90,12 +97,13 @@ def create_model(
 ) -> Recognizer:
     """Build a recognizer.
 
-    operator: "tsn", "tsm", "vsn_compact", "vsn_headtail" or "sth"; or a function of your own, called with the 2D
-    network, T and the options, that puts modules into the network. arch: "resnet18", "resnet34", "resnet50",
+    operator: "tsn", "tsm", "tsm_online", "vsn_compact", "vsn_headtail" or "sth"; or a function of your own, called with
+    the 2D network, T and the options, that puts modules into the network. arch: "resnet18", "resnet34", "resnet50",
     "resnet101" or "mobilenet_v2". num_frames: T. weights: a file for `load_weights`; None starts from random weights.
     modality: "rgb", 3 channels a frame, or "flow", 10. partial_bn, frozen_bn: see `Recognizer`. Options:
 
     tsm            fold_div=8; placement="residual" or "inplace" (the shortcut is shifted too)
+    tsm_online     fold_div=8
     vsn_compact,   standard_block="tsm" or "plain"; where="last" block of a stage or "all"; remainder="error" or "keep"
     vsn_headtail   (channels that do not split into T groups)
     sth            variant="hybrid" or "merge"; p=0.25; integration="attention" or "sum"

@@ -5,6 +5,8 @@ Legend: B videos, T frames, C channels, H W pixels; frames lie along the batch a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -28,11 +30,21 @@ def temporal_shift(x: Tensor, num_frames: int, fold_div: int = 8) -> Tensor:
     if fold_div < 2:
         raise ValueError(f"fold_div {fold_div}: expected at least 2, since two parts of the channels move")
     fold = channels // fold_div
-    if torch.compiler.is_dynamo_compiling() and x.device.type == "cpu":
-        return _shift_op(x, num_frames, fold, False)  # the compiler's own loop over `cat` takes far longer on a CPU
-    if torch.compiler.is_compiling():
-        return _shift_by_cat(x, num_frames, fold)  # GPUs' compilers fuse this, and exporters know every part of it
-    return _Shift.apply(x, num_frames, fold, False)
+    return _shift(x, num_frames, fold, fold)
+
+
+def shift_from_past(x: Tensor, num_frames: int, fold_div: int = 8) -> Tensor:
+    """Move 1/fold_div of the channels one frame on, and none back: the online shift (TSM, section 3.3 and figure 1c).
+
+    x: (B*T, C, H, W). Channels [0, C // fold_div) of frame t are those of frame t - 1, of the first frame zeros; the
+    rest stays. So a frame depends on none that comes later. Raises ValueError as `temporal_shift`.
+    """
+    frames, channels = x.shape[:2]
+    if frames % num_frames:
+        raise ValueError(f"{frames} frames are not a whole number of clips of {num_frames} frames")
+    if fold_div < 1:
+        raise ValueError(f"fold_div {fold_div}: expected at least 1")
+    return _shift(x, num_frames, 0, channels // fold_div)
 
 
 class ShiftedConv2d(nn.Module):
@@ -55,6 +67,49 @@ class ShiftedConv2d(nn.Module):
         return f"num_frames={self.num_frames}, fold_div={self.fold_div}"
 
 
+class OnlineShiftedConv2d(nn.Module):
+    """A convolution that sees channels of the frame before: the first one of a residual branch (TSM online).
+
+    Takes whole clips, (B*T, C, H, W); within `one_frame_at_a_time` one frame of one video, (1, C, H, W).
+    """
+
+    def __init__(self, conv: nn.Conv2d, num_frames: int, fold_div: int = 8) -> None:
+        super().__init__()
+        self.conv = conv
+        self.num_frames = num_frames
+        self.fold_div = fold_div
+        self.past: Past | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.past is None:
+            shift = partial(shift_from_past, num_frames=self.num_frames, fold_div=self.fold_div)
+            return run_on_moved(self.conv, x, shift)
+        fold = x.shape[1] // self.fold_div
+        before = self.past.get(self)
+        self.past[self] = x[:, :fold].clone()  # a slice would keep all of x
+        return self.conv(torch.cat([torch.zeros_like(x[:, :fold]) if before is None else before, x[:, fold:]], dim=1))
+
+    def extra_repr(self) -> str:
+        return f"num_frames={self.num_frames}, fold_div={self.fold_div}"
+
+
+Past = dict[OnlineShiftedConv2d, Tensor]  # layer -> the channels of the last frame that move on, (1, fold, H, W)
+
+
+@contextmanager
+def one_frame_at_a_time(network: nn.Module, past: Past) -> Iterator[None]:
+    """Let the network take the next frame of a video, (1, C, H, W). past: empty before the first; the network keeps in
+    it what the following frame needs."""
+    layers = [module for module in network.modules() if isinstance(module, OnlineShiftedConv2d)]
+    for layer in layers:
+        layer.past = past
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.past = None
+
+
 class ShiftedBlock(nn.Module):
     """A residual block whose whole input is shifted, shortcut included (TSM's in-place shift)."""
 
@@ -72,6 +127,15 @@ class ShiftedBlock(nn.Module):
         return f"num_frames={self.num_frames}, fold_div={self.fold_div}"
 
 
+def _shift(x: Tensor, num_frames: int, back: int, on: int) -> Tensor:
+    """Channels [0, back) come from the next frame, channels [back, back + on) from the one before."""
+    if torch.compiler.is_dynamo_compiling() and x.device.type == "cpu":
+        return _shift_op(x, num_frames, back, on, False)  # the compiler's own loop over `cat` takes far longer on a CPU
+    if torch.compiler.is_compiling():
+        return _shift_by_cat(x, num_frames, back, on)  # GPUs' compilers fuse this, and exporters know every part of it
+    return _Shift.apply(x, num_frames, back, on, False)
+
+
 class _Shift(torch.autograd.Function):
     """One copy forwards and one backwards. The gradient of a shift is the shift the other way round.
 
@@ -79,57 +143,55 @@ class _Shift(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, num_frames: int, fold: int, reverse: bool) -> Tensor:
-        ctx.arguments = num_frames, fold, not reverse
-        return _shift_by_copy(x, num_frames, fold, reverse)
+    def forward(ctx: Any, x: Tensor, num_frames: int, back: int, on: int, reverse: bool) -> Tensor:
+        ctx.arguments = num_frames, back, on, not reverse
+        return _shift_by_copy(x, num_frames, back, on, reverse)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        return _Shift.apply(gradients[0], *ctx.arguments), None, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+        return _Shift.apply(gradients[0], *ctx.arguments), None, None, None, None
 
 
-def _shift_by_copy(x: Tensor, num_frames: int, fold: int, reverse: bool) -> Tensor:
+def _shift_by_copy(x: Tensor, num_frames: int, back: int, on: int, reverse: bool) -> Tensor:
     """Every element is written once into a buffer of x's memory format. reverse: channels move the other way."""
     out = torch.empty_like(x)
     x_BTCHW, out_BTCHW = (each.unflatten(0, (-1, num_frames)) for each in (x, out))
-    back, on = slice(0, fold), slice(fold, 2 * fold)
+    from_next, from_last = slice(0, back), slice(back, back + on)
     if reverse:
-        back, on = on, back
-    out_BTCHW[:, :-1, back] = x_BTCHW[:, 1:, back]
-    out_BTCHW[:, -1, back] = 0
-    out_BTCHW[:, 1:, on] = x_BTCHW[:, :-1, on]
-    out_BTCHW[:, 0, on] = 0
-    out[:, 2 * fold :] = x[:, 2 * fold :]
+        from_next, from_last = from_last, from_next
+    out_BTCHW[:, :-1, from_next] = x_BTCHW[:, 1:, from_next]
+    out_BTCHW[:, -1, from_next] = 0
+    out_BTCHW[:, 1:, from_last] = x_BTCHW[:, :-1, from_last]
+    out_BTCHW[:, 0, from_last] = 0
+    out[:, back + on :] = x[:, back + on :]
     return out
 
 
 @torch.library.custom_op("vsn_train::shift", mutates_args=())
-def _shift_op(x: Tensor, num_frames: int, fold: int, reverse: bool) -> Tensor:
+def _shift_op(x: Tensor, num_frames: int, back: int, on: int, reverse: bool) -> Tensor:
     """`_Shift` as one node of a compiled graph."""
-    return _shift_by_copy(x, num_frames, fold, reverse)
+    return _shift_by_copy(x, num_frames, back, on, reverse)
 
 
 @_shift_op.register_fake
-def _(x: Tensor, num_frames: int, fold: int, reverse: bool) -> Tensor:
+def _(x: Tensor, num_frames: int, back: int, on: int, reverse: bool) -> Tensor:
     return torch.empty_like(x)
 
 
 def _keep_arguments(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.arguments = inputs[1], inputs[2], not inputs[3]
+    ctx.arguments = *inputs[1:4], not inputs[4]
 
 
-def _shift_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-    return _shift_op(gradient, *ctx.arguments), None, None, None
+def _shift_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+    return _shift_op(gradient, *ctx.arguments), None, None, None, None
 
 
 _shift_op.register_autograd(_shift_gradient, setup_context=_keep_arguments)
 
 
-def _shift_by_cat(x: Tensor, num_frames: int, fold: int) -> Tensor:
+def _shift_by_cat(x: Tensor, num_frames: int, back: int, on: int) -> Tensor:
     x_BTCHW = x.unflatten(0, (-1, num_frames))
-    after, before, still = x_BTCHW.split([fold, fold, x.shape[1] - 2 * fold], dim=2)
-    zeros = torch.zeros_like(after[:, :1])
-    shifted = torch.cat(
-        [torch.cat([after[:, 1:], zeros], dim=1), torch.cat([zeros, before[:, :-1]], dim=1), still], dim=2
-    )
-    return shifted.flatten(0, 1)
+    after, before, still = x_BTCHW.split([back, on, x.shape[1] - back - on], dim=2)
+    moved = [torch.cat([after[:, 1:], torch.zeros_like(after[:, :1])], dim=1)] if back else []
+    moved += [torch.cat([torch.zeros_like(before[:, :1]), before[:, :-1]], dim=1)]
+    return torch.cat([*moved, still], dim=2).flatten(0, 1)

@@ -23,18 +23,18 @@ from vsn_train.engine.precision import allow_tf32, autocast_for, resolve_precisi
 from vsn_train.engine.state import Checkpoint
 from vsn_train.errors import InputError
 from vsn_train.import_function import import_function
-from vsn_train.models import Recognizer, create_model
+from vsn_train.models import Recognizer
 from vsn_train.models.saving import recompute_blocks
 from vsn_train.models.weights import load_weights
 from vsn_train.run.state import trial_state, trial_step
+from vsn_train.trained import build_network
 
 
 def build_model(backbone: schema.Backbone, num_classes: int, modality: str) -> Recognizer:
-    arguments = asdict(backbone)
+    own = None
     if isinstance(backbone, schema.OwnOperator):
-        arguments |= arguments.pop("options")
-        arguments["operator"] = import_function(backbone.operator, "backbone.operator")
-    return create_model(num_classes=num_classes, modality=modality, **arguments)
+        own = import_function(backbone.operator, "backbone.operator")
+    return build_network(asdict(backbone), num_classes, modality, own)
 
 
 def start_weights(model: Recognizer, config: schema.Train, class_names: Sequence[str]) -> str:

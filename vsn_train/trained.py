@@ -1,0 +1,241 @@
+"""A trained model in the user's hands.
+
+from vsn_train import load_model
+
+trained = load_model("runs/mine/checkpoints/best.pt")
+trained.top("clip.mp4")                       # [(class name, probability), …]
+trained.scores(frames)                        # frames: uint8 (N, H, W, 3), RGB
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vsn_train.analysis.scores import softmax
+from vsn_train.data.loader import EvalVideo, read_eval_video
+from vsn_train.data.manifest import flipped_labels
+from vsn_train.data.protocol import Protocol
+from vsn_train.data.sampling import sample_indices
+from vsn_train.data.transforms import MEAN, STD, crop_windows, normalize, resize_short_side
+from vsn_train.engine.checkpoint import OpenedCheckpoint, checkpoint_in, open_checkpoint
+from vsn_train.engine.distributed import Process
+from vsn_train.engine.evaluate import score_videos
+from vsn_train.engine.precision import autocast_for
+from vsn_train.engine.prefetch import to_device
+from vsn_train.errors import InputError
+from vsn_train.models import Recognizer, create_model
+from vsn_train.models.shift import OnlineShiftedConv2d, Past, one_frame_at_a_time
+
+Source = str | PathLike[str] | np.ndarray | Tensor
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a video becomes what the network takes, float32 (B, T, 3, crop_size, crop_size).
+
+    short_side: pixels that the shorter side is resized to. crop_size: pixels of the square that is cut out. mean, std:
+    of values from 0 to 1, for each of the colours. num_frames: T. sampling: "uniform" or "dense", see `sample_indices`.
+    """
+
+    short_side: int
+    crop_size: int
+    num_frames: int
+    sampling: str
+    colours: str = "RGB"
+    mean: tuple[float, ...] = tuple(MEAN)
+    std: tuple[float, ...] = tuple(STD)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """`load_model` makes it.
+
+    model: in evaluation mode, on `device`; (B, T, C, H, W) -> (B, K). class_names: K. protocol: the views that `scores`
+    averages. modality: "rgb" or "flow". flip_pairs: classes that a horizontal flip exchanges.
+
+    A source is a path as `open_video` takes it, or the frames themselves: uint8 (N, H, W, 3), RGB, an array or a
+    tensor. Each method raises VideoError for a video that cannot be read and InputError for frames of another kind.
+    """
+
+    model: Recognizer
+    class_names: list[str]
+    protocol: Protocol
+    modality: str
+    device: torch.device
+    precision: str
+    views_per_batch: int
+    decoder: str
+    flip_pairs: list[list[int]]
+    checkpoint: OpenedCheckpoint
+
+    @property
+    def num_frames(self) -> int:
+        """T, the frames of a clip."""
+        return self.model.num_frames
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        protocol = self.protocol
+        return Preprocessing(protocol.short_side, protocol.crop_size, self.num_frames, protocol.placement)
+
+    def scores(self, source: Source) -> np.ndarray:
+        """float32 (K,): the mean over the protocol's views, as vsn-eval has it."""
+        labels = flipped_labels(len(self.class_names), self.flip_pairs)
+        return self._mean_over_views(self.model, source, self.protocol, labels)
+
+    def features(self, source: Source) -> np.ndarray:
+        """float32 (D,): what the classifier sees, the mean over the frames and the protocol's views."""
+        size = self.model.head.in_features
+        # Features have no classes that a flip could exchange.
+        return self._mean_over_views(
+            _Features(self.model), source, replace(self.protocol, average="logits"), np.arange(size)
+        )
+
+    def top(self, source: Source, k: int = 5) -> list[tuple[str, float]]:
+        """The k most probable classes and their probabilities, best first."""
+        shares = self._probabilities(self.scores(source))
+        return [(self.class_names[index], float(shares[index])) for index in np.argsort(-shares, kind="stable")[:k]]
+
+    def stream(self) -> Stream:
+        """For live video, frame by frame. Raises InputError for a network that looks at later frames."""
+        return Stream(self)
+
+    def _probabilities(self, scores: np.ndarray) -> np.ndarray:
+        return scores if self.protocol.average == "probabilities" else softmax(scores)
+
+    def _mean_over_views(
+        self, network: nn.Module, source: Source, protocol: Protocol, labels: np.ndarray
+    ) -> np.ndarray:
+        """labels: see `score_videos`; as many as the network has outputs."""
+        found = score_videos(
+            network, [[self._read(source)]], 1, Process(0, 1, self.device), lambda results: None,
+            protocol=protocol, flipped_labels=labels, views_per_batch=self.views_per_batch, keep_views=False,
+            on_bad_video="error", autocast=autocast_for(self.precision, self.device), title="",
+        )[0]  # fmt: skip
+        assert isinstance(found, np.ndarray)
+        return found[0]
+
+    def _read(self, source: Source) -> EvalVideo:
+        if isinstance(source, str | PathLike):
+            return read_eval_video(Path(source), self.num_frames, self.protocol, self.decoder, self.modality)
+        frames = self._given(source, 4)
+        wanted = sample_indices(len(frames), self.num_frames, self.protocol.clips, self.protocol.placement)
+        numbers, positions = np.unique(wanted, return_inverse=True)
+        resized = resize_short_side(frames[torch.as_tensor(numbers)], self.protocol.short_side)
+        return EvalVideo(0, resized, positions.reshape(wanted.shape), numbers, 0.0)
+
+    def _given(self, frames: np.ndarray | Tensor, axes: int) -> Tensor:
+        """uint8 (…, H, W, 3) -> (…, 3, H, W)."""
+        found = torch.as_tensor(frames)
+        expected = "uint8 (N, H, W, 3)" if axes == 4 else "uint8 (H, W, 3)"
+        if self.modality != "rgb":
+            raise InputError("this network was trained on optical flow; give it a folder of flow images, not frames")
+        if found.dtype != torch.uint8 or found.ndim != axes or found.shape[-1] != 3 or not found.numel():
+            raise InputError(f"frames are {str(found.dtype)[6:]} {tuple(found.shape)}; expected {expected}, RGB")
+        return found.movedim(-1, -3)
+
+
+class _Features(nn.Module):
+    """(B, T, C, H, W) -> (B, D)."""
+
+    def __init__(self, recognizer: Recognizer) -> None:
+        super().__init__()
+        self.recognizer = recognizer
+
+    def forward(self, video: Tensor) -> Tensor:
+        return self.recognizer.features(video)
+
+
+class Stream:
+    """The scores of a live video, brought up to date by every frame; `TrainedModel.stream` makes it.
+
+    Each frame goes through the network once: the layers keep of the frame before what moves on (TSM, section 3.3). The
+    frame is resized as for the protocol, and its centre is cut out.
+    """
+
+    def __init__(self, trained: TrainedModel) -> None:
+        placed = trained.checkpoint.checkpoint.mixing or {}
+        online = any(isinstance(module, OnlineShiftedConv2d) for module in trained.model.modules())
+        if not online and placed:
+            raise InputError(
+                "this network looks at later frames and cannot take live video; train one with backbone=tsm_online"
+            )
+        self._trained, self._past = trained, Past()
+        self._logits: deque[Tensor] = deque(maxlen=trained.num_frames)
+
+    @torch.inference_mode()
+    def push(self, frame: np.ndarray | Tensor) -> np.ndarray:
+        """float32 (K,): the mean over the last `num_frames` frames. frame: the next one, uint8 (H, W, 3), RGB.
+
+        After num_frames frames from the start that is the score of the clip, with a protocol of one centre crop.
+        """
+        trained, protocol = self._trained, self._trained.protocol
+        resized = resize_short_side(trained._given(frame, 3)[None], protocol.short_side)
+        ((top, left, _),) = crop_windows(resized.shape[-2], resized.shape[-1], 1, protocol.crop_size)
+        window = resized[..., top : top + protocol.crop_size, left : left + protocol.crop_size]
+        model = trained.model.eval()
+        with one_frame_at_a_time(model, self._past), autocast_for(trained.precision, trained.device):
+            features = model.backbone(normalize(to_device(window, trained.device)))
+            self._logits.append(model.head(features)[0].float())
+        mean = torch.stack(tuple(self._logits)).mean(dim=0)
+        if protocol.average == "probabilities":
+            mean = mean.softmax(dim=0)
+        return mean.cpu().numpy()
+
+
+def load_model(
+    path: str | PathLike[str],
+    device: str = "auto",
+    protocol: Protocol | None = None,
+    operator: Callable[..., None] | None = None,
+) -> TrainedModel:
+    """The network of a checkpoint of vsn-train, or of the best one in a run folder. No code in the file is run.
+
+    Averaged weights are taken where a moving average was kept. device: "auto", "cpu" or "cuda". protocol: the views
+    that are averaged; None: those of the training's data set. operator: the function of your own that put modules into
+    the network, where the training had one. Raises InputError for any other file.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"device={device}: expected auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device=cuda, but torch finds no CUDA device; use auto or cpu")
+    opened = open_checkpoint(checkpoint_in(Path(path).expanduser()))
+    checkpoint = opened.checkpoint
+    backbone, data, runtime = (checkpoint.config[group] for group in ("backbone", "data", "runtime"))
+    if "." in backbone["operator"] and operator is None:
+        raise InputError(
+            f"{opened.path}: its network was built by {backbone['operator']}; import that function and give it as "
+            "operator="
+        )
+    modality = data.get("modality", "rgb")
+    network = build_network(backbone, len(checkpoint.class_names), modality, operator)
+    network.load_state_dict(checkpoint.average or checkpoint.model)
+    place = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    channels_last = runtime.get("channels_last") is not False
+    if channels_last:  # as vsn-eval, which takes it for its speed
+        network.to(memory_format=torch.channels_last)
+    protocol = protocol or Protocol(**checkpoint.config["protocol"])
+    return TrainedModel(
+        network.to(place).eval(), checkpoint.class_names, protocol, modality, place,
+        runtime["precision"], runtime["views_per_batch"], data["decoder"], checkpoint.flip_pairs, opened,
+    )  # fmt: skip
+
+
+def build_network(
+    backbone: dict[str, Any], num_classes: int, modality: str, operator: Callable[..., None] | None = None
+) -> Recognizer:
+    """backbone: the group of that name of a config, as plain values. operator: for what it names, where that is a
+    function of the user's own."""
+    arguments = dict(backbone)
+    if operator is not None:
+        arguments |= arguments.pop("options", {}) | {"operator": operator}
+    return create_model(num_classes=num_classes, modality=modality, **arguments)
