@@ -165,9 +165,9 @@ def read_packet_table(container: InputContainer, stream: VideoStream, heard: int
             held = max(parser.reorder or 0, getattr(decoder, "reorder_depth", int(decoder.has_b_frames)))
         # Where damage inside a picture costs a frame, what was decoded up to the wanted frame has to prove its number:
         # the B-frame packed behind a damaged picture is lost, and a damaged picture of VP8, VP9 and AV1 may be. In long
-        # files of these three, decoding from the start would take too long.
+        # files of these, decoding from the start would take too long.
         packed = splitter is not None and splitter.used
-        jumps = not packed and (codec not in ("vp8", "vp9", "av1") or len(pictures) > _FEW)
+        jumps = len(pictures) > _FEW or not (packed or codec in ("vp8", "vp9", "av1"))
         frame_map = map_frames(pictures, times, codec, held, jumps)
     return PacketTable(
         places, sizes, checks, keys, times, stream.time_base or Fraction(1), container.format.name, codec, stream.index,
