@@ -11,7 +11,8 @@ import pytest
 
 from tests.conftest import CLIPS
 from tests.data.structures import CODECS, NotWritable, damage, decode_plainly, join, write_structure, wrong_reads
-from vsn_train.data.video import VideoError, open_video
+from tests.media import write_counting_video, write_packed_video
+from vsn_train.data.video import Video, VideoError, open_video
 
 os.environ.setdefault("SVT_LOG", "0")  # the AV1 encoder greets on stderr
 
@@ -93,6 +94,23 @@ def test_real_clips_joined(first: int, second: int, suffix: str, tmp_path: Path)
                 assert all(np.array_equal(image, expected[i]) for i, image in zip(wanted, images, strict=True))
 
 
+@pytest.mark.parametrize(("name", "codec"), [("a.avi", "packed"), ("a.webm", "vp8")])
+def test_long_videos_are_not_decoded_from_their_start(name: str, codec: str, tmp_path: Path) -> None:
+    """Beyond 600 pictures: decoding up to the wanted frame would prove its number in a damaged file, but take long."""
+    if codec == "packed":
+        path = write_packed_video(tmp_path / name, 640, gop=12)
+    else:
+        path = write_counting_video(tmp_path / name, 640, "libvpx", gop=12)
+    expected = decode_plainly(path)
+    with open_video(path) as video:
+        assert video.num_frames == len(expected)
+        assert isinstance(video, Video)
+        assert video._table.frame_map is not None
+        assert len(video._table.frame_map.starts) > 20
+        for frame in range(0, len(expected), 40):
+            assert np.array_equal(video.read([frame])[0].permute(1, 2, 0).numpy(), expected[frame])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("codec", sorted({*CODECS, "av1"}))
 def test_many_random_structures(codec: str, tmp_path: Path) -> None:
@@ -104,3 +122,17 @@ def test_many_random_structures(codec: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("codec", sorted(set(CODECS)))
 def test_many_damaged_structures(codec: str, tmp_path: Path) -> None:
     compare(range(20_000, 20_150), tmp_path, damaged=True, codec=codec)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CLIPS.is_dir(), reason="needs the clips beside the repository")
+@pytest.mark.parametrize("name", [*REAL, "other/gulpio_test.webm", "other/h265_video.mp4", "odd/av1_video.mkv"])
+def test_damaged_real_clips(name: str, tmp_path: Path) -> None:
+    wrong = []
+    for seed in range(2):
+        draw = random.Random(30_000 + seed)
+        path = tmp_path / f"{seed}{Path(name).suffix}"
+        path.write_bytes(damage(draw, (CLIPS / name).read_bytes()))
+        found, _ = wrong_reads(path, draw, fresh=0, damaged=True)
+        wrong += [f"{seed}: {each}" for each in found]
+    assert not wrong, "\n".join(wrong)
