@@ -134,7 +134,7 @@ class TrainedModel:
         wanted = sample_indices(len(frames), self.num_frames, self.protocol.clips, self.protocol.placement)
         numbers, positions = np.unique(wanted, return_inverse=True)
         resized = resize_short_side(frames[torch.as_tensor(numbers)], self.protocol.short_side)
-        return EvalVideo(0, resized, positions.reshape(wanted.shape), numbers, 0.0)
+        return EvalVideo(0, resized, positions.reshape(wanted.shape), numbers, None)
 
     def _given(self, frames: np.ndarray | Tensor, axes: int) -> Tensor:
         """uint8 (…, H, W, 3) -> (…, 3, H, W)."""

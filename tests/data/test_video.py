@@ -8,8 +8,10 @@ import json
 import os
 import pickle
 import random
+import struct
 import subprocess
 import sys
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.data.structures import decode_plainly
 from tests.media import add_counting_stream, encode_counting, read_counter, write_counting_video, write_packed_video
 from vsn_train.data import video as video_module
 from vsn_train.data.video import VideoError, open_video
@@ -475,6 +478,7 @@ def test_damage_found_while_reading_is_an_error(tmp_path: Path) -> None:
     position, size = places[30]
     data[position + 5 : position + size] = bytes([0x9A]) + bytes(255 for _ in range(size - 6))
     path.write_bytes(data)
+    expected = [read_counter(image.transpose(2, 0, 1)) for image in decode_plainly(path)]
     with open_video(path) as video:
         assert read_counter(video.read([10])[0]) == 10
         try:
@@ -482,7 +486,120 @@ def test_damage_found_while_reading_is_an_error(tmp_path: Path) -> None:
         except VideoError as error:
             assert "frame" in error.cause  # noqa: PT017
         else:
-            assert numbers == [28, 40, 50]
+            assert numbers == [expected[frame] for frame in (28, 40, 50)]
+
+
+@pytest.mark.parametrize("order", [[50, 3, 41], [3, 41, 50]])
+def test_what_was_read_before_does_not_matter(tmp_path: Path, order: list[int]) -> None:
+    """A damaged key picture: frames behind it are the plain decode's or an error, however the object was used."""
+    path = write_counting_video(tmp_path / "whole.mp4", 60, width=160, height=120)
+    with av.open(str(path)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    data = bytearray(path.read_bytes())
+    position, size = places[36]
+    for place in range(position + size // 2, position + size, 7):
+        data[place] ^= 0x55
+    path.write_bytes(data)
+    expected = decode_plainly(path)
+    with open_video(path) as video:
+        assert video.num_frames == len(expected) == 60
+        for frame in order:
+            assert np.array_equal(video.read([frame])[0].permute(1, 2, 0).numpy(), expected[frame])
+
+
+# ---- Times -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.avi"])
+def test_times_are_those_of_the_file(tmp_path: Path, name: str) -> None:
+    times = [i + 3 * (i // 7) for i in range(20)]
+    codec = "mpeg4" if name == "a.avi" else "libx264"
+    path = write_counting_video(tmp_path / name, 20, codec, times=None if name == "a.avi" else times, b_frames=2)
+    with open_video(path) as video:
+        expected = np.arange(20) if name == "a.avi" else times
+        assert video.times == pytest.approx(np.array(expected) / 30, abs=2e-3)  # Matroska counts milliseconds
+
+
+def test_a_browsers_recording_has_its_own_length(tmp_path: Path) -> None:
+    """MediaRecorder: VP8 in Matroska with irregular times and no rate, of which FFmpeg makes 1000 frames a second."""
+    path = tmp_path / "recorded.webm"
+    draw = random.Random(1)
+    with av.open(str(path), "w") as container:
+        stream = add_counting_stream(container, codec="libvpx", fps=1000)
+        encode_counting(stream, 100, times=[40 * i + draw.randint(0, 9) for i in range(100)])
+    with open_video(path) as video:
+        assert video.fps == pytest.approx(25, abs=0.2)
+        assert video.times is not None
+        assert video.times[-1] == pytest.approx(3.96, abs=0.02)
+
+
+# ---- Only the file that is named, and only what fits into memory -----------------------------------------------------
+
+PLAYLISTS = {
+    "list.mp4": "ffconcat version 1.0\nfile real.ts\n",
+    "list.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXT-X-VERSION:3\n#EXTINF:9,\nreal.ts\n#EXT-X-ENDLIST\n",
+    "list.mpd": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
+    'mediaPresentationDuration="PT1S"><Period><AdaptationSet mimeType="video/mp4"><Representation id="1" bandwidth="9">'
+    "<BaseURL>real.ts</BaseURL><SegmentBase/></Representation></AdaptationSet></Period></MPD>",
+    "list.sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
+}
+
+
+@pytest.mark.parametrize("name", PLAYLISTS)
+def test_a_playlist_plays_no_other_file(tmp_path: Path, name: str) -> None:
+    write_counting_video(tmp_path / "real.ts", 20)
+    for path in (tmp_path / name, tmp_path / "named.mp4"):
+        path.write_text(PLAYLISTS[name])
+        with pytest.raises(VideoError, match=path.name):
+            open_video(path)
+
+
+def test_the_formats_are_ffmpegs() -> None:
+    assert set(video_module.FORMATS.split(",")) <= {name for each in av.formats_available for name in each.split(",")}
+
+
+def test_frames_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "wide").mkdir()
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(bytes(60_001))  # the first row of 1.2 GB
+    chunks = [(b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")]
+    png = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    (tmp_path / "wide" / "00001.png").write_bytes(png)
+    with pytest.raises(VideoError, match="20000x20000"), open_video(tmp_path / "wide") as video:
+        video.read([0])
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    """A file whose pictures are padded to 60 MB: opening it and reading two frames takes a tenth of that."""
+    code = """
+import resource, sys
+from vsn_train.data.video import open_video
+with open_video(sys.argv[1]) as video:
+    video.read([1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with open_video(sys.argv[2]) as video:
+    assert video.num_frames == 60
+    video.read([1, 50])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    small = write_counting_video(tmp_path / "small.mp4", 60)
+    large = tmp_path / "large.mp4"
+    with av.open(str(small)) as source, av.open(str(large), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                filler = b"\x0c" + b"\xff" * 1_000_000  # a NAL unit that decoders pass over
+                padded = av.Packet(bytes(packet) + len(filler).to_bytes(4, "big") + filler)
+                padded.stream, padded.time_base = stream, packet.time_base
+                padded.pts, padded.dts, padded.is_keyframe = packet.pts, packet.dts, packet.is_keyframe
+                target.mux(padded)
+    assert large.stat().st_size > 60e6
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(small), str(large)], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 25_000  # KiB
 
 
 @pytest.mark.parametrize("matrix", [(-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0)])

@@ -106,9 +106,11 @@ def test_the_script_goes_on_where_it_was_and_lists_what_failed(tmp_path: Path, r
     assert first.code == 1, first.err
     assert "2 videos done with 7 flow fields, 0 were there, 1 failed" in first.out
     assert (target / "failed.txt").read_text().startswith("broken.avi\t")
-    images = sorted(path.name for path in (target / "a b" / "one").iterdir())
+    images = sorted(path.name for path in (target / "a b" / "one").glob("*.jpg"))
     assert images == [f"flow_{axis}_{number:05d}.jpg" for axis in "xy" for number in range(1, 5)]
     assert [path.name for path in (target / "a b").iterdir()] == ["one"]
+    with open_video(target / "a b" / "one", modality="flow") as flow:
+        assert flow.times == pytest.approx(np.arange(4) / 30, abs=1e-6)
 
     write_counting_video(source / "broken.avi", 3, codec="mpeg4")
     times = {path: path.stat().st_mtime_ns for path in (target / "two").iterdir()}

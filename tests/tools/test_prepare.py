@@ -18,7 +18,7 @@ from tests.conftest import CLIPS, SMALL, run_command
 from tests.media import read_counter, write_counting_folder, write_counting_video
 from tests.runs import TOOLS
 from vsn_train.atomic import DAY
-from vsn_train.data.fastseek import FastSeekCopy
+from vsn_train.data.fastseek import MARK, FastSeekCopy
 from vsn_train.data.prepare import copy_size, find_sources, prepare, psnr, take_shard
 from vsn_train.data.video import Video, open_video
 from vsn_train.errors import InputError, VideoError
@@ -59,6 +59,11 @@ def test_frame_i_of_the_copy_is_frame_i(tmp_path, name, codec, options):
         if not options.get("rotation"):  # which turns the counter's blocks too
             assert counters(copy, order) == order
         assert psnr(copy.read([33])[0].numpy()[:, :48, :48], video.read([33])[0].numpy()[:, :48, :48]) > 20
+        assert np.array_equal(copy.times, video.times)
+    with av.open(str(tmp_path / "copies" / name)) as container:  # other programs play it at the same times
+        shown = [float(frame.pts * frame.time_base) for frame in container.decode(video=0)]
+        with open_video(source) as video:
+            assert shown == pytest.approx(video.times, abs=1e-4)
     assert sorted(path.name for path in (tmp_path / "copies").iterdir()) == [name]
 
 
@@ -103,6 +108,21 @@ def test_a_copy_that_another_program_rewrote_is_read_like_any_other_file(tmp_pat
     with open_video(tmp_path / "b.mp4") as video:
         assert isinstance(video, Video)
         assert counters(video, [13, 2]) == [18, 7]
+
+
+def test_a_copy_from_before_there_were_times(tmp_path):
+    prepare(write_counting_video(tmp_path / "a.mp4", 20), tmp_path / "copy.mp4", 256, 18, "rgb")
+    data = (tmp_path / "copy.mp4").read_bytes()
+    length = int(data[-len(MARK) - 8 : -len(MARK)])
+    head, _, rest = data[-len(MARK) - 8 - length : -len(MARK) - 8].partition(b"\n")
+    values = json.loads(head)
+    del values["times"]
+    body = json.dumps(values).encode() + b"\n" + rest[: 20 * 16]
+    (tmp_path / "copy.mp4").write_bytes(data[: -len(MARK) - 8 - length] + body + b"%08d" % len(body) + MARK)
+    with open_video(tmp_path / "copy.mp4") as copy:
+        assert isinstance(copy, FastSeekCopy)
+        assert counters(copy, [13, 2]) == [13, 2]
+        assert copy.times == pytest.approx(np.arange(20) / 30)
 
 
 def test_a_damaged_copy_says_so(tmp_path):

@@ -32,7 +32,9 @@ def draw_prediction(
     in_time = np.argsort(first_fields.mean(axis=1), kind="stable")
     clip = first_fields[in_time[len(in_time) // 2]]
     numbers = video.numbers[clip]
-    captions = [f"{number / video.fps:.2f} s" if video.fps else f"frame {number}" for number in numbers]
+    captions = [f"frame {number}" for number in numbers]
+    if video.times is not None:
+        captions = [f"{time:.2f} s" for time in video.times[clip]]
     classes = [(name, share) for name, _, share in best]
     clips = "" if len(video.clips) == 1 else f", middle one of {len(video.clips)} clips"
     draw_strip(figure, video.frames[clip], captions, classes, f"{video_path.name}   {protocol}{clips}")

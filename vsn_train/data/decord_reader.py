@@ -35,7 +35,7 @@ class DecordReader:
         self._jumps = (
             frame_map is not None
             and table.codec in ("h264", "vp8", "vp9", "mpeg4")
-            and not (table.codec == "mpeg4" and frame_map.packet_of != list(range(len(table.packets))))
+            and not (table.codec == "mpeg4" and frame_map.packet_of != list(range(len(frame_map.spare))))
             and table.key_pictures_are_starts
         )
         self._reader = self._try(self._open)

@@ -24,9 +24,11 @@ import torch
 
 from vsn_train.data.colour import RgbConverter
 from vsn_train.data.frames import decode_image_bytes, rows_of_frames
+from vsn_train.data.times import even_times
 from vsn_train.errors import VideoError
 
-# The file ends with: "free" box of [JSON line, positions and sizes as int64, length of both as 8 digits, MARK].
+# The file ends with: "free" box of [JSON line, positions and sizes as int64, times as float64, length of these three as
+# 8 digits, MARK]. Copies made before 2026-11-28 have no times.
 MARK = b"vsn-train seek 1"
 _TAIL = 8 + len(MARK)
 
@@ -34,7 +36,8 @@ _TAIL = 8 + len(MARK)
 @dataclass(frozen=True)
 class Index:
     """codec: "h264", "mjpeg" or "png". modality: "rgb", or "flow": two grey images a frame, x and y.
-    extradata: the decoder's. places: int64 (packets, 2), position and size in bytes."""
+    extradata: the decoder's. places: int64 (packets, 2), position and size in bytes. times: float64 (frames,), seconds
+    after the first frame; None: not known."""
 
     codec: str
     modality: str
@@ -43,10 +46,13 @@ class Index:
     width: int
     extradata: bytes
     places: np.ndarray
+    times: np.ndarray | None
 
 
-def append_index(path: Path, codec: str, modality: str, fps: float, height: int, width: int) -> None:
-    """Write the index behind an MP4 file whose packets are whole images."""
+def append_index(
+    path: Path, codec: str, modality: str, fps: float, height: int, width: int, times: np.ndarray | None
+) -> None:
+    """Write the index behind an MP4 file whose packets are whole images. times: of the frames; None: not known."""
     import av
 
     with av.open("file:" + str(path)) as container:
@@ -54,7 +60,10 @@ def append_index(path: Path, codec: str, modality: str, fps: float, height: int,
         places = [(packet.pos, packet.size) for packet in container.demux(stream) if packet.size]
         extradata = stream.codec_context.extradata or b""
     head: dict[str, Any] = {"codec": codec, "modality": modality, "fps": fps, "height": height, "width": width}
-    body = json.dumps(head | {"extradata": extradata.hex()}).encode() + b"\n" + np.array(places, "<i8").tobytes()
+    head |= {"extradata": extradata.hex(), "times": 0 if times is None else len(times)}
+    body = json.dumps(head).encode() + b"\n" + np.array(places, "<i8").tobytes()
+    if times is not None:
+        body += times.astype("<f8").tobytes()
     box = body + b"%08d" % len(body) + MARK
     with path.open("ab") as file:
         file.write((8 + len(box)).to_bytes(4, "big") + b"free" + box)
@@ -72,7 +81,9 @@ def read_index(path: str) -> Index | None:
     try:
         values = json.loads(head)
         values["extradata"] = bytes.fromhex(values["extradata"])
-        return Index(**values, places=np.frombuffer(places, "<i8").reshape(-1, 2))
+        end = len(places) - 8 * values.pop("times", 0)
+        times = np.frombuffer(places[end:], "<f8") if end < len(places) else None
+        return Index(**values, places=np.frombuffer(places[:end], "<i8").reshape(-1, 2), times=times)
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -80,7 +91,8 @@ def read_index(path: str) -> Index | None:
 class FastSeekCopy:
     """One open copy, with the interface of `Video`; `open_video` makes it.
 
-    modality: "rgb" or "flow". Raises VideoError where the copy holds the other one.
+    modality: "rgb" or "flow". times: when each frame is shown, as in the video that it was made of. Raises VideoError
+    where the copy holds the other modality.
     """
 
     def __init__(self, path: str, index: Index, modality: str) -> None:
@@ -94,6 +106,7 @@ class FastSeekCopy:
         self._per_frame = 2 if modality == "flow" else 1
         self._places = index.places
         self.num_frames = len(self._places) // self._per_frame
+        self.times = even_times(self.num_frames, self.fps) if index.times is None else index.times
         self._decoder: Any = None
         if index.codec == "h264":
             self._decoder = av.CodecContext.create("h264", "r")
@@ -143,7 +156,9 @@ class FastSeekCopy:
             for frame in [*wanted, None]:  # None: hand out what is still held back
                 packet = None
                 if frame is not None:
-                    packet = av.Packet(self.packets(frame)[0])
+                    data = self.packets(frame)[0]
+                    packet = av.Packet(len(data))  # its memory is padded with zeros, as decoders expect
+                    packet.update(data)
                     packet.pts = frame  # the decoder hands it on to the image
                 for image in self._decoder.decode(packet):
                     if decoded == len(wanted) or image.pts != wanted[decoded] or image.is_corrupt:

@@ -5,6 +5,8 @@
     img_00001.jpg        UCF101, HMDB51, Kinetics as TSM and mmaction2 extract them; also image_, frame_, any one prefix
     flow_x_00001.jpg, flow_y_00001.jpg       optical flow, TSM; x_00001.jpg, y_00001.jpg: mmaction2
 
+    times.txt                                when each is shown: one line a frame, seconds; need not be there
+
 Frame 0 is the image with the lowest number, wherever the numbers start; every number between the lowest and the
 highest must be there. JPEG and PNG are read.
 """
@@ -16,15 +18,20 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from vsn_train.data.times import even_times, read_times
 from vsn_train.errors import VideoError
 
 # (prefix, digits) of the usual names, tried in this order where the number of frames is known: no need to list then.
 RGB_NAMES = (("", 5), ("", 6), ("img_", 5), ("image_", 5), ("frame_", 5), ("frame_", 6))
 FLOW_NAMES = (("flow_", 5), ("", 5))  # before x_ and y_
+
+# Larger images are refused before they are decoded: a file of a megabyte can unfold to gigabytes. Twice 8K video.
+MAX_PIXELS = 1 << 26
 
 _IMAGE = re.compile(r"(?P<prefix>.*?)(?P<number>\d+)\.(?P<suffix>jpe?g|png)", re.IGNORECASE | re.DOTALL)
 _FLOW_PREFIX = re.compile(r"(?P<head>(?:.*[_-])?)[xy]_", re.DOTALL)
@@ -48,7 +55,8 @@ class _Names:
 class FrameFolder:
     """One open folder of frames, with the interface of `Video`; `open_video` makes it.
 
-    num_frames: images, or pairs of them. fps: 0.0, as images do not say; may be set.
+    num_frames: images, or pairs of them. fps: 0.0, as images do not say; may be set. times: seconds after the first
+    frame, float64 (num_frames,), where `times.txt` lies beside the images; else i / fps, or None without fps.
     height, width: pixels of the first image, which is decoded when they are asked for.
     """
 
@@ -69,6 +77,11 @@ class FrameFolder:
     @property
     def width(self) -> int:
         return self.read([0]).shape[-1] if self._size is None else self._size[1]
+
+    @property
+    def times(self) -> np.ndarray | None:
+        times = read_times(Path(self.path), self.num_frames)
+        return even_times(self.num_frames, self.fps) if times is None else times
 
     def read(self, frames: Sequence[int] | np.ndarray | torch.Tensor) -> torch.Tensor:
         """The given frames, in the given order; they may repeat. Only their files are opened.
@@ -134,6 +147,9 @@ def decode_image_bytes(data: bytes, grey: bool = False) -> np.ndarray:
     """A JPEG or PNG file's bytes -> (H, W, 3) uint8 RGB, or (H, W, 1). Raises ValueError, which says why not."""
     if not data:
         raise ValueError("is empty")
+    height, width = picture_size(data)
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"is {width}x{height}; at most {MAX_PIXELS} pixels are read")
     try:
         from torchvision.io import ImageReadMode, decode_image
     except ImportError:  # torchvision 0.29 announced its removal
@@ -146,6 +162,26 @@ def decode_image_bytes(data: bytes, grey: bool = False) -> np.ndarray:
     if image.dtype != torch.uint8:
         raise ValueError(f"has {image.dtype} pixels; expected 8 bits a channel")
     return image.permute(1, 2, 0).numpy()
+
+
+def picture_size(data: bytes) -> tuple[int, int]:
+    """(height, width) by the header of a JPEG or PNG file; zeros where it has none."""
+    if data.startswith(b"\x89PNG"):
+        return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
+    position = 2
+    while data.startswith(b"\xff\xd8") and position + 9 < len(data):
+        if data[position] != 0xFF:
+            break
+        marker = data[position + 1]
+        # Start of frame: C0 to CF but for three that are tables.
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = data[position + 5 : position + 7], data[position + 7 : position + 9]
+            return int.from_bytes(height, "big"), int.from_bytes(width, "big")
+        # 0xFF may be repeated before a marker; restart markers and TEM stand without a length.
+        alone = marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD8
+        size = (1 if marker == 0xFF else 2) if alone else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        position += size
+    return 0, 0
 
 
 def _decode_with_pillow(data: bytes, grey: bool) -> np.ndarray:

@@ -5,7 +5,6 @@ What a sample looks like depends on (seed, epoch, index) alone: not on workers, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from vsn_train.data.frames import FrameFolder
 from vsn_train.data.manifest import Manifest
 from vsn_train.data.protocol import Protocol
 from vsn_train.data.sampling import FLOW_STACK, flow_stacks, sample_indices
+from vsn_train.data.times import frames_between
 from vsn_train.data.transforms import resize_short_side, take_clip
 from vsn_train.data.video import Video, VideoError, open_video
 from vsn_train.data.workers import BadVideo, Loader
@@ -48,15 +48,15 @@ class EvalVideo:
     """The decoded frames of a video's views.
 
     frames: uint8 (U, C, H, W), each needed frame once. clips: int64 (clips, T), positions in `frames`; for optical flow
-    (clips, T, 5). `take_clip` puts a clip together. numbers: int64 (U,), which frames of the video these are. fps: of
-    the video.
+    (clips, T, 5). `take_clip` puts a clip together. numbers: int64 (U,), which frames of the video these are. times:
+    float64 (U,), seconds at which these are shown; None: not known.
     """
 
     index: int
     frames: Tensor
     clips: np.ndarray
     numbers: np.ndarray
-    fps: float
+    times: np.ndarray | None
 
 
 @dataclass(eq=False)
@@ -143,7 +143,9 @@ def read_eval_video(
     Raises VideoError.
     """
     with open_video(path, decoder, modality, known_frames) as video:
-        first, stop = _frames_between(path, video.num_frames, video.fps, start, end)
+        first, stop = 0, video.num_frames
+        if start or end is not None:
+            first, stop = frames_between(str(path), video.times, video.fps, start, end)
         wanted = first + sample_indices(
             stop - first, num_frames, protocol.clips, protocol.placement, length=STACK_LENGTH[modality]
         )
@@ -151,21 +153,10 @@ def read_eval_video(
             wanted = flow_stacks(wanted, stop)
         unique, positions = np.unique(wanted, return_inverse=True)
         frames = video.read(unique)
+        times = video.times
     frames = resize_short_side(frames, protocol.short_side)
-    return EvalVideo(index, frames, positions.reshape(wanted.shape), unique, video.fps)
-
-
-def _frames_between(path: Path, frames: int, fps: float, start: float, end: float | None) -> tuple[int, int]:
-    """First frame and the one past the last of those shown from `start` on and before `end`; frame i is shown at
-    i / fps seconds."""
-    if not start and end is None:
-        return 0, frames
-    if not fps:
-        raise VideoError(str(path), "it does not say how many frames a second has, so start and end mean nothing")
-    first, stop = (math.ceil(seconds * fps - 1e-6) for seconds in (start, frames / fps if end is None else end))
-    if first >= min(stop, frames):
-        raise VideoError(str(path), f"it is {frames / fps:.2f} s long and has no frame between start and end")
-    return first, min(stop, frames)
+    seconds = None if times is None else times[unique]
+    return EvalVideo(index, frames, positions.reshape(wanted.shape), unique, seconds)
 
 
 def read_clip(video: Video | FrameFolder | FastSeekCopy, indices: np.ndarray, modality: str) -> Tensor:

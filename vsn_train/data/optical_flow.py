@@ -2,7 +2,7 @@
 
 What the two-stream networks of this field are trained on (TSN, section 3.1; the layout is TSM's): displacements from
 -20 to 20 pixels are mapped onto 0 to 255, so that 128 is no motion, and saved as grey JPEG. A video of F frames has
-F - 1 fields; field i leads from frame i to frame i + 1.
+F - 1 fields; field i leads from frame i to frame i + 1, and its time, in times.txt, is that of frame i.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from vsn_train.data.prepare import every_frame
+from vsn_train.data.times import write_times
 from vsn_train.data.video import open_video
 from vsn_train.errors import InputError, VideoError
 
@@ -85,6 +86,8 @@ def extract_flow(source: Path, target: Path, method: str, bound: float, short_si
                         encoded = cv2.imencode(".jpg", field[..., channel], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
                         (part / f"flow_{axis}_{fields:05d}.jpg").write_bytes(encoded.tobytes())
                 before = grey
+            times = video.times
+        write_times(part, None if times is None else times[:fields])
         part.rename(target)
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -1,203 +1,74 @@
 """Which packet of a video file holds which frame, found out without decoding.
 
-The headers in each packet tell: which picture does it hold, is it shown, may decoding start there, does anything refer
-to it? Where every packet is understood, that gives the number of frames, their order, and what has to be decoded for
-each. Where anything is not certain there is no map, and the video has to be decoded from the start and counted.
+The headers in each packet tell: which picture does it hold, is it shown and when, may decoding start there, does
+anything refer to it? Where every packet is understood, that gives the number of frames, their order, and what has to be
+decoded for each. A stream may change in its middle, where files were joined, cut or damaged; so nothing that one packet
+says is taken to hold for the next (pictures.py, and a file for each codec). Where anything is not certain there is no
+map, and the video has to be decoded from the start and counted.
+
+Of the packets only their places in the file are kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import zlib
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
+
+from vsn_train.data.av1 import Av1Parser
+from vsn_train.data.h264 import H264Parser
+from vsn_train.data.hearing import errors_heard
+from vsn_train.data.hevc import HevcParser
+from vsn_train.data.mpeg4 import Mpeg4Parser, Mpeg4Splitter
+from vsn_train.data.pictures import Contradiction, Parser, Picture
+from vsn_train.data.vpx import Vp8Parser, Vp9Parser
 
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
-    from av.video.codeccontext import VideoCodecContext
     from av.video.stream import VideoStream
 
-
-# ---- What one packet holds -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Picture:
-    """The picture in one packet.
-
-    shown: it gives a frame. start: decoding may start here. spare: nothing in its temporal layer refers to it.
-    """
-
-    shown: bool = True
-    start: bool = False
-    spare: bool = False
-    layer: int = 0
-
-
-def _h26x_picture(data: bytes, length_size: int, hevc: bool) -> _Picture | None:
-    """H.264, HEVC: walk the length-prefixed NAL units. None unless they fill the packet and hold one whole picture."""
-    position = pictures = layer = 0
-    start, spare = False, True
-    while position < len(data):
-        nal = position + length_size
-        position = nal + int.from_bytes(data[position:nal], "big")
-        if not nal < position <= len(data):
-            return None
-        if hevc:
-            kind = data[nal] >> 1 & 0x3F
-            if kind < 32:
-                if position - nal < 3:
-                    return None
-                layer = (data[nal + 1] & 7) - 1
-                pictures += data[nal + 2] >> 7  # first_slice_segment_in_pic_flag
-                start |= 16 <= kind <= 21  # BLA, IDR, CRA
-                spare &= kind < 16 and kind % 2 == 0
-                if start and data[nal + 2] & 0x40:
-                    return None  # no_output_of_prior_pics_flag: frames before it may vanish
-            spare &= not 32 <= kind <= 34  # parameter sets
-        else:
-            kind = data[nal] & 0x1F
-            if kind in (1, 5):
-                if position - nal < 2:
-                    return None
-                pictures += data[nal + 1] >> 7  # first_mb_in_slice is 0
-                # IDR only: what is merely flagged as key may open a GOP whose pictures refer further back.
-                start |= kind == 5
-                spare &= data[nal] & 0x60 == 0
-            spare &= kind not in (7, 8)  # parameter sets
-            if kind in (2, 3, 4, 20, 21):
-                return None  # data partitions, scalable or stereo coding
-    return _Picture(start=start, spare=spare, layer=layer) if pictures == 1 else None
-
-
-def _mpeg4_picture(data: bytes, has_volume_header: bool) -> _Picture | None:
-    """MPEG-4 part 2 (DivX, Xvid) after packed B-frames were unpacked: one VOP, or a place holder without an image."""
-    position = data.find(b"\0\0\1\xb6")
-    if position < 0 and len(data) <= 19:  # FFmpeg's bound for place holders too
-        return _Picture(shown=False)
-    if position < 0 or len(data) - position <= 19:
-        return None  # a tiny picture or a place holder: not worth telling apart
-    if data.find(b"\0\0\1\xb6", position + 4) >= 0:
-        return None
-    kind = data[position + 4] >> 6  # 0 I, 1 P, 2 B, 3 S
-    return _Picture(start=kind == 0 and has_volume_header, spare=kind == 2)
-
-
-def _vp9_picture(data: bytes) -> _Picture | None:
-    """VP9 after superframes were split."""
-    if data[0] >> 6 != 2 or data[0] & 0x30 == 0x30:  # no frame marker; profile 3 has its bits elsewhere
-        return None
-    if data[0] & 0x08:  # shows an earlier picture again
-        return _Picture()
-    shown = data[0] & 0x02 != 0
-    return _Picture(shown=shown, start=shown and data[0] & 0x04 == 0)
-
-
-def _picture_parser(stream: VideoStream) -> Callable[[Packet], _Picture | None] | None:
-    """How to look into the packets of this stream; None where that is not known."""
-    codec = stream.codec_context.codec.canonical_name
-    extradata = stream.codec_context.extradata or b""
-    if codec == "vp8":
-        return lambda packet: _Picture(shown=bytes(packet)[0] & 0x10 != 0, start=bytes(packet)[0] & 1 == 0)
-    if codec == "vp9":
-        return lambda packet: _vp9_picture(bytes(packet))
-    if codec == "mpeg4":
-        has_volume_header = any(bytes([0, 0, 1, code]) in extradata for code in range(0x20, 0x30))
-        return lambda packet: _mpeg4_picture(bytes(packet), has_volume_header)
-    # The other codecs need presentation times that can be trusted: AVI has none, MPEG-TS may lose packets.
-    if not stream.container.format.name.startswith(("mov", "matroska")):
-        return None
-    if codec == "av1":  # a packet is a temporal unit, which shows exactly one picture
-        return lambda packet: _Picture(start=packet.is_keyframe)
-    if codec in ("h264", "hevc") and len(extradata) > 22 and extradata[0] == 1:
-        length_size = (extradata[4 if codec == "h264" else 21] & 3) + 1
-        return lambda packet: _h26x_picture(bytes(packet), length_size, codec == "hevc")
-    return None
-
-
-# ---- From packets to frames ------------------------------------------------------------------------------------------
-
-# FFmpeg's bitstream filters that put every picture into a packet of its own.
-_SPLIT = {"mpeg4": "mpeg4_unpack_bframes", "vp9": "vp9_superframe_split"}
+# What a packet may bring along that changes the stream from there on.
+_CHANGES = ("new_extradata", "param_change")
+_FEW = 600  # pictures
+_UNKNOWN = -1 << 40  # still negative when the place within a packet is added
 
 
 @dataclass(frozen=True)
 class FrameMap:
-    """Which packet gives which frame.
+    """Which packet gives which frame. Packets are counted as they are after splitting: each holds one picture.
 
-    packet_of: packet of each frame. frame_of: the inverse. start_of: packet -> where to start decoding for it.
-    starts: packets at which decoding may start. spare: for every packet, whether no other one needs it.
+    packet_of: packet of each frame. frame_of: frame of each packet, -1 where it shows none. start_of: for the packet of
+    each frame, where to start decoding for it; -1 for the others. starts: packets at which decoding may start. spare:
+    for every packet, whether no other one needs it.
     """
 
     packet_of: list[int]
-    frame_of: dict[int, int]
-    start_of: dict[int, int]
+    frame_of: list[int]
+    start_of: list[int]
     starts: list[int]
     spare: list[bool]
 
 
-def _presentation_order(
-    pictures: Sequence[_Picture], times: Sequence[int | None], decoder: VideoCodecContext
-) -> list[int] | None:
-    """Packets of the shown pictures in the order in which they are shown; None where it is not certain."""
-    codec = decoder.codec.canonical_name
-    shown = [i for i, picture in enumerate(pictures) if picture.shown]
-    if codec in ("vp8", "vp9"):
-        return shown  # these codecs do not reorder
-    if codec == "mpeg4":
-        if len(shown) < len(pictures) and not any(picture.spare for picture in pictures):
-            return None  # without B-frames FFmpeg repeats the last picture for a place holder at the end
-        order: list[int] = []
-        for i in shown:  # a B-frame is shown at once, anything else when the next one that is no B-frame arrives
-            order.insert(len(order) - 1 if pictures[i].spare and order else len(order), i)
-        return order
-    known = [time for time in times if time is not None]
-    if len(set(known)) < len(pictures):
-        return None
-    if min(known) < known[0]:
-        return None  # decoders drop some of the pictures that are shown before the first key picture
-    latest = list(accumulate(known, max))
-    if any(picture.start and known[i] < latest[i] for i, picture in enumerate(pictures)):
-        return None  # times that contradict the order of coding
-    if known == latest and decoder.has_b_frames:
-        return None  # times of coding, not of showing
-    return sorted(shown, key=known.__getitem__)
-
-
-def _map_frames(
-    pictures: Sequence[_Picture], times: Sequence[int | None], decoder: VideoCodecContext
-) -> FrameMap | None:
-    """The frames of a stream, without decoding; None where their number or order is not certain."""
-    if not pictures or not pictures[0].start:
-        return None
-    order = _presentation_order(pictures, times, decoder)
-    if order is None or order[0] != 0:
-        return None
-    frame_of = {packet: frame for frame, packet in enumerate(order)}
-    # Pictures that follow a start in the file but are shown before it (open GOP) may refer to what lies before it.
-    starts: list[int] = []
-    start_of: dict[int, int] = {}
-    for i, picture in enumerate(pictures):
-        if picture.shown:
-            if picture.start:
-                starts.append(i)
-            start_of[i] = next(k for k in reversed(starts) if frame_of[k] <= frame_of[i])
-    top_layer = max(picture.layer for picture in pictures)
-    return FrameMap(order, frame_of, start_of, starts, [p.spare and p.layer == top_layer for p in pictures])
-
-
 @dataclass
 class PacketTable:
-    """All packets of a stream, one picture each, still compressed: a second of video takes about 100 kB.
+    """All packets of a stream, one picture each, without what is in them.
 
-    packets: their pts is their number here. times: their own presentation times in units of time_base. container,
-    codec: FFmpeg's names; stream: its index in the file. whole: nothing is damaged, and nothing was cut off without
-    re-encoding. frame_map: None where it is not certain.
+    places, sizes: where each lies in the file, in bytes; a negative place: unknown. checks: Adler-32 of each. keys:
+    which ones the container calls key pictures. times: presentation time of each in units of time_base. All these are
+    complete only where there is a frame_map. container, codec: FFmpeg's names; stream: its index in the file. whole:
+    nothing is seen to be damaged, missing, joined or cut off without re-encoding. frame_map: None where it is not
+    certain.
     """
 
-    packets: list[Packet]
+    places: array[int]
+    sizes: array[int]
+    checks: array[int]
+    keys: list[bool]
     times: list[int | None]
     time_base: Fraction
     container: str
@@ -210,46 +81,175 @@ class PacketTable:
     def key_pictures_are_starts(self) -> bool:
         """Whether whoever trusts the file's own key pictures may start decoding at each of them."""
         starts = set(self.frame_map.starts) if self.frame_map else set()
-        return all(i in starts for i, packet in enumerate(self.packets) if packet.is_keyframe)
+        return all(i in starts for i, key in enumerate(self.keys) if key)
 
 
-def read_packet_table(container: InputContainer, stream: VideoStream) -> PacketTable:
-    """Read all packets of the stream."""
-    packets, times, damaged = _read_packets(container, stream)
+def _parser_of(stream: VideoStream) -> Parser | H264Parser | HevcParser | None:
+    """How to look into the packets of this stream; None where that is not known."""
     codec = stream.codec_context.codec.canonical_name
-    parse = _picture_parser(stream)
-    pictures = [parse(packet) for packet in packets] if parse else []
-    damaged |= None in pictures and codec in ("h264", "hevc")
-    whole = not damaged and not any(packet.is_discard for packet in packets)
-    certain = whole and None not in pictures
-    frame_map = _map_frames([p for p in pictures if p], times, stream.codec_context) if certain else None
-    return PacketTable(
-        packets, times, stream.time_base or Fraction(1), container.format.name, codec, stream.index, whole, frame_map
-    )
-
-
-def _read_packets(container: InputContainer, stream: VideoStream) -> tuple[list[Packet], list[int | None], bool]:
-    """The packets, one picture each and numbered by their pts; their presentation times; whether any is damaged."""
-    import av
-    from av.bitstream import BitStreamFilterContext
-
-    split = _SPLIT.get(stream.codec_context.codec.canonical_name)
-    splitter = BitStreamFilterContext(split, stream) if split else None
-    packets: list[Packet] = []
-    times: list[int | None] = []
-    damaged = False
+    extradata = stream.codec_context.extradata or b""
+    if codec == "vp8":
+        return Vp8Parser()
+    if codec == "vp9":
+        return Vp9Parser()
+    if codec == "mpeg4":
+        return Mpeg4Parser(extradata)
+    # The others need packets that are one picture each, and presentation times: AVI and MPEG-TS promise neither.
+    if not stream.container.format.name.startswith(("mov", "matroska")):
+        return None
     try:
-        for whole in container.demux(stream):
+        if codec == "av1":
+            return Av1Parser(extradata)
+        if codec == "h264":
+            return H264Parser(extradata)
+        if codec == "hevc":
+            return HevcParser(extradata)
+    except (ValueError, IndexError):
+        pass  # not described by the container
+    return None
+
+
+def read_packet_table(container: InputContainer, stream: VideoStream, heard: int) -> PacketTable:
+    """Read all packets of the stream once. heard: `errors_heard` from before the container was opened."""
+    import av
+
+    codec = stream.codec_context.codec.canonical_name
+    parser, splitter = _parser_of(stream), Mpeg4Splitter() if codec == "mpeg4" else None
+    offset = 4 if container.format.name.startswith("matroska") else 0  # what stands before a block's data
+    places, sizes, checks = array("q"), array("q"), array("q")
+    keys: list[bool] = []
+    times: list[int | None] = []
+    pictures: list[Picture] = []
+    damaged, understood = False, parser is not None
+    may_change = container.format.name.startswith("mov")  # of those that are read without decoding, the only one
+    try:
+        for packet in container.demux(stream):
+            if not packet.size:
+                continue
+            if packet.is_corrupt or packet.is_discard or (may_change and _changes_stream(packet)):
+                damaged = True
+            if parser is None or not understood:
+                continue
+            data, place, time, key = bytes(packet), packet.pos, packet.pts, packet.is_keyframe
+            place = _UNKNOWN if place is None else place + offset
             try:
-                parts = splitter.filter(whole) if splitter else [whole]
-            except av.FFmpegError:  # the decoder, which splits with the same filter, would lose this packet too
-                parts, damaged = [], True
-            for packet in parts:
-                if packet.size:
-                    damaged |= packet.is_corrupt
-                    times.append(packet.pts)
-                    packet.pts, packet.dts = len(packets), None  # the decoder hands pts on to the image
-                    packets.append(packet)
+                parts = [(data, place)] if splitter is None else splitter(data, place)
+                for data, place in parts:
+                    picture = parser(data)
+                    if picture is None:
+                        understood = False
+                        break
+                    pictures.append(picture)
+                    places.append(place)
+                    sizes.append(len(data))
+                    checks.append(zlib.adler32(data))
+                    times.append(time)
+                    keys.append(key)
+                    key = False
+            except Contradiction:
+                understood, damaged = False, True
     except av.FFmpegError:  # the file breaks off: what was read so far counts
         damaged = True
-    return packets, times, damaged
+    if codec != "mpeg4":  # of which FFmpeg takes place holders for damage while it looks for key pictures
+        damaged |= errors_heard() != heard
+    if parser is not None and codec in ("h264", "hevc"):
+        damaged |= not understood
+    frame_map = None
+    if understood and not damaged:
+        held = 0
+        if isinstance(parser, HevcParser):
+            held = parser.reorder or 0
+        elif isinstance(parser, H264Parser):
+            # PyAV 18 began to say how many; before, it says whether any.
+            decoder = stream.codec_context
+            held = max(parser.reorder or 0, getattr(decoder, "reorder_depth", int(decoder.has_b_frames)))
+        # Where damage inside a picture costs a frame, what was decoded up to the wanted frame has to prove its number:
+        # the B-frame packed behind a damaged picture is lost, and a damaged picture of VP8, VP9 and AV1 may be. In long
+        # files of these, decoding from the start would take too long.
+        packed = splitter is not None and splitter.used
+        jumps = len(pictures) > _FEW or not (packed or codec in ("vp8", "vp9", "av1"))
+        frame_map = map_frames(pictures, times, codec, held, jumps)
+    return PacketTable(
+        places, sizes, checks, keys, times, stream.time_base or Fraction(1), container.format.name, codec, stream.index,
+        not damaged, frame_map,
+    )  # fmt: skip
+
+
+def _changes_stream(packet: Packet) -> bool:
+    """Whether the container says that the stream is another one from this packet on. (Old PyAV does not tell.)"""
+    for beside in getattr(packet, "iter_sidedata", tuple)():  # noqa: SIM110 (half the time of any())
+        if beside.data_type in _CHANGES:
+            return True
+    return False
+
+
+# ---- From packets to frames ------------------------------------------------------------------------------------------
+
+
+def map_frames(
+    pictures: Sequence[Picture], times: Sequence[int | None], codec: str, held: int, jumps: bool
+) -> FrameMap | None:
+    """The frames of a stream, without decoding; None where their number or order is not certain.
+
+    times: of the pictures, in any unit. held: pictures that the decoder holds back for reordering; H.264 and HEVC.
+    jumps: whether decoding may start at other pictures than the first.
+    """
+    if not pictures or not pictures[0].start:
+        return None
+    order = _presentation_order(pictures, times, codec, held)
+    if order is None or order[0] != 0:
+        return None
+    frame_of = [-1] * len(pictures)
+    for frame, packet in enumerate(order):
+        frame_of[packet] = frame
+    # Pictures that follow a start in the file but are shown before it (open GOP) may refer to what lies before it.
+    starts: list[int] = []
+    start_of = [-1] * len(pictures)
+    for i, picture in enumerate(pictures):
+        if picture.shown:
+            if picture.start and (jumps or not starts):
+                starts.append(i)
+            latest = starts[-1]
+            if frame_of[latest] > frame_of[i]:
+                latest = next(k for k in reversed(starts) if frame_of[k] <= frame_of[i])
+            start_of[i] = latest
+    top_layer = max(picture.layer for picture in pictures)
+    return FrameMap(order, frame_of, start_of, starts, [p.spare and p.layer == top_layer for p in pictures])
+
+
+def _presentation_order(
+    pictures: Sequence[Picture], times: Sequence[int | None], codec: str, held: int
+) -> list[int] | None:
+    """Packets of the shown pictures in the order in which they are shown; None where it is not certain."""
+    shown = [i for i, picture in enumerate(pictures) if picture.shown]
+    if codec == "mpeg4":
+        if len(shown) < len(pictures) and not any(picture.spare for picture in pictures):
+            return None  # without B-frames FFmpeg repeats the last picture for a place holder at the end
+        order: list[int] = []
+        for i in shown:  # a B-frame is shown at once, anything else when the next one that is no B-frame arrives
+            order.insert(len(order) - 1 if pictures[i].spare and order else len(order), i)
+        return order
+    positions = [picture.position for picture in pictures if picture.position is not None]
+    if not positions:
+        return shown  # VP8, VP9 and AV1 do not reorder
+    order = sorted(shown, key=positions.__getitem__)
+    in_time = [times[i] for i in order]
+    if len(set(positions)) < len(positions) or any(a is None or b is None or a >= b for a, b in pairwise(in_time)):
+        return None  # times that contradict what the pictures say
+    if order != shown and not _held_back(pictures, positions, order, held):
+        return None
+    return order
+
+
+def _held_back(pictures: Sequence[Picture], positions: Sequence[int], order: Sequence[int], held: int) -> bool:
+    """Whether a decoder that holds back so many pictures gives them in order.
+
+    It gives one for each that it takes in beyond that number, so none may come further behind its place. Nor does it
+    look past a key picture, which a picture that refers to no other may be.
+    """
+    if max(packet - frame for frame, packet in enumerate(order)) > held:
+        return False
+    before = [positions[0], *accumulate(positions, max)]
+    after = [*accumulate(reversed(positions), min)][::-1]
+    last = len(positions) - 1
+    return not any(picture.intra and 0 < i < last and before[i] > after[i + 1] for i, picture in enumerate(pictures))

@@ -27,6 +27,7 @@ from vsn_train.errors import InputError, VideoError
 SHORT_SIDE = 256  # pixels
 CRF = 20  # of x264; 2 less is a quarter larger, and a fifth slower to decode
 CHECKED_FRAMES = 9  # of a re-encoded video, compared with what was encoded
+TICK = Fraction(1, 90000)  # seconds, of the copies' clock
 LEAST_PSNR = 22.0  # dB, of each of them: far below what the encoder leaves, far above another frame's
 
 
@@ -102,19 +103,22 @@ def encode(video: Video | FastSeekCopy, path: Path, short_side: int, crf: int) -
         # fastdecode: no arithmetic coding and no deblocking, a tenth larger and half the time to decode.
         options = {"crf": str(crf), "preset": "veryfast", "tune": "fastdecode"}
         rate = Fraction(video.fps).limit_denominator(65535) if video.fps else Fraction(25)
+        times = video.times
         stream = container.add_stream("libx264", rate=rate, options=options)
         context = stream.codec_context
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
+        context.time_base = TICK
         context.gop_size, context.max_b_frames, context.thread_count = 1, 0, 1
         for number, image in enumerate(every_frame(video)):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24")
             frame = frame.reformat(width, height, "yuv420p", interpolation="BICUBIC", threads=1)
-            frame.pts = number
+            frame.pts = round(float(number / rate if times is None else times[number]) / TICK)
+            frame.time_base = TICK
             if number in wanted:
                 sample[number] = to_rgb(frame).copy()
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    append_index(path, "h264", "rgb", float(rate), height, width)
+    append_index(path, "h264", "rgb", float(rate), height, width, times)
     return sample
 
 
@@ -188,7 +192,7 @@ def pack_images(folder: FrameFolder, path: Path, modality: str) -> None:
                 packet.duration, packet.is_keyframe = 1, True
                 container.mux(packet)
                 number += 1
-    append_index(path, codec, modality, 0.0, folder.height, folder.width)
+    append_index(path, codec, modality, folder.fps, folder.height, folder.width, folder.times)
     with open_video(path, modality=modality) as copy:
         if not isinstance(copy, FastSeekCopy) or copy.num_frames != folder.num_frames:
             raise VideoError(str(path), f"the copy has {copy.num_frames} frames, the folder {folder.num_frames}")

@@ -5,11 +5,15 @@
 
 Frame i is the i-th image of a full sequential decode in presentation order, whatever the container or the codec.
 
+Frame i is what a plain decode of the whole file gives as its i-th image: FFmpeg's decoder in one thread, from the first
+packet to the last; packets that it refuses are left out.
+
 How it stays exact and fast. Opening reads all packets without decoding them, and packets.py finds out which one holds
 which frame. `read` decodes from the nearest safe key picture on, leaving out pictures that nothing refers to and nobody
 asked for. Every decoded image carries the number of its packet, so an image can be missing but never be taken for its
-neighbour. Everything else (unknown codec, damage, interlaced H.264, edit lists, useless time stamps) is decoded from
-the start and counted: slow, but never wrong.
+neighbour. Everything else (unknown codec, streams that change in their middle, damage, interlaced H.264, edit lists,
+useless time stamps) is decoded from the start and counted, each time by a new decoder: slow, but never wrong. So is a
+file from the moment on that FFmpeg reports an error in it.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -25,20 +29,34 @@ import torch
 from vsn_train.data.colour import RgbConverter
 from vsn_train.data.decord_reader import DecordReader
 from vsn_train.data.fastseek import FastSeekCopy, read_index
-from vsn_train.data.frames import FrameFolder, rows_of_frames
+from vsn_train.data.frames import MAX_PIXELS, FrameFolder, rows_of_frames
+from vsn_train.data.hearing import errors_heard
+from vsn_train.data.packet_source import PacketSource
 from vsn_train.data.packets import FrameMap, read_packet_table
+from vsn_train.data.times import even_times, rate_of, rising_times
 from vsn_train.data.torchcodec_reader import TorchCodecReader
 from vsn_train.errors import InputError, VideoError
 
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
+    from av.video.codeccontext import VideoCodecContext
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
 DECODERS = ("auto", "decord", "pyav", "torchcodec")
 MODALITIES = ("rgb", "flow")
 READERS: dict[str, type[DecordReader | TorchCodecReader]] = {"decord": DecordReader, "torchcodec": TorchCodecReader}
+
+
+# Of FFmpeg's formats those that hold a video in the one file that is named. Others are left out on purpose: playlists
+# and scripts (concat, hls, dash, sdp, mlv, …) open whatever files they name, and to some any text is a video.
+FORMATS = (
+    "3g2,3gp,apng,asf,asf_o,av1,avi,avs2,avs3,cavsvideo,dhav,dirac,dv,flv,gif,gxf,h261,h263,h264,hevc,ivf,kux,live_flv,m4v,"
+    "matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nsv,nut,obu,ogg,rm,swf,vc1,vc1test,vvc,webm,wtv,yuv4mpegpipe"
+)
+
+_FIRST = 8  # packets that are decoded at most to open a file
 
 
 class _Unexpected(Exception):
@@ -53,20 +71,27 @@ def _open_container(path: str) -> tuple[InputContainer, VideoStream]:
         raise VideoError(path, "no such file or folder")
     if os.path.getsize(path) == 0:
         raise VideoError(path, "the file is empty")
+    only_this_file = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
     try:
         # "file:" lets a name hold a colon.
-        container = av.open("file:" + path, **_foreign_tags(av.__version__))
+        container = av.open(
+            "file:" + path, options={"max_pixels": str(MAX_PIXELS)}, container_options=only_this_file,
+            **_foreign_tags(av.__version__),
+        )  # fmt: skip
+    except av.ArgumentError as error:
+        raise VideoError(path, "it is no file of a video (a playlist, which names other files, is not read)") from error
     except (av.FFmpegError, ValueError) as error:
         raise VideoError(path, _reason(error)) from error
-    still = (
-        container.format.name == "tty" or "image2" in container.format.name or container.format.name.endswith("_pipe")
-    )
     cover = av.stream.Disposition.attached_pic
     streams = [s for s in container.streams.video if s.codec_context and not s.disposition & cover]
-    if still or not streams:  # FFmpeg takes a text or a single picture for a video
+    if not streams:
         container.close()
         raise VideoError(path, f"no video that can be decoded in it ({container.format.long_name})")
     stream = max(streams, key=lambda s: s.codec_context.width * s.codec_context.height)
+    if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
+        container.close()
+        size = f"{stream.codec_context.width}x{stream.codec_context.height}"
+        raise VideoError(path, f"its frames are {size}; at most {MAX_PIXELS} pixels are read")
     stream.codec_context.thread_count = 1  # the loader's worker processes are the parallelism
     return container, stream
 
@@ -81,13 +106,18 @@ def _reason(error: Exception) -> str:
 
 
 def _upright(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
-    """Turn and mirror an (H, W, C) image as the frame's display matrix says, in steps of 90 degrees."""
+    """Turn and mirror an (H, W, C) image as the frame's display matrix says, in steps of 90 degrees.
+
+    A matrix that does anything else, by intention or by damage, is left alone.
+    """
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return image
     # x' = a x + c y, y' = b x + d y
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
-    if abs(b) > abs(a):
+    if abs(a) != abs(d) or abs(b) != abs(c) or (a == 0) == (b == 0):
+        return image
+    if a == 0:
         image, a, d = image.swapaxes(0, 1), c, b
     return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
@@ -116,30 +146,50 @@ class Video:
     def __init__(self, path: str, decoder: str = "auto") -> None:
         self.path = path
         self._closed = False
+        self._source: PacketSource | None = None
+        self._damage = ""
+        self._turned = self._is_mirrored = False  # what the display matrix says of the frames
+        heard = errors_heard()
         self._container, stream = _open_container(path)
         try:
-            self.fps = float(stream.average_rate or 0.0)
             self._decoder = stream.codec_context
             self._to_rgb = RgbConverter()
             self._reader: DecordReader | TorchCodecReader | None = None
-            self._table = read_packet_table(self._container, stream)
-            first = self._first_frame() if self._table.frame_map else None
-            if self._table.frame_map and first:
+            self._table = read_packet_table(self._container, stream, heard)
+            size: tuple[int, int] | None = None
+            if self._table.frame_map:
+                self._source = PacketSource(path, self._table, _open_container)
+                size = self._first_size(self._source)
+            if self._table.frame_map and size:
                 self.num_frames = len(self._table.frame_map.packet_of)
+                times = [self._table.times[packet] for packet in self._table.frame_map.packet_of]
             else:
                 self._table.frame_map = None
-                self.num_frames, first = self._count_frames()
-            if first is None:
+                size, times = self._count_frames()
+                self.num_frames = len(times)
+            if size is None:
                 raise VideoError(path, f"no frame can be decoded (codec {self._table.codec})")
-            self.height, self.width = self._image(first).shape[:2]
+            self.height, self.width = size
+            # AVI has no time stamps of its own.
+            self._stamps = [] if self._table.container == "avi" else times
+            self.fps = rate_of(float(stream.average_rate or 0.0), self._stamps, float(self._table.time_base))
             if decoder in READERS:
-                if _mirrored(first):  # decord turns images and does not mirror them
+                if self._is_mirrored:  # decord turns images and does not mirror them
                     cause = f"its display matrix mirrors it, which decoder={decoder} does not do"
                     raise VideoError(path, f"{cause}: use decoder=auto or pyav")
                 self._reader = READERS[decoder](path, self.height, self.width, self._table)
         except BaseException:
             self.close()
             raise
+
+    @property
+    def times(self) -> np.ndarray | None:
+        """When each frame is shown, float64 (num_frames,): seconds after the first one, by the file's time stamps.
+
+        i / fps where the container has none (AVI) or they do not rise from frame to frame; None without fps too.
+        """
+        times = rising_times(self._stamps, float(self._table.time_base))
+        return even_times(self.num_frames, self.fps) if times is None else times
 
     def read(self, frames: Sequence[int] | np.ndarray | torch.Tensor) -> torch.Tensor:
         """The given frames, in the given order; they may repeat.
@@ -173,9 +223,9 @@ class Video:
 
     def decode_in_turn(self) -> Iterator[np.ndarray]:
         """Every image of a plain decode from the first packet to the last, whatever the packets announce: what `read`
-        has to agree with. (H, W, 3) uint8; damaged pictures are left out."""
-        for frame in self._decode(self._table.packets, strict=False):
-            yield self._image(frame)
+        has to agree with. (H, W, 3) uint8; packets that the decoder refuses are left out."""
+        for picture in self._decode_all():
+            yield self._image(picture, alone=True)
 
     @property
     def codec(self) -> str:
@@ -201,6 +251,8 @@ class Video:
     def close(self) -> None:
         self._closed = True
         self._reader = None
+        if self._source:
+            self._source.close()
         self._container.close()
 
     def __enter__(self) -> Video:
@@ -209,71 +261,135 @@ class Video:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _decode(self, packets: Iterable[Packet], strict: bool) -> Iterator[VideoFrame]:
-        """All images of a run of packets; decoding must be able to start at the first one.
+    def _decode_all(self) -> Iterator[VideoFrame]:
+        """The plain decode of the file, which defines its frames. By a new decoder: flushing one does not reset it.
 
-        strict: damage raises. Otherwise a damaged packet is left out, as `ffmpeg` does.
+        Hold on to one picture until the next one comes, as a plain loop does, and to no other: where data is missing,
+        FFmpeg leaves in a picture what lay in the memory that it takes for it, which depends on what memory is free.
         """
         import av
 
-        self._decoder.flush_buffers()
+        container, stream = _open_container(self.path)
+        with container:
+            try:
+                for packet in container.demux(stream):
+                    # A packet without data in the middle would end the decoder; FFmpeg's own program passes over it.
+                    if not packet.size and packet.pos is not None:
+                        continue
+                    try:
+                        yield from stream.codec_context.decode(packet)
+                    except av.FFmpegError:
+                        continue
+            except av.FFmpegError:
+                return  # the file breaks off
+
+    def _decode(self, packets: Iterable[Packet]) -> Iterator[VideoFrame]:
+        """All images of a run of packets of a video that has a map. Decoding must be able to start at the first one.
+
+        Raises _Unexpected when FFmpeg reports any damage.
+        """
+        import av
+
+        heard, count = errors_heard(), av.logging.get_last_error
+        if self._table.codec in ("vp8", "vp9"):  # of which FFmpeg keeps the map of segments when it is flushed
+            self._decoder = cast("VideoCodecContext", av.CodecContext.create(self._decoder.name, "r"))
+            self._decoder.thread_count = 1
+        else:
+            self._decoder.flush_buffers()
         for packet in chain(packets, [None]):  # None: hand out what is still held back for reordering
             try:
                 frames = self._decoder.decode(packet)
-            except av.FFmpegError:
-                if strict:
-                    raise
-                continue
-            yield from frames
+            except av.FFmpegError as error:
+                raise _Unexpected from error
+            if count()[0] != heard:
+                raise _Unexpected
+            for frame in frames:
+                if frame.is_corrupt:
+                    raise _Unexpected
+                yield frame
 
-    def _first_frame(self) -> VideoFrame | None:
-        """The image of the first packet; None if that is not just one, as the map assumes."""
-        import av
-
+    def _first_size(self, source: PacketSource) -> tuple[int, int] | None:
+        """(height, width) of the image in the first packet; None if that is not just one, as the map assumes."""
         try:
-            frames = list(self._decode(self._table.packets[:1], strict=True))
-        except av.FFmpegError:
+            first = self._first_packets(source)
+            frames = list(self._decode(first))
+        except (_Unexpected, OSError):
             return None
         # Interlaced H.264 may have its two fields in two packets.
         fields = self._table.codec == "h264" and any(frame.interlaced_frame for frame in frames)
-        return frames[0] if len(frames) == 1 and not fields else None
+        announced = (
+            sum(self._table.frame_map.frame_of[i] >= 0 for i in range(len(first))) if self._table.frame_map else 1
+        )
+        return self._size(frames[0]) if len(frames) == announced and not fields else None
 
-    def _count_frames(self) -> tuple[int, VideoFrame | None]:
-        first, count = None, 0
-        for count, frame in enumerate(self._decode(self._table.packets, strict=False), start=1):  # noqa: B007
-            first = first or frame
-        return count, first
+    def _first_packets(self, source: PacketSource) -> list[Packet]:
+        """The first packet. Of MPEG-4 those behind it too, up to the second one that is filled up as it should be.
+
+        Some encoders leave the filling out, and FFmpeg counts how the pictures end that it has seen, beyond a flush.
+        Before two good ones it says nothing of data that is left behind a picture: a decoder that started in the middle
+        would pass over damage which one from the start reports. (Its padding_bug_score; ISO/IEC 14496-2, 5.2.4: a zero
+        and ones fill the last byte. Of a zero alone it learns nothing.)
+        """
+        if self._table.codec != "mpeg4":
+            return list(source.pictures([0]))
+        packets: list[Packet] = []
+        good = 0
+        for packet in source.pictures(range(min(_FIRST, len(self._table.sizes)))):
+            packets.append(packet)
+            good += bytes(packet)[-1] & 1
+            if good == 2:
+                break
+        return packets
+
+    def _count_frames(self) -> tuple[tuple[int, int] | None, list[int | None]]:
+        """(height, width) of the first image of a full decode, and the presentation time of each in units of the time
+        base."""
+        size: tuple[int, int] | None = None
+        times: list[int | None] = []
+        for picture in self._decode_all():
+            size = size or self._size(picture)
+            times.append(picture.pts)
+        return size, times
+
+    def _size(self, frame: VideoFrame) -> tuple[int, int]:
+        """(height, width) of the first image, upright."""
+        self._turned, self._is_mirrored = frame.side_data.get("DISPLAYMATRIX") is not None, _mirrored(frame)
+        height, width, _ = _upright(np.broadcast_to(np.uint8(0), (frame.height, frame.width, 3)), frame).shape
+        return height, width
 
     def _images(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
         """(frame, (H, W, 3) image) of every wanted frame; `wanted` is sorted and without repeats."""
-        import av
-
+        if self._damage:
+            raise VideoError(self.path, self._damage)
         missing = set(wanted)
-        if self._table.frame_map:
+        if self._table.frame_map and self._source:
             try:
-                for frame, picture in self._mapped_frames(wanted, self._table.frame_map):
+                for frame, picture in self._mapped_frames(wanted, self._table.frame_map, self._source):
                     if frame in missing:
                         missing.remove(frame)
                         yield frame, self._image(picture)
-            except (av.FFmpegError, _Unexpected):
+            except (_Unexpected, OSError):
                 missing = set(wanted)
             if not missing:
                 return
             # Damage inside a picture shows only now. A full decode tells whether the frames still have their numbers.
-            count, _ = self._count_frames()
-            if count != self.num_frames:
-                raise VideoError(self.path, f"damaged: {count} of its {self.num_frames} frames can be decoded")
             self._table.frame_map = None  # from here on, count
-        for frame, picture in enumerate(self._decode(self._table.packets, strict=False)):
+            count = len(self._count_frames()[1])
+            if count != self.num_frames:
+                self._damage = f"damaged: {count} of its {self.num_frames} frames can be decoded"
+                raise VideoError(self.path, self._damage)
+        for frame, picture in enumerate(self._decode_all()):
             if frame in missing:
                 missing.remove(frame)
-                yield frame, self._image(picture)
+                yield frame, self._image(picture, alone=True)
             if not missing:
                 return
         if missing:
             raise VideoError(self.path, f"frame {min(missing)} cannot be decoded")
 
-    def _mapped_frames(self, wanted: list[int], frame_map: FrameMap) -> Iterator[tuple[int, VideoFrame]]:
+    def _mapped_frames(
+        self, wanted: list[int], frame_map: FrameMap, source: PacketSource
+    ) -> Iterator[tuple[int, VideoFrame]]:
         """Decode as little as the wanted frames need. Other frames may come along."""
         needed = {frame_map.packet_of[frame] for frame in wanted}
         runs: list[tuple[int, int]] = []  # first and last packet
@@ -283,25 +399,43 @@ class Video:
                 first = min(first, runs.pop()[0])
             runs.append((first, packet))
         for first, last in runs:
-            # After a start, pictures shown before it lack what they refer to: leave them out too.
-            first_frame = frame_map.frame_of[first]
-            run = [
-                i
-                for i in range(first, last + 1)
-                if i in needed or not (frame_map.spare[i] or frame_map.frame_of.get(i, first_frame) < first_frame)
-            ]
-            due = sorted(frame_map.frame_of[i] for i in run if i in frame_map.frame_of)
-            for picture in self._decode((self._table.packets[i] for i in run), strict=True):
-                frame = frame_map.frame_of.get(-1 if picture.pts is None else picture.pts)
-                if not due or frame != due.pop(0) or picture.is_corrupt:
+            run = self._worth_decoding(first, last, needed, frame_map)
+            due = sorted(frame_map.frame_of[i] for i in run if frame_map.frame_of[i] >= 0)
+            for picture in self._decode(source.pictures(run)):
+                frame = -1 if picture.pts is None else frame_map.frame_of[picture.pts]
+                if not due or frame != due.pop(0):
                     raise _Unexpected
                 yield frame, picture
             if due:
                 raise _Unexpected
 
-    def _image(self, frame: VideoFrame) -> np.ndarray:
-        """(H, W, 3) uint8 RGB, upright."""
-        return _upright(self._to_rgb(frame), frame)
+    def _worth_decoding(self, first: int, last: int, needed: set[int], frame_map: FrameMap) -> list[int]:
+        """The packets from a start on that the needed ones depend on, and these."""
+        run = []
+        first_frame = frame_map.frame_of[first]
+        before_needed = False  # of a run of spare pictures, the one behind it is decoded
+        for i in range(last, first - 1, -1):
+            spare = frame_map.spare[i]
+            if i in needed or not spare:
+                # After a start, pictures shown before it lack what they refer to: leave them out too.
+                wanted = i in needed or not -1 < frame_map.frame_of[i] < first_frame
+            else:
+                # What FFmpeg makes up in a damaged B-frame of MPEG-4 shows in the next one too.
+                wanted = before_needed and self._table.codec == "mpeg4"
+            before_needed = wanted and spare
+            if wanted:
+                run.append(i)
+        return run[::-1]
+
+    def _image(self, frame: VideoFrame, alone: bool = False) -> np.ndarray:
+        """(H, W, 3) uint8 RGB, upright.
+
+        alone: let go of the decoder's picture at once, which a converter keeps until its next one.
+        """
+        image = RgbConverter()(frame) if alone else self._to_rgb(frame)
+        # PyAV's side data refers to the frame and back, and keeps it until the garbage collector comes. A matrix that
+        # mirrors alone has no rotation; `_turned` knows of it. (Old versions of PyAV do not tell the rotation.)
+        return _upright(image, frame) if self._turned or getattr(frame, "rotation", True) else image
 
 
 def open_video(
