@@ -98,7 +98,7 @@ def test_real_clips_joined(first: int, second: int, suffix: str, tmp_path: Path)
 def test_long_videos_are_not_decoded_from_their_start(name: str, codec: str, tmp_path: Path) -> None:
     """Beyond 600 pictures: decoding up to the wanted frame would prove its number in a damaged file, but take long."""
     if codec == "packed":
-        path = write_packed_video(tmp_path / name, 640, gop=12)
+        path = write_packed_video(tmp_path / name, 640, gop=12, width=160, height=120)
     else:
         path = write_counting_video(tmp_path / name, 640, "libvpx", gop=12)
     expected = decode_plainly(path)
