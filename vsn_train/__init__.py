@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from vsn_train.trained import load_model as load_model
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -13,7 +11,5 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """load_model, imported on first use: `import vsn_train` alone loads no torch."""
     if name == "load_model":
-        from vsn_train.trained import load_model
-
-        return load_model
+        return importlib.import_module("vsn_train.trained").load_model
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
