@@ -71,8 +71,11 @@ def _time_and_space(x: Tensor, num_frames: int, stride: int) -> Tensor:
     if stride > 1:
         x = F.avg_pool2d(x, 1, stride)  # picks pixels; unlike a slice it keeps the memory format
     moved = x.unflatten(0, (-1, num_frames)).transpose(1, 2).flatten(3)
-    half = x.dtype != torch.float32 or torch.is_autocast_enabled(x.device.type)
-    if moved.shape[3] == 1 and x.device.type == "cpu" and half:
+    if (
+        moved.shape[3] == 1
+        and x.device.type == "cpu"
+        and (x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"))
+    ):
         # The strides of such a view can be read in two ways, and torch's half-precision weight gradient on CPUs reads
         # them in the wrong one (seen with 2.14.1).
         return moved.contiguous()
