@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The oldest Python here that the oldest torch has wheels for.
 OLDEST_PYTHON ?= $(shell for v in 10 11 12; do python3.$$v -m venv -h >/dev/null 2>&1 && echo python3.$$v && break; done)
-.PHONY: quickstart test test-slow test-cuda test-oldest claims attention-study wheelhouse lint clean
+.PHONY: quickstart test test-slow test-cuda test-oldest test-oldest-onnx claims attention-study wheelhouse lint clean
 
 quickstart: .venv/installed
 	@run=runs/quickstart/$$(date +%Y-%m-%d_%H-%M-%S) && \
@@ -24,6 +24,10 @@ test-cuda: .venv/installed-test
 # The oldest versions that pyproject.toml allows, in a .venv-oldest of 6 GB: networks, videos, engine, commands.
 test-oldest: .venv-oldest/installed-test
 	OMP_NUM_THREADS=1 .venv-oldest/bin/pytest -m "not slow" tests/models tests/data tests/engine tests/test_commands.py
+
+# The oldest versions of the extra onnx, and of the torch that it needs, in a .venv-oldest-onnx: the exported files.
+test-oldest-onnx: .venv-oldest-onnx/installed-test
+	OMP_NUM_THREADS=1 .venv-oldest-onnx/bin/pytest -m "not slow" tests/analysis/test_export.py
 
 # Trains fifteen small STH networks (can be stopped and goes on), rewrites docs/results/attention* and docs/attention.md.
 attention-study: .venv/installed-test
@@ -64,5 +68,10 @@ lint: .venv/installed-test
 	.venv-oldest/bin/pip install --quiet --editable ".[flow,test-core]" --constraint constraints/oldest.txt
 	touch $@
 
+.venv-oldest-onnx/installed-test: pyproject.toml constraints/oldest-onnx.txt
+	$(PYTHON) -m venv .venv-oldest-onnx
+	.venv-oldest-onnx/bin/pip install --quiet --editable ".[onnx,test-core]" --constraint constraints/oldest-onnx.txt
+	touch $@
+
 clean:
-	rm -rf .venv .venv-oldest wheelhouse .mypy_cache .ruff_cache .pytest_cache build dist
+	rm -rf .venv .venv-oldest .venv-oldest-onnx wheelhouse .mypy_cache .ruff_cache .pytest_cache build dist

@@ -39,7 +39,10 @@ def refused(command: str, *arguments: str, cwd: Path) -> str:
         (["datset=custom"], "unknown key 'datset', did you mean dataset?"),
         (["optimizer.lr=fast"], "optimizer.lr=fast: expected a number"),
         (["resume=perhaps"], "resume=perhaps: expected true or false"),
-        (["backbone=tsmm"], "backbone=tsmm: no such choice; expected one of sth, tsm, tsn, vsn_compact, vsn_headtail"),
+        (
+            ["backbone=tsmm"],
+            "backbone=tsmm: no such choice; expected one of sth, tsm, tsm_online, tsn, vsn_compact, vsn_headtail",
+        ),
         (["dataset=ucf"], "dataset=ucf: no such choice; expected one of custom, hmdb51, jester, kinetics400, motion, "),
         (["runtime.device=gpu"], "runtime.device=gpu: expected one of auto, cpu, cuda"),
         (["data.modality=depth"], "data.modality=depth: expected one of rgb, flow"),
@@ -146,7 +149,7 @@ def test_help_and_mistakes_are_answered_before_torch_is_imported(arguments, tmp_
     assert result.code == (0 if arguments == ["--help"] else 2), result.err
     assert "torch was imported" not in result.err
     if arguments == ["--help"]:
-        assert "backbone   sth, tsm, tsn, vsn_compact, vsn_headtail\n" in result.out
+        assert "backbone   sth, tsm, tsm_online, tsn, vsn_compact, vsn_headtail\n" in result.out
         assert "_schema" not in result.out
     assert time.perf_counter() - started < 30  # far above what it takes: only a hang fails
 

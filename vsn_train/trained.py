@@ -36,6 +36,7 @@ from vsn_train.engine.prefetch import to_device
 from vsn_train.engine.state import Checkpoint
 from vsn_train.errors import InputError
 from vsn_train.models import Recognizer, create_model
+from vsn_train.models.layouts import mixing_of
 from vsn_train.models.shift import OnlineShiftedConv2d, Past, one_frame_at_a_time
 
 Source = str | PathLike[str] | np.ndarray | Tensor
@@ -166,9 +167,8 @@ class Stream:
     """
 
     def __init__(self, trained: TrainedModel) -> None:
-        placed = trained.checkpoint.checkpoint.mixing or {}
         online = any(isinstance(module, OnlineShiftedConv2d) for module in trained.model.modules())
-        if not online and placed:
+        if mixing_of(trained.model) and not online:
             raise InputError(
                 "this network looks at later frames and cannot take live video; train one with backbone=tsm_online"
             )
@@ -223,8 +223,7 @@ def load_model(
     network = build_network(backbone, len(checkpoint.class_names), modality, operator)
     load_network(network, checkpoint.average or checkpoint.model)
     place = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-    channels_last = runtime.get("channels_last") is not False
-    if channels_last:  # as vsn-eval, which takes it for its speed
+    if runtime.get("channels_last") is not False:  # as vsn-eval, which takes it for its speed
         network.to(memory_format=torch.channels_last)
     protocol = protocol or Protocol(**checkpoint.config["protocol"])
     if protocol.crops == 10 and not flips_allowed(checkpoint):

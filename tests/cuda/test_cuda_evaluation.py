@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 
 from tests.cuda.command import run
 from tests.cuda.device import DEVICE, ON_GPU, record
+from vsn_train import load_model
 from vsn_train.analysis.scores import Scores
 from vsn_train.data.datasets.motion import load_motion
 
@@ -65,12 +65,7 @@ def test_the_device_gives_the_scores_of_the_cpu(trained):
     assert difference < 1e-4
 
 
-@pytest.mark.skipif(
-    not find_spec("vsn_train.trained"), reason="load_model, in vsn_train/trained.py, is not written yet"
-)
 def test_load_model_gives_the_scores_of_vsn_eval(trained):
-    from vsn_train import load_model
-
     words = [f"checkpoint={trained / 'checkpoints' / 'last.pt'}", f"runtime.device={DEVICE.type}", "report=false"]
     run("vsn-eval", *words, f"hydra.run.dir={trained.parent / 'tested'}", folder=trained.parent)
     (path,) = (trained.parent / "tested").rglob("scores.npz")

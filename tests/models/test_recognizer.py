@@ -210,7 +210,7 @@ def test_flow_has_ten_channels_a_frame():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"operator": "tsmm"}, "operator 'tsmm': expected one of tsn, tsm, vsn_compact, vsn_headtail, sth"),
+        ({"operator": "tsmm"}, "operator 'tsmm': expected one of tsn, tsm, tsm_online, vsn_compact, vsn_headtail, sth"),
         (
             {"arch": "resnet19"},
             "arch 'resnet19': expected one of resnet18, resnet34, resnet50, resnet101, mobilenet_v2",

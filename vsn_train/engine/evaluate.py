@@ -74,7 +74,7 @@ def score_videos(
         scores = torch.where(flipped[:, None], logits[:, swap], logits)
         if protocol.average == "probabilities":
             scores = scores.softmax(dim=1)
-        started.append(_Started(good, bad, *to_host(scores)))
+        started.append(_Started(good, bad, to_host(scores)))
         while len(started) > ahead:
             finish(started.popleft())
     for rest in started:
@@ -83,18 +83,15 @@ def score_videos(
 
 
 class _Started(NamedTuple):
-    """A group whose scores are computed. scores: (distinct views of the good videos, K), there after `arrived`."""
+    """A group whose scores are computed. scores: (distinct views of the good videos, K), see `to_host`."""
 
     good: list[EvalVideo]
     bad: list[BadVideo]
-    scores: Tensor
-    arrived: torch.cuda.Event | None
+    scores: Callable[[], Tensor]
 
     def finished(self, protocol: Protocol, keep_views: bool) -> Found:
-        if self.arrived is not None:
-            self.arrived.synchronize()
         results: Found = {video.index: video for video in self.bad}
-        left = self.scores.numpy()
+        left = self.scores().numpy()
         for video in self.good:
             rows, left = all_views(video, protocol, left)
             results[video.index] = rows if keep_views else mean_of_views(rows)[None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -43,7 +44,7 @@ class FiniteCheck:
     def add(self, step: Step) -> None:
         """A step that was started at the state's position. Raises StoppedError for the one before it."""
         rate = float(self.state.optimizer.param_groups[0]["lr"])
-        started = _Started(step, *to_host(step.grad_norm), replace(self.state.position), rate)
+        started = _Started(step, to_host(step.grad_norm), replace(self.state.position), rate)
         self.wait()
         self.newest = started
 
@@ -52,9 +53,7 @@ class FiniteCheck:
         if self.newest is None:
             return
         started, self.newest = self.newest, None
-        if started.arrived is not None:
-            started.arrived.synchronize()
-        if broken := what_is_broken(started.step, float(started.grad_norm), self.state.scaler, self.process):
+        if broken := what_is_broken(started.step, float(started.grad_norm()), self.state.scaler, self.process):
             raise self._stopped(broken, started)
 
     def _stopped(self, what: str, started: _Started) -> StoppedError:
@@ -69,11 +68,10 @@ class FiniteCheck:
 
 @dataclass(frozen=True)
 class _Started:
-    """grad_norm: on the host once `arrived` has happened. position, rate: of the step, before it."""
+    """grad_norm: see `to_host`. position, rate: of the step, before it."""
 
     step: Step
-    grad_norm: Tensor
-    arrived: torch.cuda.Event | None
+    grad_norm: Callable[[], Tensor]
     position: Position
     rate: float
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -17,14 +17,19 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def to_host(tensor: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-    """The tensor in the host's memory, and the event after which it is there; None: it is there now."""
+def to_host(tensor: Tensor) -> Callable[[], Tensor]:
+    """Start to copy the tensor into the host's memory. What is returned waits for it and gives it."""
     if tensor.device.type != "cuda":
-        return tensor, None
+        return lambda: tensor
     copy = tensor.to("cpu", non_blocking=True)  # torch takes pinned memory for it
     arrived = torch.cuda.Event()
     arrived.record()
-    return copy, arrived
+
+    def wait() -> Tensor:
+        arrived.synchronize()
+        return copy
+
+    return wait
 
 
 def on_device(steps: Iterator[list[Batch]], device: torch.device, prefetch: bool) -> Iterator[list[Batch]]:

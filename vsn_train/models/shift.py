@@ -24,12 +24,9 @@ def temporal_shift(x: Tensor, num_frames: int, fold_div: int = 8) -> Tensor:
     Returns a new tensor of the same shape and memory format; the shift is linear and keeps nothing for the backward
     pass. Raises ValueError when the batch is not a whole number of clips, or fold_div is below 2.
     """
-    frames, channels = x.shape[:2]
-    if frames % num_frames:
-        raise ValueError(f"{frames} frames are not a whole number of clips of {num_frames} frames")
     if fold_div < 2:
         raise ValueError(f"fold_div {fold_div}: expected at least 2, since two parts of the channels move")
-    fold = channels // fold_div
+    fold = x.shape[1] // fold_div
     return _shift(x, num_frames, fold, fold)
 
 
@@ -39,12 +36,9 @@ def shift_from_past(x: Tensor, num_frames: int, fold_div: int = 8) -> Tensor:
     x: (B*T, C, H, W). Channels [0, C // fold_div) of frame t are those of frame t - 1, of the first frame zeros; the
     rest stays. So a frame depends on none that comes later. Raises ValueError as `temporal_shift`.
     """
-    frames, channels = x.shape[:2]
-    if frames % num_frames:
-        raise ValueError(f"{frames} frames are not a whole number of clips of {num_frames} frames")
     if fold_div < 1:
         raise ValueError(f"fold_div {fold_div}: expected at least 1")
-    return _shift(x, num_frames, 0, channels // fold_div)
+    return _shift(x, num_frames, 0, x.shape[1] // fold_div)
 
 
 class ShiftedConv2d(nn.Module):
@@ -129,6 +123,8 @@ class ShiftedBlock(nn.Module):
 
 def _shift(x: Tensor, num_frames: int, back: int, on: int) -> Tensor:
     """Channels [0, back) come from the next frame, channels [back, back + on) from the one before."""
+    if x.shape[0] % num_frames:
+        raise ValueError(f"{x.shape[0]} frames are not a whole number of clips of {num_frames} frames")
     if torch.compiler.is_dynamo_compiling() and x.device.type == "cpu":
         return _shift_op(x, num_frames, back, on, False)  # the compiler's own loop over `cat` takes far longer on a CPU
     if torch.compiler.is_compiling():
