@@ -422,6 +422,7 @@ def _near(name: str, key: str, words: Sequence[str]) -> str:
     last = key.rsplit(".", 1)[-1]
     close = difflib.get_close_matches(key, known, n=3, cutoff=0.75)
     close += [each for each in known if each.rsplit(".", 1)[-1] == last and each not in close]
+    close = [each for each in close if not key.startswith(f"{each}.")]  # the group is right, its key is not
     if groups := [each for each in close if "." not in each]:
         close = groups if "." not in key else close  # datset=custom means the data set, not one of its keys
     return f", did you mean {' or '.join(close[:3])}?" if close else ""

@@ -93,7 +93,13 @@ def test_script_exports_a_checkpoint(tmp_path):
     from vsn_train.engine.checkpoint import save_checkpoint
 
     model = create_model("tsm", "resnet18", 2, 3)
-    config = {"backbone": {"operator": "tsm", "arch": "resnet18", "num_frames": 2}, "data": {"crop_size": 32}}
+    config = {
+        "backbone": {"operator": "tsm", "arch": "resnet18", "num_frames": 2},
+        "dataset": {"name": "motion", "root": "data", "train_videos": 12, "val_videos": 12},
+        "protocol": {"clips": 1, "placement": "uniform", "crops": 1, "short_side": 32, "crop_size": 32},
+        "data": {"short_side": 32, "crop_size": 32},
+        "runtime": {},
+    }
     content = checkpoint_with(model=model.state_dict(), config=config, class_names=["a", "b", "c"])
     save_checkpoint(tmp_path / "best.pt", content)
     command = [*TOOLS, "export", "--checkpoint", tmp_path / "best.pt", "--batch", "1", "--output"]

@@ -56,7 +56,10 @@ def videos(tmp_path: Path) -> Path:
 def test_a_folder(videos: Path, tmp_path: Path, run_here: Callable[..., Result]) -> None:
     result = run_here(videos, "--report", tmp_path / "check.csv", "--workers", 2)
     assert result.code == 1
-    assert result.out == "5 files: 3 unreadable; 0 headers announce another number of frames\n"
+    assert result.out == (
+        "5 files: 3 unreadable; 0 headers announce another number of frames\n"
+        "left out: 1 that are no videos ('notes.txt')\n"
+    )
     with (tmp_path / "check.csv").open() as file:
         rows = {row["path"]: row for row in csv.DictReader(file)}
     assert {name: row["problem"] for name, row in rows.items()} == {
