@@ -95,7 +95,7 @@ def test_script_exports_a_checkpoint(tmp_path):
     model = create_model("tsm", "resnet18", 2, 3)
     config = {
         "backbone": {"operator": "tsm", "arch": "resnet18", "num_frames": 2},
-        "dataset": {"name": "motion", "root": "data", "train_videos": 12, "val_videos": 12},
+        "dataset": {"name": "custom", "root": "data"},
         "protocol": {"clips": 1, "placement": "uniform", "crops": 1, "short_side": 32, "crop_size": 32},
         "data": {"short_side": 32, "crop_size": 32},
         "runtime": {},
