@@ -687,7 +687,9 @@ def test_commands_that_need_nothing_run(document, tmp_path, ucf101_run):
         if command.needs or command.program not in COMMANDS or document == "CHANGELOG.md":
             continue
         there = {"checkpoint": f"checkpoint={ucf101_run}/checkpoints/best.pt", "video": "video=clip.mp4"}
-        arguments = [there.get(each.partition("=")[0], each) for each in command.arguments]
+        positional = iter(cli.POSITIONAL[command.program.removeprefix("vsn-")])
+        keys = [next(positional, "") if each[0] != "-" and "=" not in each else each for each in command.arguments]
+        arguments = [there.get(key.partition("=")[0], key) for key in keys]
         if "split=test" in arguments or "--help" in arguments:
             continue
         more = tiny if command.program == "vsn-train" and "--cfg" not in arguments else []
