@@ -23,6 +23,7 @@ import yaml
 from matplotlib.ticker import MaxNLocator
 
 from vsn_train.analysis.scores import Scores
+from vsn_train.analysis.strip import literal_text
 from vsn_train.errors import InputError
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # told apart by colour-blind eyes too
@@ -35,7 +36,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs.png"))
     arguments = parser.parse_args()
     try:
-        plot_runs(arguments.runs, arguments.output)
+        with literal_text():
+            plot_runs(arguments.runs, arguments.output)
     except InputError as error:
         print(f"plot_runs: {error}", file=sys.stderr)
         sys.exit(2)

@@ -31,13 +31,14 @@ def atomic_path(target: Path, flush: bool = True) -> Iterator[Path]:
     """
     part = part_of(target)
     try:
-        yield part
-        if flush:
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
-        os.replace(part, target)
-        if flush:
-            flush_folder(target.parent)
+        with _errors_of(target, part):
+            yield part
+            if flush:
+                with part.open("rb") as file:
+                    os.fsync(file.fileno())
+            os.replace(part, target)
+            if flush:
+                flush_folder(target.parent)
     finally:
         with suppress(OSError):  # it is gone where all went well
             part.unlink()
@@ -50,19 +51,38 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     Where the block raises, `target` stays as it was and nothing else is left. Raises OSError.
     """
     part = part_of(target)
-    part.mkdir(parents=True)
-    remove_parts(target.parent)
     try:
-        yield part
-        flush_folder(part)
-        old = part_of(target)
-        with suppress(FileNotFoundError):
-            os.rename(target, old)
-        os.rename(part, target)
-        flush_folder(target.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        with _errors_of(target, part):
+            part.mkdir(parents=True)
+            remove_parts(target.parent)
+            yield part
+            flush_folder(part)
+            old = part_of(target)
+            with suppress(FileNotFoundError):
+                os.rename(target, old)
+            os.rename(part, target)
+            flush_folder(target.parent)
+            if old.is_symlink() or not old.is_dir():  # what lay there was no folder
+                old.unlink(missing_ok=True)
+            shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def _errors_of(target: Path, part: Path) -> Iterator[None]:
+    """Errors of the system name the file that was to be written, not the other name that it has until it is whole; and
+    a full disk, of which Python names no file at all."""
+    try:
+        yield
+    except OSError as error:
+        named = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+        if named.startswith(str(part)):
+            error.filename = str(target) + named[len(str(part)) :]
+        elif not named and error.errno is not None:
+            error.filename = str(target)
+        error.filename2 = None
+        raise
 
 
 def write_atomic(target: Path, content: bytes | str) -> None:

@@ -3,8 +3,9 @@
 import errno
 from pathlib import Path
 
-# The system refuses to write: no place, no right, no such place.
+# The system refuses: no place, no right, no such place, or something else in its place.
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
+CANNOT_USE = {errno.ENOENT, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO}
 
 
 class InputError(Exception):
@@ -37,11 +38,19 @@ class VideoError(InputError):
         return f"cannot read {self.path}: {self.cause}"
 
 
-def refusal(error: OSError, folder: Path) -> str | None:
-    """The message where the system refuses to write; None for what is another failure. folder: of the run."""
+def refusal(error: OSError, folder: Path | None) -> str | None:
+    """The message where the system refuses to write; None for what is another failure. folder: of the run; None for a
+    program without one."""
+    place = error.filename or folder
+    if isinstance(place, bytes):
+        place = place.decode("utf-8", "backslashreplace")
+    if error.errno in CANNOT_USE and error.filename:
+        return f"cannot read or write {place}: {error.strerror}"
     if error.errno not in CANNOT_WRITE:
         return None
+    if folder is None:
+        return f"cannot write{f' {place}' if place else ''}: {error.strerror}; make room, or choose another place"
     return (
-        f"cannot write {error.filename or folder}: {error.strerror}; make room, or choose another place with "
-        "hydra.run.dir=FOLDER. Checkpoints that lie there are whole: resume=true goes on from them"
+        f"cannot write {place}: {error.strerror}; make room, or choose another place with hydra.run.dir=FOLDER. "
+        "Checkpoints that lie there are whole: resume=true goes on from them"
     )

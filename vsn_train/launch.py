@@ -193,6 +193,7 @@ def _work_or_explain(command: str, outcome: Any, work: Callable[..., None], *arg
 
     outcome: a shared number for local processes, the exit code of what has been told; 0 for nothing yet.
     """
+    run_folder = arguments[-1]
     try:
         work(*arguments)
     except KeyboardInterrupt:
@@ -209,8 +210,11 @@ def _work_or_explain(command: str, outcome: Any, work: Callable[..., None], *arg
             return  # all processes end like this; the launcher is not to start them anew
         sys.exit(code)
     except Exception as error:
-        if isinstance(error, OSError) and (message := refusal(error, Path())):
-            print(f"{command}: {message}", file=sys.stderr)
+        if isinstance(error, OSError) and (message := refusal(error, run_folder)):
+            if outcome is None or outcome.value == 0:
+                print(f"{command}: {message}", file=sys.stderr)
+            if outcome is not None:
+                outcome.value = 1
             sys.exit(1)
         if not re.search(
             "closed by peer|reset by peer|Broken pipe|failed to recv|Connection was likely closed", str(error)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import math
 import subprocess
+import tracemalloc
 from fractions import Fraction
 
+import matplotlib
 import numpy as np
 import pytest
 
 from tests.runs import TOOLS
+from vsn_train.analysis.report import write_report
 from vsn_train.analysis.scores import Scores, compare, fuse, mcnemar, proportion_interval, softmax
 from vsn_train.analysis.submission import write_submission
+from vsn_train.engine.figures import confusion_figure
 from vsn_train.errors import InputError
 
 
@@ -248,8 +252,88 @@ def test_what_is_not_a_score_file(tmp_path):
     with pytest.raises(InputError, match="not a score file"):
         Scores.load(tmp_path / "nothing.npz")
     example(labels=np.array([0, 1])).save(path)
-    with pytest.raises(InputError, match=r"labels \(2,\) of 5 videos and 6 classes"):
+    with pytest.raises(InputError, match=r"labels is 2, expected 5"):
         Scores.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ids": np.arange(5)}, "ids holds int64, expected text"),
+        ({"labels": np.array([0, 1, 2, 3, 6])}, "labels are 0 to 6, for 6 classes"),
+        ({"labels": np.array([0, 1, 2, 3, -2])}, "labels are -2 to 3"),
+        ({"scores": np.full((5, 6), np.inf, np.float32)}, "scores are not finite"),
+        ({"scores": np.zeros((5, 6), np.int64)}, "scores holds int64, expected floating-point numbers"),
+        ({"views": np.zeros((5, 3), np.float32)}, "views is 5 x 3, expected 5 x any x 6"),
+        ({"views": np.zeros((5, 0, 6), np.float32)}, "views are none"),
+        ({"facts": {"bad_videos": [{"id": "a"}]}}, "bad_videos lacks an id or a cause"),
+        ({"facts": {"bad_videos": "a"}}, "bad_videos is 'a', expected a list"),
+        ({"facts": {"protocol": [1]}}, "protocol is a list of 1, expected a table of keys"),
+        ({"facts": {"protocol": {"clips": "x"}}}, "protocol.clips is 'x', expected a whole number"),
+        ({"facts": {"loss": math.nan}}, "NaN is no number"),
+    ],
+)
+def test_what_a_score_file_says_is_looked_at(tmp_path, change, message):
+    example(**change).save(tmp_path / "scores.npz")
+    with pytest.raises(InputError, match=r"scores\.npz: not a score file, or damaged") as refused:
+        Scores.load(tmp_path / "scores.npz")
+    assert message in str(refused.value)
+
+
+def test_files_of_arrays_are_held_against_their_checksums_and_never_unfold(tmp_path):
+    path = tmp_path / "scores.npz"
+    random_scores().save(path)
+    whole = path.read_bytes()
+    place = whole.find(b"NUMPY", whole.find(b"scores.npy")) + 2000  # inside the numbers
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    with pytest.raises(InputError, match=r"Bad CRC-32"):
+        Scores.load(path)
+    path.write_bytes(whole.replace(b"(400, 7)", b"(100, 7)"))  # a shape that reads a part of it
+    with pytest.raises(InputError, match=r"longer than it says"):
+        Scores.load(path)
+    path.write_bytes(whole.replace(b"(400, 7), }      ", b"(4000000000, 7), }"[:17]))
+    with pytest.raises(InputError, match=r"not a score file"):
+        Scores.load(path)
+    arrays = {name: np.zeros(3) for name in ("ids", "labels", "scores", "class_names", "facts")}
+    np.savez_compressed(path, **arrays)
+    with pytest.raises(InputError, match=r"ids\.npy is compressed"):
+        Scores.load(path)
+
+
+def test_ten_thousand_classes_stay_small(tmp_path):
+    """What is said of them is as large as the scores: no table of classes by classes, which would be 0.8 GB."""
+    classes = 10_000
+    generator = np.random.default_rng(0)
+    scores = Scores(
+        np.array([f"v{index}" for index in range(600)]), generator.integers(classes, size=600),
+        generator.normal(size=(600, classes)).astype(np.float32), np.array([f"c{index}" for index in range(classes)]),
+        {"protocol": {"name": "x"}},
+    )  # fmt: skip
+    tracemalloc.start()
+    rows, columns, videos = scores.confused()
+    picture = confusion_figure(rows, columns, videos, classes)
+    write_report(tmp_path / "report.html", scores, lambda index: [], {})
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert picture.shape == (3, 480, 480)
+    assert videos.sum() == 600
+    assert most < 300e6, f"{most / 1e6:.0f} MB"
+    assert (tmp_path / "report.html").stat().st_size < 3e6
+
+
+def test_the_picture_of_a_confusion():
+    shares = np.array([[3, 1, 0], [0, 0, 0], [0, 2, 2]])
+    rows, columns = np.nonzero(shares)
+    small = confusion_figure(rows, columns, shares[rows, columns], 3, side=3)
+    viridis = matplotlib.colormaps["viridis"]
+    assert small[:, 0, 0].tolist() == [int(255 * each) for each in viridis(0.75)[:3]]
+    assert small[:, 1, 1].tolist() == [int(255 * each) for each in viridis(0.0)[:3]]
+    # Of more classes than pixels, two share one: the mean of their rows.
+    even = np.eye(6, dtype=int)
+    rows, columns = np.nonzero(even)
+    large = confusion_figure(rows, columns, even[rows, columns], 6, side=3)
+    assert large.shape == (3, 3, 3)
+    assert (large[:, 0, 0] == [int(255 * each) for each in viridis(1.0)[:3]]).all()
 
 
 def script(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -50,7 +50,7 @@ def test_counted_once_and_unreadable_ones_again(manifest, monkeypatch):
     assert counted.num_frames.tolist() == [9, 7, 5, 3]
     count_frames(manifest, progress=False)
     assert asked == [2]
-    assert [path.suffix for path in (manifest.root / ".vsn-train").iterdir()] == [".npy"]
+    assert [path.suffix for path in (manifest.root / ".vsn-train").iterdir()] == [".npz"]
 
 
 def test_what_a_killed_scan_counted_is_kept(manifest):

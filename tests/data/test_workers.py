@@ -1,4 +1,5 @@
 import faulthandler
+import multiprocessing
 import os
 import signal
 import time
@@ -161,4 +162,46 @@ def test_a_worker_that_never_begins_is_replaced(tmp_path, monkeypatch):
     assert values(loader) == [[(key, key) for key in batch] for batch in BATCHES]
     assert (tmp_path / "hung").exists()
     assert loader.quarantine == {}
+    loader.close()
+
+
+def pids_of(loader):
+    return [worker.process.pid for worker in loader._workers]
+
+
+@pytest.mark.parametrize("when", ["idle", "at_a_clip", "sending"])
+def test_a_worker_that_stands_still_is_replaced(when, tmp_path, monkeypatch):
+    """SIGSTOP, as by a debugger or a batch system; a worker stands between two clips far more often than in one."""
+
+    def stop_once(*_):
+        if not (tmp_path / "stopped").exists():
+            (tmp_path / "stopped").touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    if when == "sending":  # between the two parts of a message
+        whole = module.reduction.send_handle
+        monkeypatch.setattr(module.reduction, "send_handle", lambda *given: (stop_once(), whole(*given)))
+    loader = Loader(Numbers({7: stop_once} if when == "at_a_clip" else {}), BATCHES, list, 1, timeout=0.5)
+    iterator = iter(loader)
+    found = [next(iterator)]
+    if when == "idle":
+        time.sleep(0.3)  # it has done all that it was asked for
+        os.kill(pids_of(loader)[0], signal.SIGSTOP)
+    started = time.monotonic()
+    found += iterator
+    assert values(found) == [[(key, key) for key in batch] for batch in BATCHES]
+    assert time.monotonic() - started < 30
+    assert loader.quarantine == {}
+    loader.close()
+
+
+def test_a_worker_that_cannot_even_be_killed_is_left_behind(monkeypatch):
+    """As one that waits in the kernel for a file system that does not answer."""
+    monkeypatch.setattr(module, "DYING", 0.3)
+    monkeypatch.setattr(multiprocessing.get_context("fork").Process, "kill", lambda self: None)
+    loader = Loader(Numbers({4: "hang"}), BATCHES, list, 1, timeout=0.3)
+    found = list(loader)
+    stuck = next(iter(loader.quarantine.values()))
+    assert (stuck.path, stuck.lost) == ("4.mp4", True)
+    assert values(found) == [[key if key == 4 else (key, key) for key in batch] for batch in BATCHES]
     loader.close()

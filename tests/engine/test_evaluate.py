@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torchvision.transforms.v2 import functional as F
 from tests.conftest import CLIPS
 from tests.media import write_counting_video
 from vsn_train.analysis.scores import softmax
+from vsn_train.array_files import write_arrays
 from vsn_train.config import Runtime
 from vsn_train.data.loader import BadVideo, EvalVideos, eval_loader
 from vsn_train.data.manifest import make_manifest
@@ -176,7 +179,7 @@ def test_groups_depend_neither_on_the_processes_nor_on_what_is_done():
 def test_parts_are_read_back_and_those_of_another_evaluation_refused(tmp_path):
     rows = {index: np.full((2, 3), index, np.float32) for index in range(6)}
     for share in ([0, 1, 4], [2, 3]):
-        parts = ScoreParts(tmp_path / "parts", {"checkpoint": "abc", "manifest": "m"})
+        parts = ScoreParts(tmp_path / "parts", {"checkpoint": "abc", "manifest": "m"}, 9, (2, 3))
         parts.add({index: rows[index] for index in share})
         parts.flush()
     parts.add({5: rows[5], 6: BadVideo(6, "6.mp4", "damaged")})  # read again on resume, with its whole group
@@ -185,7 +188,13 @@ def test_parts_are_read_back_and_those_of_another_evaluation_refused(tmp_path):
     assert sorted(found) == [0, 1, 2, 3, 4]
     assert all((found[index] == rows[index]).all() for index in found)
     with pytest.raises(InputError, match="parts of another evaluation: checkpoint differ"):
-        ScoreParts(tmp_path / "parts", {"checkpoint": "xyz", "manifest": "m"}).read()
+        ScoreParts(tmp_path / "parts", {"checkpoint": "xyz", "manifest": "m"}, 9, (2, 3)).read()
+    for indices, shape, what in (([7], (1, 2, 2), "rows is"), ([9], (1, 2, 3), "indices are 9 to 9")):
+        odd = {"indices": np.array(indices), "rows": np.zeros(shape, np.float32)}
+        path = tmp_path / "parts" / "odd.npz"
+        write_arrays(path, odd | {"facts": np.array(json.dumps(parts.facts))})
+        with pytest.raises(InputError, match=f"odd.npz: not a part of an interrupted evaluation, or damaged .{what}"):
+            parts.read()
     parts.remove()
     assert not (tmp_path / "parts").exists()
     assert parts.read() == {}

@@ -24,6 +24,7 @@ from vsn_train.analysis.attention import (
     describe,
     group,
 )
+from vsn_train.analysis.strip import literal_text, shown_name
 from vsn_train.atomic import atomic_path
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe, Ito: for every eye
@@ -63,7 +64,7 @@ def draw_figures(runs: Sequence[Measured], output: Path) -> tuple[list[Path], li
         path = output.with_name(f"{output.name}_{name}.png")
         if needed[name]:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(path) as drawn:
+            with literal_text(), atomic_path(path) as drawn:
                 draw().savefig(drawn, dpi=130, facecolor="white", format="png")
             written.append(path)
         else:
@@ -207,7 +208,7 @@ def _draw_bars(axis: Axes, columns: Sequence[str], bars: Bars, digits: int = 1) 
         drawn = [(place, each) for place, each in zip(places, values, strict=True) if each is not None]
         axis.bar(
             [place for place, _ in drawn], [float(np.mean(each)) for _, each in drawn], width * 0.92,
-            color=COLOURS[number % 7], hatch=HATCHES[number % 4], edgecolor="white", label=name,
+            color=COLOURS[number % 7], hatch=HATCHES[number % 4], edgecolor="white", label=shown_name(name),
         )  # fmt: skip
         for place, each in drawn:
             axis.plot([place, place], [min(each), max(each)], color="black", linewidth=1.6)
@@ -215,7 +216,7 @@ def _draw_bars(axis: Axes, columns: Sequence[str], bars: Bars, digits: int = 1) 
                 f"{np.mean(each):.{digits}f}", (place, max(each)), (0, 3), textcoords="offset points",
                 ha="center", va="bottom", size=7.5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
             )  # fmt: skip
-    axis.set_xticks(range(len(columns)), columns)
+    axis.set_xticks(range(len(columns)), list(map(shown_name, columns)))
     axis.grid(axis="y", alpha=0.3)
     axis.set_axisbelow(True)
 
@@ -228,7 +229,7 @@ def _draw_lines(axis: Axes, lines: Bars, first: int) -> None:
         colour, marker = COLOURS[(first + number) % 7], MARKERS[(first + number) % 7]
         axis.plot(
             [place for place, _ in drawn], [float(np.mean(each)) for _, each in drawn],
-            color=colour, marker=marker, markersize=5, linewidth=1.3, label=name,
+            color=colour, marker=marker, markersize=5, linewidth=1.3, label=shown_name(name),
         )  # fmt: skip
         for place, each in drawn:
             axis.plot([place, place], [min(each), max(each)], color=colour, linewidth=1.3)

@@ -47,13 +47,13 @@ def write_report(
 
 
 def _labelled(scores: Scores, frames_of: Callable[[int], list[bytes]]) -> dict[str, Any]:
-    predicted, probabilities = scores.predictions(), scores.probabilities()
+    predicted, sure, own = scores.predictions(), scores.confidence(), scores.probability_of_label()
     readable = np.flatnonzero(scores.readable)
     wrong = readable[predicted[readable] != scores.labels[readable]]
-    sure = probabilities.max(axis=1)
     wrong = wrong[np.argsort(-sure[wrong], kind="stable")]
-    confusion, counts, accuracies = scores.confusion(), scores.class_counts(), scores.per_class()
-    taken = [(int(i), int(j), int(confusion[i, j]), int(counts[i])) for i, j in np.argwhere(confusion) if i != j]
+    counts, accuracies = scores.class_counts(), scores.per_class()
+    cells = np.stack(scores.confused(), axis=1).tolist()
+    taken = [(i, j, videos, int(counts[i])) for i, j, videos in cells if i != j]
     top1, top5 = scores.interval("top1"), scores.interval("top5")
     mean_class = scores.interval("mean_class")
     edges, in_bin, confidence, accuracy = scores.reliability()
@@ -75,7 +75,7 @@ def _labelled(scores: Scores, frames_of: Callable[[int], list[bytes]]) -> dict[s
             {"name": str(name), "index": index, "count": int(counts[index]), "value": _plain(accuracies[index])}
             for index, name in enumerate(scores.class_names)
         ],
-        "cells": [[int(i), int(j), int(confusion[i, j])] for i, j in np.argwhere(confusion)],
+        "cells": cells,
         "pairs": sorted(taken, key=lambda row: (-row[2], row))[:PAIRS],
         "mistakes": [
             [str(scores.ids[i]), int(scores.labels[i]), int(predicted[i]), round(float(sure[i]), 4)] for i in wrong
@@ -86,7 +86,7 @@ def _labelled(scores: Scores, frames_of: Callable[[int], list[bytes]]) -> dict[s
                 "label": int(scores.labels[i]),
                 "said": int(predicted[i]),
                 "sure": float(sure[i]),
-                "own": float(probabilities[i, scores.labels[i]]),
+                "own": float(own[i]),
                 "frames": [f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" for jpeg in frames_of(int(i))],
             }
             for i in wrong[:SHOWN]

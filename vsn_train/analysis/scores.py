@@ -6,20 +6,21 @@ left out where a prediction is needed (confusion matrix, calibration, loss).
 
 from __future__ import annotations
 
-import io
 import json
 import math
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from vsn_train.atomic import write_atomic
+from vsn_train.array_files import check_column, read_arrays, read_facts, write_arrays
 from vsn_train.data.manifest import UNLABELLED
 from vsn_train.errors import InputError
+from vsn_train.typed_values import misfit
+
+BLOCK = 1 << 22  # scores that are looked at together: 32 MB of them as float64
 
 
 class Interval(NamedTuple):
@@ -60,14 +61,44 @@ class Scores:
     def load(path: str | Path) -> Scores:
         """Raises InputError for a file that is missing, damaged or not a score file."""
         names = ("ids", "labels", "scores", "class_names", "facts")
-        arrays = read_arrays(Path(path), names, "score file", "vsn-eval writes scores.npz")
-        videos, classes = len(arrays["ids"]), len(arrays["class_names"])
-        if arrays["scores"].shape != (videos, classes) or arrays["labels"].shape != (videos,):
-            raise InputError(
-                f"{path}: not a score file, or damaged (scores {arrays['scores'].shape} and labels "
-                f"{arrays['labels'].shape} of {videos} videos and {classes} classes); vsn-eval writes scores.npz"
-            )
-        return Scores(**arrays | {"facts": json.loads(str(arrays["facts"]))})
+        advice = "vsn-eval writes scores.npz"
+        arrays: dict[str, Any] = read_arrays(Path(path), names, "score file", advice, optional=("views",))
+        try:
+            arrays["facts"] = read_facts(arrays["facts"])
+            found = Scores(**arrays)
+            found._check()
+        except ValueError as error:
+            raise InputError(f"{path}: not a score file, or damaged ({error}); {advice}") from error
+        return found
+
+    def _check(self) -> None:
+        """Raise ValueError where a file's content is not what `save` writes."""
+        for array, name in ((self.ids, "ids"), (self.class_names, "class_names")):
+            check_column(array, name, "U", (None,))
+        videos, classes = len(self.ids), len(self.class_names)
+        if not videos or not classes:
+            raise ValueError(f"{videos} videos and {classes} classes")
+        check_column(self.labels, "labels", "iu", (videos,))
+        check_column(self.scores, "scores", "f", (videos, classes))
+        for title, values in (("scores", self.scores), ("views", self.views)):
+            if values is not None and np.isinf(values).any():
+                raise ValueError(f"{title} are not finite")
+        if self.views is not None:
+            check_column(self.views, "views", "f", (videos, None, classes))
+            if not self.views.shape[1]:
+                raise ValueError("views are none")
+        if not UNLABELLED <= self.labels.min() <= self.labels.max() < classes:
+            raise ValueError(f"labels are {self.labels.min()} to {self.labels.max()}, for {classes} classes")
+        bad = misfit(self.facts.get("bad_videos", []), list[dict[str, str]], "bad_videos")
+        bad = bad or misfit(self.facts.get("protocol", {}), dict[str, Any], "protocol")
+        if bad:
+            raise ValueError(bad)
+        if any(not {"id", "cause"} <= each.keys() for each in self.facts.get("bad_videos", [])):
+            raise ValueError("bad_videos lacks an id or a cause")
+        for key in ("clips", "crops"):
+            value = self.facts.get("protocol", {}).get(key, 1)
+            if bad := misfit(value, int, f"protocol.{key}"):
+                raise ValueError(bad)
 
     # ---- Who was right -----------------------------------------------------------------------------------------------
 
@@ -78,7 +109,7 @@ class Scores:
     @property
     def readable(self) -> np.ndarray:
         """(N,) bool."""
-        return ~np.isnan(self.scores).any(axis=1)
+        return np.concatenate([~np.isnan(self.scores[rows]).any(axis=1) for rows in _blocks(self.scores)])
 
     def predictions(self) -> np.ndarray:
         """(N,) int64 best class; -1 for a video that could not be read."""
@@ -114,11 +145,20 @@ class Scores:
         return float(np.nanmean(self.per_class()))
 
     def confusion(self) -> np.ndarray:
-        """(K, K) int64: how many videos of class i (row) were taken for class j (column)."""
-        self._check_labelled()
+        """(K, K) int64: how many videos of class i (row) were taken for class j (column). Of 10,000 classes that is
+        0.8 GB: `confused` has the same without the zeros."""
         counts = np.zeros((len(self.class_names),) * 2, dtype=np.int64)
-        np.add.at(counts, (self.labels[self.readable], self.predictions()[self.readable]), 1)
+        rows, columns, videos = self.confused()
+        counts[rows, columns] = videos
         return counts
+
+    def confused(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Class, class that it was taken for and number of videos, int64 (C,) each: the cells of `confusion` that are
+        not zero, row by row."""
+        self._check_labelled()
+        classes, readable = len(self.class_names), self.readable
+        cells, videos = np.unique(self.labels[readable] * classes + self.predictions()[readable], return_counts=True)
+        return cells // classes, cells % classes, videos
 
     def interval(self, metric: str = "top1", level: float = 95, resamples: int = 1000, seed: int = 0) -> Interval:
         """In percent: Wilson's interval of the proportions "top1" and "top5"; percentile bootstrap over videos of
@@ -137,12 +177,25 @@ class Scores:
 
     def probabilities(self) -> np.ndarray:
         """(N, K) float64: the scores themselves where probabilities were averaged, else their softmax."""
-        return self.scores.astype(np.float64) if self._averages_probabilities() else softmax(self.scores)
+        return self._shares(slice(None))
+
+    def _shares(self, rows: slice) -> np.ndarray:
+        scores = self.scores[rows]
+        return scores.astype(np.float64) if self._averages_probabilities() else softmax(scores)
+
+    def confidence(self) -> np.ndarray:
+        """(N,) float64: the highest probability of each video; NaN for one that could not be read."""
+        return np.concatenate([self._shares(rows).max(axis=1) for rows in _blocks(self.scores)])
+
+    def probability_of_label(self) -> np.ndarray:
+        """(N,) float64: each video's probability of its own class; NaN for one that could not be read."""
+        self._check_labelled()
+        parts = [np.take_along_axis(self._shares(rows), self.labels[rows, None], 1) for rows in _blocks(self.scores)]
+        return np.concatenate(parts)[:, 0]
 
     def loss(self) -> float:
         """Mean cross entropy over the videos that could be read."""
-        self._check_labelled()
-        own = self.probabilities()[np.arange(len(self)), self.labels][self.readable]
+        own = self.probability_of_label()[self.readable]
         return float(-np.log(np.maximum(own, 1e-300)).mean()) if len(own) else math.nan
 
     def calibration_error(self, bins: int = 15) -> float:
@@ -155,7 +208,7 @@ class Scores:
 
     def reliability(self, bins: int = 15) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Edges (bins + 1,) and, of each bin, the videos, their mean confidence and accuracy in percent (NaN: none)."""
-        right, sure = self.right()[self.readable], self.probabilities()[self.readable].max(axis=1)
+        right, sure = self.right()[self.readable], self.confidence()[self.readable]
         place = np.clip(np.ceil(sure * bins).astype(int) - 1, 0, bins - 1)
         counts = np.bincount(place, minlength=bins)
         with np.errstate(invalid="ignore"):
@@ -289,9 +342,19 @@ def check_same_test(parts: Sequence[Scores]) -> None:
 
 def right_among(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
     """(N,) bool. scores: (N, K), a row of NaN is never right; labels: (N,). Of equal scores the lower index wins."""
-    own = np.take_along_axis(scores, labels[:, None], axis=1)
-    ahead = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < labels[:, None]))
-    return (ahead.sum(axis=1) < k) & ~np.isnan(scores).any(axis=1)
+    found = []
+    for rows in _blocks(scores):
+        some, label = scores[rows], labels[rows, None]
+        own = np.take_along_axis(some, label, axis=1)
+        ahead = (some > own) | ((some == own) & (np.arange(some.shape[1]) < label))
+        found.append((ahead.sum(axis=1) < k) & ~np.isnan(some).any(axis=1))
+    return np.concatenate(found)
+
+
+def _blocks(scores: np.ndarray) -> list[slice]:
+    """Rows of (N, K) scores in pieces, so that what is computed of them on the way stays small beside them."""
+    size = max(1, BLOCK // max(1, scores.shape[1]))
+    return [slice(start, start + size) for start in range(0, max(1, len(scores)), size)]
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:
@@ -308,23 +371,3 @@ def _per_class(right: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarra
 def _middle(values: Sequence[float], level: float) -> Interval:
     low, high = np.percentile(values, [50 - level / 2, 50 + level / 2])
     return Interval(float(low), float(high))
-
-
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """An .npz whose bytes depend on the arrays alone. Raises OSError."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, array in arrays.items():
-            # numpy.savez leaves the time stamp of the entries to zipfile; ours is fixed.
-            with archive.open(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, np.asarray(array, order="C"), allow_pickle=False)
-    write_atomic(path, buffer.getvalue())
-
-
-def read_arrays(path: Path, names: Sequence[str], what: str, advice: str = "delete it") -> dict[str, np.ndarray]:
-    """`names` and, where it is there, "views". Runs no code. Raises InputError for anything but a whole file."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in (*names, "views") if name in names or name in file.files}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not a {what}, or damaged ({error}); {advice}") from error

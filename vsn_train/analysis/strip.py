@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from torchvision.io import encode_jpeg
 
 from vsn_train.atomic import atomic_path
-from vsn_train.data.loader import EvalVideo
+from vsn_train.data.loader import EvalVideo, check_shape
 from vsn_train.data.sampling import sample_indices
 from vsn_train.data.transforms import resize_short_side
 from vsn_train.data.video import VideoError, open_video
@@ -51,8 +52,13 @@ def draw_strip(
 
     classes: (name, share from 0 to 1), best first.
     """
-    with matplotlib.rc_context({"text.parse_math": False}):  # a $ in a name is a $
+    with literal_text():
         _draw_strip(path, frames, captions, [(shown_name(name), share) for name, share in classes], shown_name(title))
+
+
+def literal_text() -> AbstractContextManager[None]:
+    """Inside, a figure draws a $ in a name as a $. For making the figure as well as for saving it."""
+    return matplotlib.rc_context({"text.parse_math": False})
 
 
 def shown_name(name: str) -> str:
@@ -101,6 +107,7 @@ def jpeg_frames(path: Path, count: int, short_side: int, decoder: str = "auto", 
     """The middle frames of `count` segments of a video as small JPEG files; none where it cannot be read."""
     try:
         with open_video(path, decoder, modality) as video:
+            check_shape(video, short_side)
             frames = resize_short_side(video.read(sample_indices(video.num_frames, count)[0]), short_side)
     except VideoError:
         return []

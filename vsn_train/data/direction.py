@@ -58,13 +58,13 @@ def likely_pairs(class_names: Sequence[str]) -> list[tuple[str, str]]:
     """Pairs of names that differ in a direction word alone, each once."""
     words_of = {name: _words(name) for name in class_names}
     name_of = {" ".join(words): name for name, words in words_of.items()}
-    pairs: list[tuple[str, str]] = []
+    pairs: dict[tuple[str, str], None] = {}  # in order, and quick to look up where there are thousands
     for name, words in words_of.items():
         for other in _exchanged(words):
             if (found := name_of.get(other)) and found != name and (found, name) not in pairs:
-                pairs.append((name, found))
+                pairs[name, found] = None
                 break
-    return pairs
+    return list(pairs)
 
 
 def _words(name: str) -> list[str]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,12 @@ import numpy as np
 import torch
 
 from vsn_train.data.colour import RgbConverter
-from vsn_train.data.frames import decode_image_bytes, rows_of_frames
+from vsn_train.data.frames import MAX_PIXELS, decode_image_bytes, rows_of_frames
 from vsn_train.data.times import even_times
 from vsn_train.errors import VideoError
 
 # The file ends with: "free" box of [JSON line, positions and sizes as int64, times as float64, length of these three as
-# 8 digits, MARK]. Copies made before 2026-11-28 have no times.
+# 8 digits, MARK]. Copies made before 2026-11-28 have no times, and no checksum of the rest in the JSON line.
 MARK = b"vsn-train seek 1"
 _TAIL = 8 + len(MARK)
 
@@ -61,16 +62,20 @@ def append_index(
         extradata = stream.codec_context.extradata or b""
     head: dict[str, Any] = {"codec": codec, "modality": modality, "fps": fps, "height": height, "width": width}
     head |= {"extradata": extradata.hex(), "times": 0 if times is None else len(times)}
-    body = json.dumps(head).encode() + b"\n" + np.array(places, "<i8").tobytes()
-    if times is not None:
-        body += times.astype("<f8").tobytes()
+    rest = np.array(places, "<i8").tobytes() + (b"" if times is None else times.astype("<f8").tobytes())
+    body = json.dumps(head | {"crc32": _checksum(head, rest)}).encode() + b"\n" + rest
     box = body + b"%08d" % len(body) + MARK
     with path.open("ab") as file:
         file.write((8 + len(box)).to_bytes(4, "big") + b"free" + box)
 
 
+def _checksum(head: dict[str, Any], rest: bytes) -> int:
+    return zlib.crc32(json.dumps(head).encode() + b"\n" + rest)
+
+
 def read_index(path: str) -> Index | None:
-    """The index at the end of a file; None for any other file."""
+    """The index at the end of a file; None for any other file, and where it cannot be what `append_index` wrote: the
+    file is read as any other video then."""
     with open(path, "rb", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         tail = os.pread(file.fileno(), _TAIL, max(0, end - _TAIL))
@@ -80,12 +85,38 @@ def read_index(path: str) -> Index | None:
         head, _, places = os.pread(file.fileno(), length, max(0, end - _TAIL - length)).partition(b"\n")
     try:
         values = json.loads(head)
+        checksum = values.pop("crc32", None)
+        if checksum is not None and checksum != _checksum(values, places):
+            return None
         values["extradata"] = bytes.fromhex(values["extradata"])
-        end = len(places) - 8 * values.pop("times", 0)
-        times = np.frombuffer(places[end:], "<f8") if end < len(places) else None
-        return Index(**values, places=np.frombuffer(places[:end], "<i8").reshape(-1, 2), times=times)
-    except (ValueError, KeyError, TypeError):
+        stop = len(places) - 8 * values.pop("times", 0)
+        times = np.frombuffer(places[stop:], "<f8") if stop < len(places) else None
+        found = Index(**values, places=np.frombuffer(places[:stop], "<i8").reshape(-1, 2), times=times)
+        return found if _plausible(found, end) else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return None
+
+
+def _plausible(index: Index, size: int) -> bool:
+    """Whether a file of `size` bytes can hold what the index says."""
+    sides = (index.height, index.width)
+    per_frame = 2 if index.modality == "flow" else 1
+    return (
+        index.codec in ("h264", "mjpeg", "png")
+        and index.modality in ("rgb", "flow")
+        and all(type(side) is int and side > 0 for side in sides)
+        and index.height * index.width <= MAX_PIXELS
+        and type(index.fps) in (int, float)
+        and 0 <= index.fps <= 1e6
+        and len(index.places) >= per_frame
+        and len(index.places) % per_frame == 0
+        and bool((index.places >= 0).all() and (index.places.max(axis=1) <= size).all())
+        and (
+            index.times is None
+            or (len(index.times) == len(index.places) // per_frame and bool((np.diff(index.times) > 0).all())
+                and bool(np.isfinite(index.times).all()))
+        )
+    )  # fmt: skip
 
 
 class FastSeekCopy:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from vsn_train.atomic import atomic_path
+from vsn_train.array_files import check_column, read_arrays, write_arrays
 from vsn_train.data.manifest import Manifest
 from vsn_train.data.video import open_video
 from vsn_train.errors import InputError, VideoError
@@ -38,9 +38,10 @@ def count_frames(
     Raises InputError where a video makes its worker process crash.
     """
     folder, key = _cache(manifest, modality)
-    finished = folder / f"frames-{key}.npy"
-    if finished.is_file() and len(counts := np.load(finished, allow_pickle=False)) == len(manifest):
-        parts = []
+    finished = folder / f"frames-{key}.npz"
+    kept = _read_finished(finished, len(manifest))
+    if kept is not None:
+        counts, parts = kept, []
     else:
         counts = np.full(len(manifest), UNKNOWN, np.int32)
         parts = sorted(folder.glob(f"frames-{key}.*.part"))
@@ -67,8 +68,7 @@ def count_frames(
                 file.flush()
                 flushed = time.monotonic()
         bar.close()
-    with atomic_path(finished) as written, written.open("wb") as file:
-        np.save(file, counts, allow_pickle=False)
+    write_arrays(finished, {"counts": counts})
     for part in (*parts, own):
         part.unlink(missing_ok=True)
     return replace(manifest, num_frames=counts), sorted(reasons)
@@ -81,6 +81,8 @@ def _cache(manifest: Manifest, modality: str) -> tuple[Path, str]:
     key = hashlib.sha256(listing).hexdigest()[:16]
     for folder in (manifest.root / ".vsn-train", Path.home() / ".cache" / "vsn-train" / "frames"):
         try:
+            if folder.is_symlink():  # whoever made the data would choose where we write
+                continue
             folder.mkdir(parents=True, exist_ok=True)
         except OSError:
             continue
@@ -89,9 +91,25 @@ def _cache(manifest: Manifest, modality: str) -> tuple[Path, str]:
     raise InputError(f"can write neither into {manifest.root} nor into {folder}; set dataset.count_frames=false")
 
 
+def _read_finished(path: Path, videos: int) -> np.ndarray | None:
+    """The counts of a scan that came to its end; None where there are none, or the file is damaged: they are counted
+    again."""
+    if not path.is_file():
+        return None
+    try:
+        counts = read_arrays(path, ("counts",), "file of frame counts", "remove it")["counts"]
+        check_column(counts, "counts", "i", (videos,))
+    except (InputError, ValueError):
+        return None
+    return np.where(counts > 0, counts, UNKNOWN).astype(np.int32)
+
+
 def _read_part(path: Path, counts: np.ndarray) -> None:
     """Put what an earlier scan wrote into `counts`. Records are pairs of int32; a kill may have cut the last one."""
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return
     records = np.frombuffer(data[: len(data) // 8 * 8], np.int32).reshape(-1, 2)
     records = records[(records[:, 0] >= 0) & (records[:, 0] < len(counts)) & (records[:, 1] > 0)]
     counts[records[:, 0]] = records[:, 1]

@@ -57,7 +57,7 @@ class FrameFolder:
 
     num_frames: images, or pairs of them. fps: 0.0, as images do not say; may be set. times: seconds after the first
     frame, float64 (num_frames,), where `times.txt` lies beside the images; else i / fps, or None without fps.
-    height, width: pixels of the first image, which is decoded when they are asked for.
+    height, width: pixels of the first image, by its header.
     """
 
     def __init__(self, path: str, modality: str = "rgb", num_frames: int | None = None) -> None:
@@ -72,11 +72,17 @@ class FrameFolder:
 
     @property
     def height(self) -> int:
-        return self.read([0]).shape[-2] if self._size is None else self._size[0]
+        return self._first_size()[0]
 
     @property
     def width(self) -> int:
-        return self.read([0]).shape[-1] if self._size is None else self._size[1]
+        return self._first_size()[1]
+
+    def _first_size(self) -> tuple[int, ...]:
+        if self._size is None:
+            size = picture_size(self.images(0)[0])
+            return size if all(size) else tuple(self.read([0]).shape[-2:])
+        return self._size
 
     @property
     def times(self) -> np.ndarray | None:

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from vsn_train.data.augment import Augmentation, augment
 from vsn_train.data.fastseek import FastSeekCopy
-from vsn_train.data.frames import FrameFolder
+from vsn_train.data.frames import MAX_PIXELS, FrameFolder
 from vsn_train.data.manifest import Manifest
 from vsn_train.data.protocol import Protocol
 from vsn_train.data.sampling import FLOW_STACK, flow_stacks, sample_indices
@@ -27,6 +27,7 @@ from vsn_train.data.video import Video, VideoError, open_video
 from vsn_train.data.workers import BadVideo, Loader
 
 STACK_LENGTH = {"rgb": 1, "flow": FLOW_STACK}  # frames of a video that one frame of a clip takes
+READ_BYTES = 512 << 20  # of decoded frames that are held at once before they are brought down to the test's size
 IGNORED = -100  # label of a filler clip; cross_entropy leaves it out
 
 
@@ -83,6 +84,8 @@ class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
         path = self.manifest.path(index)
         try:
             with open_video(path, self.decoder, self.modality, self.manifest.known_frames(index)) as video:
+                if self.augmentation.crop == "center":  # the others cut before they resize
+                    check_shape(video, self.augmentation.short_side)
                 wanted = sample_indices(
                     video.num_frames, self.num_frames, 1, self.sampling, generator, STACK_LENGTH[self.modality]
                 )
@@ -152,11 +155,29 @@ def read_eval_video(
         if modality == "flow":
             wanted = flow_stacks(wanted, stop)
         unique, positions = np.unique(wanted, return_inverse=True)
-        frames = video.read(unique)
+        frames = read_resized(video, unique, protocol.short_side)
         times = video.times
-    frames = resize_short_side(frames, protocol.short_side)
     seconds = None if times is None else times[unique]
     return EvalVideo(index, frames, positions.reshape(wanted.shape), unique, seconds)
+
+
+def read_resized(video: Video | FrameFolder | FastSeekCopy, frames: np.ndarray, short_side: int) -> Tensor:
+    """uint8 (N, C, h, w): these frames with the short side of that many pixels. Large ones are brought down a few at a
+    time: eighty of 4K are 2 GB, where the views need 26 MB. Raises VideoError, also for what `check_shape` refuses."""
+    check_shape(video, short_side)
+    pieces = -(-len(frames) * video.height * video.width * 3 // READ_BYTES)
+    if pieces == 1:
+        return resize_short_side(video.read(frames), short_side)
+    parts = np.array_split(frames, min(pieces, len(frames)))
+    return torch.cat([resize_short_side(video.read(part), short_side) for part in parts])
+
+
+def check_shape(video: Video | FrameFolder | FastSeekCopy, short_side: int) -> None:
+    """Raise VideoError for frames so oblong that a resized one would be a giant: 2 x 4000 at a short side of 256."""
+    height, width = video.height, video.width
+    if short_side**2 * max(height, width) / min(height, width) > MAX_PIXELS:
+        cause = f"its frames are {width}x{height}: with a short side of {short_side} they would be beyond"
+        raise VideoError(str(video.path), f"{cause} {MAX_PIXELS} pixels")
 
 
 def read_clip(video: Video | FrameFolder | FastSeekCopy, indices: np.ndarray, modality: str) -> Tensor:

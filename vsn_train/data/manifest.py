@@ -9,17 +9,23 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from vsn_train.array_files import check_column, read_arrays, read_facts
 from vsn_train.atomic import write_atomic
 from vsn_train.data.direction import undecided
 from vsn_train.errors import InputError
+from vsn_train.typed_values import misfit
 
+FACTS: dict[str, Any] = {  # in a file, beside the columns
+    "name": str, "split": str, "root": str, "class_names": list[str], "flip_pairs": list[list[int]],
+    "flips_allowed": bool, "missing": list[str],
+}  # fmt: skip
 UNLABELLED = -1  # label of every video of a test split whose answers are not public
 
 
@@ -107,11 +113,14 @@ class Manifest:
     @staticmethod
     def load(path: str | Path) -> Manifest:
         """Raises InputError for a file that is missing, damaged or no manifest."""
+        what, advice = "manifest", "Manifest.save writes one"
+        columns = read_arrays(Path(path), ("ids", "paths", "labels", "facts"), what, advice, optional=("num_frames",))
         try:
-            with np.load(path, allow_pickle=False) as file:
-                facts = json.loads(str(file["facts"]))
-                columns = {name: file[name] for name in ("ids", "paths", "labels", "num_frames") if name in file}
-            return Manifest(
+            facts = read_facts(columns["facts"])
+            for key, kind in FACTS.items():
+                if bad := misfit(facts.get(key), kind, key):
+                    raise ValueError(bad)
+            found = Manifest(
                 facts["name"],
                 facts["split"],
                 Path(facts["root"]),
@@ -124,8 +133,29 @@ class Manifest:
                 columns.get("num_frames"),
                 tuple(facts["missing"]),
             )
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path}: not a manifest, or damaged ({error}); Manifest.save writes one") from error
+            found._check()
+        except ValueError as error:
+            raise InputError(f"{path}: not a {what}, or damaged ({error}); {advice}") from error
+        return found
+
+    def _check(self) -> None:
+        """Raise ValueError where a file's content is not what `save` writes."""
+        check_column(self.ids, "ids", "S", (None,))
+        videos, classes = len(self.ids), len(self.class_names)
+        if not videos:
+            raise ValueError("no videos")
+        check_column(self.paths, "paths", "S", (videos,))
+        check_column(self.labels, "labels", "i", (videos,))
+        if not UNLABELLED <= self.labels.min() <= self.labels.max() < classes:
+            raise ValueError(f"labels are {self.labels.min()} to {self.labels.max()}, for {classes} classes")
+        if self.num_frames is not None:
+            check_column(self.num_frames, "num_frames", "i", (videos,))
+        if not all(0 <= label < classes for pair in self.flip_pairs for label in pair):
+            raise ValueError(f"flip_pairs name others than its {classes} classes")
+        for text in (self.name, self.split, str(self.root), *self.class_names):
+            text.encode("utf-8", "surrogateescape")
+            if "\0" in text:
+                raise ValueError(f"the name {text!r}")
 
 
 def flipped_labels(classes: int, flip_pairs: Iterable[Sequence[int]]) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from vsn_train.atomic import part_of
 from vsn_train.data.prepare import every_frame
 from vsn_train.data.times import write_times
 from vsn_train.data.video import open_video
@@ -64,8 +65,7 @@ def extract_flow(source: Path, target: Path, method: str, bound: float, short_si
     estimate = flow_estimator(method)
     import cv2
 
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+    part = part_of(target)  # of this process alone: another one may be at the same video
     part.mkdir(parents=True)
     try:
         fields = 0
@@ -88,7 +88,11 @@ def extract_flow(source: Path, target: Path, method: str, bound: float, short_si
                 before = grey
             times = video.times
         write_times(part, None if times is None else times[:fields])
-        part.rename(target)
+        try:
+            part.rename(target)
+        except OSError:
+            if not target.is_dir():  # another process has put the same flow there
+                raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return fields

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -23,6 +24,7 @@ from vsn_train.data.frames import FrameFolder
 from vsn_train.data.video import Video, open_video
 from vsn_train.data.walk import walk_videos
 from vsn_train.errors import InputError, VideoError
+from vsn_train.folder_lock import folder_lock
 
 SHORT_SIDE = 256  # pixels
 CRF = 20  # of x264; 2 less is a quarter larger, and a fifth slower to decode
@@ -237,6 +239,17 @@ def keep_settings(path: Path, settings: dict[str, object]) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(settings) + "\n")
+
+
+def is_below(name: str) -> bool:
+    """Whether a relative path stays below the folder that it is relative to, and is not that folder."""
+    inside = os.path.normpath(name)
+    return bool(name) and not os.path.isabs(inside) and inside.split(os.sep)[0] not in ("..", ".")
+
+
+def shard_lock(target: Path, shard: str) -> AbstractContextManager[None]:
+    """Keep a second command out of the same part of the work. Raises InputError where one is at it."""
+    return folder_lock(target / f".shard-{shard.replace('/', '-of-')}", "wait for it, or take another --shard")
 
 
 def list_failed(target: Path, shard: str, failed: Sequence[str]) -> None:

@@ -2,10 +2,11 @@
 
 torch's DataLoader ends the training with the first worker that dies. A damaged video can abort its decoder, or keep it
 busy for ever: at the scale of a published data set that happens, and it should cost one clip. So every worker notes in
-shared memory which clip it is at and since when. A worker that died or that is at one clip for too long is replaced,
-and the clip is tried once more, since a worker may also have been killed from outside. The second time the clip is
-quarantined: its place is taken by the same `BadVideo` that an undecodable file gives, so that the order of all other
-samples, and every draw of randomness, is as if it had been listed from the start.
+shared memory which clip it is at and since when. A worker that died, that is at one clip for too long, or that stands
+still between two clips is replaced, and the clip is tried once more, since a worker may also have been killed or
+stopped from outside. The second time the clip is quarantined: its place is taken by the same `BadVideo` that an
+undecodable file gives, so that the order of all other samples, and every draw of randomness, is as if it had been
+listed from the start.
 
 Results come in anonymous shared memory, whose descriptor travels with the message. It has no name that could leak, and
 does not need a large /dev/shm.
@@ -43,6 +44,9 @@ Item = TypeVar("Item")
 AHEAD = 2  # batches that a worker may be ahead of the one that is asked for
 ATTEMPTS = 2  # a clip that took as many workers along is quarantined
 START_TIME = 30.0  # seconds after which a worker that has not begun to run is replaced
+DYING = (
+    10.0  # seconds that a killed worker may take to end; one that waits for a dead file system in the kernel never does
+)
 FRUITLESS = 10  # workers in a row that died without having begun a clip: something else is wrong
 
 
@@ -63,9 +67,9 @@ class Loader(Generic[Item]):
     """Yields collate([dataset[key] for key in keys]) for each `keys` of `batches`, in order.
 
     workers: processes; 0 decodes in this one, where nothing protects it. dataset[key] returns a sample or a `BadVideo`;
-    dataset.video_of(key) gives the index and path of the video that a key asks for. timeout: seconds that one clip may
-    take; 0: for ever. `quarantine` (index -> BadVideo) may be filled before and while iterating. Workers stay between
-    iterations until `close`.
+    dataset.video_of(key) gives the index and path of the video that a key asks for. timeout: seconds that a worker may
+    take for one clip, or stand still between two; 0: for ever. `quarantine` (index -> BadVideo) may be filled before
+    and while iterating. Workers stay between iterations until `close`.
     """
 
     def __init__(
@@ -124,6 +128,8 @@ class Loader(Generic[Item]):
     def _assign(self, tasks: Iterator[tuple[int, list[Any]]]) -> None:
         if (task := next(tasks, None)) is not None:
             worker = min(self._workers, key=lambda each: len(each.tasks))
+            if not worker.tasks:
+                worker.asked = time.monotonic()
             worker.tasks.append(task)
             self._send(worker, task)
 
@@ -139,35 +145,44 @@ class Loader(Generic[Item]):
             return [busy[each] for each in ready]
         for worker in busy.values():
             (place, since), now = worker.progress, time.monotonic()
-            if self.timeout and place >= 0 and now - since > self.timeout:
-                worker.cause = f"decoding it took longer than data.timeout={self.timeout:g} s"
-                worker.process.kill()
+            if worker.killed:
+                if now - worker.killed > DYING:
+                    self._replace(worker)
+            elif self.timeout and since and now - max(since, worker.asked) > self.timeout:
+                what = "decoding it took" if place >= 0 else "its worker stood still for"
+                worker.kill(f"{what} longer than data.timeout={self.timeout:g} s")
             # CPython before 3.12 may hang in fork while another thread (gloo's, say) is just entering Python.
             elif not since and now - worker.started > START_TIME:
-                worker.process.kill()
+                worker.kill()
         return []
 
     def _receive(self, worker: _Worker, done: dict[int, Item]) -> None:
         try:
-            result = _receive_shared(worker.connection)
-        except (EOFError, OSError):
+            result = _receive_shared(worker.connection, self.timeout)
+        except (EOFError, OSError) as error:
+            if isinstance(error, TimeoutError):
+                worker.kill()
             self._replace(worker)
             return
         if isinstance(result, _Failure):
             raise RuntimeError(f"a loader worker failed:\n{result.text}")
         self.fruitless = 0
         done[worker.tasks.popleft()[0]] = result
+        worker.asked = time.monotonic()
 
     def _replace(self, worker: _Worker) -> None:
-        worker.process.join()
-        code = worker.process.exitcode or 0
+        worker.process.join(DYING)
+        code = worker.process.exitcode
+        if code is None:
+            _leave(worker.process)
         place = int(worker.progress[0])
         # The first task is the one that it was at. One ended from outside (a scheduler's SIGTERM) accuses no clip.
         if place >= 0 and code != -signal.SIGTERM:
             key = worker.tasks[0][1][place]
             index, path = self.dataset.video_of(key)
             self.deaths[index] = self.deaths.get(index, 0) + 1
-            if self.deaths[index] >= ATTEMPTS:
+            # Each further try of what cannot even be killed would leave one more process behind.
+            if self.deaths[index] >= ATTEMPTS or code is None:
                 cause = worker.cause or f"its decoder ended the worker process ({_how(code)})"
                 self.quarantine[index] = BadVideo(index, str(path), cause, lost=True)
             self.fruitless = 0
@@ -200,7 +215,8 @@ class Loader(Generic[Item]):
 @dataclass
 class _Worker:
     """progress: place in its first task of the clip that it is at (-1: none), and since when (time.monotonic; 0: it has
-    not begun to run). started: when it was started.
+    not begun to run). started: when it was started; asked: since when it has had its first task; killed: when we killed
+    it, 0: not yet.
     """
 
     process: Any
@@ -209,6 +225,12 @@ class _Worker:
     tasks: deque[tuple[int, list[Any]]] = field(default_factory=deque)
     cause: str = ""
     started: float = field(default_factory=time.monotonic)
+    asked: float = field(default_factory=time.monotonic)
+    killed: float = 0.0
+
+    def kill(self, cause: str = "") -> None:
+        self.cause, self.killed = cause, time.monotonic()
+        self.process.kill()
 
 
 @dataclass(frozen=True)
@@ -219,13 +241,23 @@ class _Failure:
 def _kill(workers: list[_Worker]) -> None:
     for worker in workers:
         worker.process.kill()
+    deadline = time.monotonic() + DYING
     for worker in workers:
-        worker.process.join()
+        worker.process.join(max(0.0, deadline - time.monotonic()))
+        if worker.process.exitcode is None:
+            _leave(worker.process)
         worker.connection.close()
     workers.clear()
 
 
-def _how(code: int) -> str:
+def _leave(process: Any) -> None:
+    """Do not wait for it any more: at the end of the interpreter multiprocessing would, for ever."""
+    multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
+
+
+def _how(code: int | None) -> str:
+    if code is None:
+        return "it cannot be killed"
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
@@ -264,6 +296,7 @@ def _serve(theirs: Any, progress: Any, dataset: Any, collate: Callable[[list[Any
                 progress[1] = time.monotonic()
                 progress[0] = place
                 samples.append(_sample(dataset, key))
+            progress[1] = time.monotonic()
             progress[0] = -1
             result = collate(samples)
         except Exception:
@@ -311,8 +344,11 @@ def _send_shared(pipe: Any, value: Any) -> None:
         reduction.send_handle(pipe, file.fileno(), None)
 
 
-def _receive_shared(pipe: Any) -> Any:
+def _receive_shared(pipe: Any, timeout: float = 0.0) -> Any:
+    """timeout: seconds that the sender may take between the two parts of a message; 0: for ever. Raises OSError."""
     places = pipe.recv()
+    if timeout and not pipe.poll(timeout):
+        raise TimeoutError
     descriptor = reduction.recv_handle(pipe)
     try:
         memory = memoryview(mmap.mmap(descriptor, 0))  # lives as long as the tensors in it

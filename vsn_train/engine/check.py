@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 from torch import Tensor
 
+from vsn_train.analysis.strip import literal_text, shown_name
 from vsn_train.atomic import atomic_path
 from vsn_train.data.loader import IGNORED, Batch, EvalVideo
 from vsn_train.data.workers import BadVideo, Loader
@@ -97,16 +98,17 @@ def save_contact_sheet(path: Path, video: Tensor, titles: Sequence[str], clips: 
         video[..., 2] = 128
     rows, columns, height, width = video.shape[:4]
     scale = 1.4 if rows * columns <= 64 else 1.0
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(scale * columns, (scale * height / width + 0.25) * rows), squeeze=False
-    )
-    for row in range(rows):
-        for column in range(columns):
-            axes[row, column].imshow(video[row, column].numpy())
-            axes[row, column].axis("off")
-        axes[row, 0].set_title(titles[row], fontsize=8, loc="left")
-    figure.tight_layout(pad=0.3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as drawn:
-        figure.savefig(drawn, dpi=110, format="png")
-    plt.close(figure)
+    with literal_text():
+        figure, axes = plt.subplots(
+            rows, columns, figsize=(scale * columns, (scale * height / width + 0.25) * rows), squeeze=False
+        )
+        for row in range(rows):
+            for column in range(columns):
+                axes[row, column].imshow(video[row, column].numpy())
+                axes[row, column].axis("off")
+            axes[row, 0].set_title(shown_name(titles[row]), fontsize=8, loc="left")
+        figure.tight_layout(pad=0.3)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as drawn:
+            figure.savefig(drawn, dpi=110, format="png")
+        plt.close(figure)

@@ -20,9 +20,21 @@ def clip_grid(video: Tensor, clips: int = 4) -> Tensor:
     return make_grid(video.flatten(0, 1), nrow=video.shape[1], padding=2)
 
 
-def confusion_figure(confusion: np.ndarray, side: int = 480) -> np.ndarray:
-    """(K, K) counts, rows true and columns predicted -> uint8 (3, h, w): shares of each row, dark 0 to bright 1."""
-    share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    image = (matplotlib.colormaps["viridis"](share)[..., :3] * 255).astype(np.uint8)
-    zoom = max(1, side // len(confusion))
+def confusion_figure(
+    rows: np.ndarray, columns: np.ndarray, videos: np.ndarray, classes: int, side: int = 480
+) -> np.ndarray:
+    """uint8 (3, h, w): shares of each row, true classes down and predicted ones across, dark 0 to bright 1.
+
+    rows, columns, videos: the cells that are not zero, see `Scores.confused`. With more classes than `side` pixels,
+    neighbouring classes share a pixel: it shows what share of the videos of some is taken for the others, the mean over
+    classes. So the picture stays small, however many classes there are.
+    """
+    share = videos / np.bincount(rows, weights=videos, minlength=classes)[rows]
+    size = min(classes, side)
+    row, column = rows * size // classes, columns * size // classes
+    together = np.bincount(np.arange(classes) * size // classes, minlength=size)  # classes of a pixel's row
+    table = np.zeros((size, size))
+    np.add.at(table, (row, column), share / together[row])
+    image = (matplotlib.colormaps["viridis"](table)[..., :3] * 255).astype(np.uint8)
+    zoom = max(1, side // size)
     return image.repeat(zoom, axis=0).repeat(zoom, axis=1).transpose(2, 0, 1)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vsn_train.analysis.scores import read_arrays, write_arrays
+from vsn_train.array_files import check_column, read_arrays, read_facts, write_arrays
 from vsn_train.data.loader import BadVideo
 from vsn_train.engine.evaluate import Found
 from vsn_train.errors import InputError
@@ -21,12 +21,12 @@ SECONDS = 1.0  # at least, between two parts of one process: many small groups s
 class ScoreParts:
     """The parts of one evaluation in one folder; several processes write into it, each its own files.
 
-    facts: what the scores stand on; parts of an evaluation with other facts are refused.
+    facts: what the scores stand on; parts of an evaluation with other facts are refused. videos: of the split. shape:
+    of what is kept of a video, (V, K) or (1, K).
     """
 
-    def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
-        self.folder = folder
-        self.facts = facts
+    def __init__(self, folder: Path, facts: dict[str, Any], videos: int, shape: tuple[int, int]) -> None:
+        self.folder, self.facts, self.videos, self.shape = folder, facts, videos, shape
         self.waiting: dict[int, np.ndarray] = {}
         self.written = float("-inf")  # the first group's part is written at once
 
@@ -34,8 +34,13 @@ class ScoreParts:
         """Index -> (V, K) or (1, K) of every video that is done. Raises InputError for parts of another evaluation."""
         found: dict[int, np.ndarray] = {}
         for path in sorted(self.folder.glob("*.npz")):
-            arrays = read_arrays(path, ("indices", "rows", "facts"), "part of an interrupted evaluation")
-            facts = json.loads(str(arrays["facts"]))
+            what = "part of an interrupted evaluation"
+            arrays = read_arrays(path, ("indices", "rows", "facts"), what, "remove it")
+            try:
+                facts = read_facts(arrays["facts"])
+                self._check(arrays["indices"], arrays["rows"], facts)
+            except ValueError as error:
+                raise InputError(f"{path}: not a {what}, or damaged ({error}); remove it") from error
             if differing := [key for key in self.facts if facts.get(key) != self.facts[key]]:
                 raise InputError(
                     f"resume=true, but {self.folder} holds parts of another evaluation: {', '.join(differing)} differ; "
@@ -43,6 +48,18 @@ class ScoreParts:
                 )
             found |= zip(arrays["indices"].tolist(), arrays["rows"], strict=True)
         return found
+
+    def _check(self, indices: np.ndarray, rows: np.ndarray, facts: dict[str, Any]) -> None:
+        """Raise ValueError where the content is not what `flush` writes; of other evaluations the facts tell."""
+        check_column(indices, "indices", "iu", (None,))
+        check_column(rows, "rows", "f", (len(indices), None, None))
+        if not np.isfinite(rows).all():
+            raise ValueError("rows are not finite")
+        if any(facts.get(key) != value for key, value in self.facts.items()):
+            return
+        check_column(rows, "rows", "f", (len(indices), *self.shape))
+        if len(indices) and not 0 <= indices.min() <= indices.max() < self.videos:
+            raise ValueError(f"indices are {indices.min()} to {indices.max()}, of {self.videos} videos")
 
     def add(self, results: Found) -> None:
         """Take one group's results. A group with an unreadable video is not kept: it is read again on resume."""

@@ -256,6 +256,11 @@ def report_bad_videos(
         if bad.lost and bad.index not in log.quarantined:
             log.quarantine(bad.index, loader.dataset.manifest.sample_id(bad.index), bad.cause)
     loader.quarantine.update({bad.index: bad for bad in named if bad.lost})
+    if position.unreadable == batches.videos:
+        raise InputError(
+            f"none of the {batches.videos} training videos could be read, so that nothing can be learnt; last: "
+            f"{named[-1].path}: {named[-1].cause}"
+        )
     if position.unreadable > max_bad_share * batches.videos:
         raise InputError(
             f"{position.unreadable} of {batches.videos} training videos could not be read, more than "

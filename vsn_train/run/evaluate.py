@@ -65,7 +65,9 @@ def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) ->
         stem = opened.path.stem
         folder = run_folder / "eval" / stem / (name if config.split == "val" else f"{name}_{config.split}")
         process.on_rank_zero(lambda: hold(held, folder))
-        parts = ScoreParts(folder / "parts", facts)
+        keep_views = views_are_kept(config, len(manifest), len(manifest.class_names))
+        shape = (config.protocol.views if keep_views else 1, len(manifest.class_names))
+        parts = ScoreParts(folder / "parts", facts | {"keep_views": keep_views}, len(manifest), shape)
         if process.is_main and not schema.resume_choice(config.resume):
             parts.remove()
         done: Found = dict(parts.read()) if process.is_main else {}
@@ -73,7 +75,7 @@ def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) ->
         autocast = autocast_for(config.runtime.precision, process.device)
         evaluation = Evaluation(
             model, manifest, config.protocol, config, process, autocast,
-            keep_views=views_are_kept(config, len(manifest), len(manifest.class_names)), done=finished,
+            keep_views=keep_views, done=finished,
         )  # fmt: skip
         scores = evaluation("evaluate", facts, parts, done)
         if process.is_main:

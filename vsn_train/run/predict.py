@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from vsn_train.engine.distributed import join_processes
 from vsn_train.engine.evaluate import score_videos
 from vsn_train.engine.precision import autocast_for
 from vsn_train.errors import InputError
+from vsn_train.folder_lock import folder_lock
 from vsn_train.run.data import check_flips
 from vsn_train.run.network import model_of, use_channels_last
 from vsn_train.run.record import computed
@@ -38,7 +40,7 @@ def predict(config: schema.Predict, opened: OpenedCheckpoint, run_folder: Path) 
     protocol, names = config.protocol, checkpoint.class_names
     check_flips(protocol, flips_allowed(checkpoint), "the checkpoint's data set", names)
     paths = find_videos(config.video)
-    with join_processes(config.runtime.device, config.runtime.threads) as process:
+    with join_processes(config.runtime.device, config.runtime.threads) as process, ExitStack() as held:
         model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
         use_channels_last(model, config.runtime, process, inference=True)
         used = computed(config.runtime.precision, model, process)
@@ -49,7 +51,8 @@ def predict(config: schema.Predict, opened: OpenedCheckpoint, run_folder: Path) 
         trained = checkpoint.config["data"]
         protocol_name = protocol.name(trained["short_side"], trained["crop_size"])
         predictions: list[dict[str, Any]] = []
-        for path, (video,) in zip(paths, eval_loader(videos, [[i] for i in range(len(paths))], workers), strict=True):
+        loader = eval_loader(videos, [[i] for i in range(len(paths))], workers, config.data.timeout)
+        for path, (video,) in zip(paths, loader, strict=True):
             found = score_videos(
                 model, [[video]], 1, process, lambda results: None, protocol=protocol,
                 flipped_labels=flipped_labels(len(names), checkpoint.flip_pairs),
@@ -63,7 +66,9 @@ def predict(config: schema.Predict, opened: OpenedCheckpoint, run_folder: Path) 
                 continue
             shares = found[0] if protocol.average == "probabilities" else softmax(found[0])
             best = [(names[index], int(index), float(shares[index])) for index in np.argsort(-shares, kind="stable")]
-            run_folder.mkdir(parents=True, exist_ok=True)
+            if not any("picture" in each for each in predictions):  # the first one
+                hold(held, run_folder)
+                remove_earlier(run_folder)
             figure = run_folder / (picture_name(len(predictions), path) if len(paths) > 1 else "prediction.png")
             draw_prediction(figure, path, video, best[:5], protocol_name)
             print_bars(str(path) if len(paths) > 1 else "", best[: config.top_k])
@@ -72,17 +77,40 @@ def predict(config: schema.Predict, opened: OpenedCheckpoint, run_folder: Path) 
             predictions.append(
                 {"video": str(path), "frames": clips, "picture": figure.name, "classes": classes[: config.top_k]}
             )
-    facts = {"checkpoint": config.checkpoint, "protocol": protocol_name, "start": config.start, "end": config.end}
-    facts |= {"computed": used}
-    path = run_folder / "prediction.json"
-    run_folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, as_json(facts | {"predictions": predictions}))
+        if not any("picture" in each for each in predictions):
+            hold(held, run_folder)
+            remove_earlier(run_folder)
+        facts = {"checkpoint": config.checkpoint, "protocol": protocol_name, "start": config.start, "end": config.end}
+        facts |= {"computed": used}
+        path = run_folder / "prediction.json"
+        write_atomic(path, as_json(facts | {"predictions": predictions}))
     print(f"written: {path} and {len(predictions)} figure{'s' if len(predictions) > 1 else ''}")
     if bad := [each for each in predictions if "error" in each]:
         raise InputError(
             f"{len(bad)} of {len(paths)} videos could not be read, first {bad[0]['video']}: {bad[0]['error']}; the "
             f"others are in {path}"
         )
+
+
+def hold(held: ExitStack, run_folder: Path) -> None:
+    """Keep other predictions out of the folder. Raises InputError where one is being written there."""
+    held.enter_context(folder_lock(run_folder, "wait for it, or choose another hydra.run.dir"))
+
+
+def remove_earlier(run_folder: Path) -> None:
+    """An earlier prediction in the folder goes with its pictures: nothing old stays beside something new."""
+    path = run_folder / "prediction.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        pictures = [str(each["picture"]) for each in found["predictions"] if "picture" in each]
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        pictures = []
+    with suppress(OSError):
+        path.unlink()
+    for name in pictures:
+        if name == os.path.basename(name) and name.endswith(".png"):  # what the file says may be anything
+            with suppress(OSError):
+                (run_folder / name).unlink()
 
 
 def picture_name(number: int, video: Path) -> str:

@@ -207,7 +207,7 @@ def validation(
             "val", epoch, position.step, loss=scores.loss(), top1=top1, top5=top5, n=len(scores),
             protocol=name, manifest=manifest, checkpoint=f"epoch {epoch}",
         )  # fmt: skip
-        log.figure("confusion", position.step, confusion_figure(scores.confusion()))
+        log.figure("confusion", position.step, confusion_figure(*scores.confused(), len(scores.class_names)))
         return top1
 
     return validate

@@ -19,11 +19,12 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+from vsn_train.atomic import remove_parts
 from vsn_train.data.datasets.presence import video_name
 from vsn_train.data.isolated import usable_cores, work_with_bar
 from vsn_train.data.manifest import Manifest
 from vsn_train.data.optical_flow import METHODS, extract_flow, flow_estimator
-from vsn_train.data.prepare import find_sources, keep_settings, list_failed, take_shard
+from vsn_train.data.prepare import find_sources, is_below, keep_settings, list_failed, shard_lock, take_shard
 from vsn_train.errors import InputError
 
 
@@ -58,8 +59,6 @@ def run(arguments: argparse.Namespace) -> int:
     mine = take_shard(names, arguments.shard)
     settings = {key: getattr(arguments, key) for key in ("method", "bound", "short_side", "quality")}
     keep_settings(target / "flow.json", settings)
-
-    missing = [name for name in mine if not (target / video_name(name)).is_dir()]
     work = partial(
         extract_one,
         root=root,
@@ -69,16 +68,20 @@ def run(arguments: argparse.Namespace) -> int:
         short_side=arguments.short_side,
         quality=arguments.quality,
     )
-    fields, failed = work_with_bar(
-        work, missing, arguments.workers, arguments.timeout, f"{arguments.method} flow", "no flow of"
-    )
+    with shard_lock(target, arguments.shard):
+        missing = [name for name in mine if not (target / video_name(name)).is_dir()]
+        for folder in {(target / video_name(name)).parent for name in missing}:
+            remove_parts(folder)
+        fields, failed = work_with_bar(
+            work, missing, arguments.workers, arguments.timeout, f"{arguments.method} flow", "no flow of"
+        )
+        list_failed(target, arguments.shard, failed)
     print(
         f"{len(fields)} videos done with {sum(fields)} flow fields, {len(mine) - len(missing)} were there, "
         f"{len(failed)} failed"
     )
     if note:
         print(note)
-    list_failed(target, arguments.shard, failed)
     return 1 if failed else 0
 
 
@@ -90,11 +93,12 @@ def sources_of(source: Path) -> tuple[Path, list[str], str]:
     """The folder that the names are relative to, the names, and a line on what is left out."""
     if source.is_file():
         manifest = Manifest.load(source)
-        return (
-            manifest.root.resolve(),
-            [path.decode("utf-8", "surrogateescape") for path in manifest.paths.tolist()],
-            "",
-        )
+        names = [path.decode("utf-8", "surrogateescape") for path in manifest.paths.tolist()]
+        if outside := next((name for name in names if not is_below(name)), None):
+            raise InputError(
+                f"{source}: its video {outside!r} does not lie below its root, and its flow would lie outside"
+            )
+        return manifest.root.resolve(), names, ""
     if not source.is_dir():
         raise InputError(f"{source}: no such folder or manifest")
     return source, *find_sources(source)

@@ -15,11 +15,12 @@ from typing import Any, NoReturn
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from vsn_train.errors import InputError
+from vsn_train.errors import InputError, refusal
 from vsn_train.terminal import forgive_output
 from vsn_train.versions import version_line
 
 WRONG_INPUT = 2
+FAILED = 1
 VERBS = {
     "scan": "is a copy of a data set complete? Counts its videos, classes and frames",
     "check": "find the videos that cannot be read, hang, or hold another number of frames",
@@ -56,6 +57,12 @@ def main() -> None:
         sys.exit(f"vsn-tools {verb}: interrupted")
     except InputError as error:
         refuse(verb, str(error))
+    except OSError as error:
+        message = refusal(error, None)
+        if message is None:
+            raise
+        print(f"vsn-tools {verb}: {message}", file=sys.stderr)
+        sys.exit(FAILED)
     except (HydraException, OmegaConfBaseException) as error:
         from vsn_train.cli import described
 

@@ -16,7 +16,6 @@ be read are listed in failed.txt and do not stop the rest. Exit code 0: done, 1:
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -30,9 +29,11 @@ from vsn_train.data.prepare import (
     SHORT_SIDE,
     Copy,
     find_sources,
+    is_below,
     keep_settings,
     list_failed,
     prepare,
+    shard_lock,
     space_of,
     take_shard,
     target_of,
@@ -60,10 +61,6 @@ def run(arguments: argparse.Namespace) -> int:
     settings = {"short_side": arguments.short_side, "crf": arguments.crf, "modality": arguments.modality}
     keep_settings(target / "prepare.json", settings)
     targets = {name: target_of(source / name, target / name) for name in mine}
-    there = [name for name in mine if targets[name].is_file()]
-    missing = sorted(set(mine) - set(there))
-    for folder in {targets[name].parent for name in missing}:
-        remove_parts(folder)
     work = partial(
         prepare_one,
         source=source,
@@ -72,7 +69,13 @@ def run(arguments: argparse.Namespace) -> int:
         crf=arguments.crf,
         modality=arguments.modality,
     )
-    made, failed = work_with_bar(work, missing, arguments.workers, arguments.timeout, "prepare", "cannot prepare")
+    with shard_lock(target, arguments.shard):
+        there = [name for name in mine if targets[name].is_file()]
+        missing = sorted(set(mine) - set(there))
+        for folder in {targets[name].parent for name in missing}:
+            remove_parts(folder)
+        made, failed = work_with_bar(work, missing, arguments.workers, arguments.timeout, "prepare", "cannot prepare")
+        list_failed(target, arguments.shard, failed)
     print(f"{len(made)} copies made, {len(there)} were there, {len(failed)} failed")
     if note:
         print(note)
@@ -87,7 +90,6 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if len(made) > len(encoded):
         print(f"images put together byte for byte: {len(made) - len(encoded)} folders")
-    list_failed(target, arguments.shard, failed)
     return 1 if failed else 0
 
 
@@ -118,8 +120,7 @@ def listed(path: Path, source: Path) -> list[str]:
     for number, line in enumerate(lines, start=1):
         if line and not (source / line).exists():
             raise InputError(f"{path}, line {number}: {source / line} does not exist")
-        inside = os.path.normpath(line)
-        if line and (os.path.isabs(inside) or inside.split(os.sep)[0] in ("..", ".")):  # its copy would lie outside
+        if line and not is_below(line):  # its copy would lie outside
             raise InputError(f"{path}, line {number}: {line!r}: expected a path below {source}")
     if not any(lines):
         raise InputError(f"{path}: the list is empty; expected one path a line")

@@ -101,8 +101,8 @@ def per_class(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 def confused(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     scores = Scores.load(arguments.files[0])
-    counts, totals = scores.confusion(), scores.class_counts()
-    wrong = sorted(((int(counts[i, j]), i, j) for i, j in np.argwhere(counts) if i != j), key=lambda row: -row[0])
+    cells, totals = np.stack(scores.confused(), axis=1).tolist(), scores.class_counts()
+    wrong = sorted(((videos, i, j) for i, j, videos in cells if i != j), key=lambda row: -row[0])
     rows = [
         {"class": str(scores.class_names[i]), "taken for": str(scores.class_names[j]), "videos": count,
          "of": int(totals[i])}
