@@ -116,9 +116,10 @@ def check_overlap(train: Manifest, val: Manifest, dataset: schema.Dataset, refus
     told = dataset.allow_overlap or not refuse or (isinstance(dataset, schema.OwnDataset) and copies == len(shared))
     if told:
         return f"{text}: the validation says less than it seems to"
+    drawn = isinstance(dataset, schema.Custom) and dataset.val_share
+    remedy = "remove the copies, which vsn-tools scan names" if drawn else "take them out of one of the two splits"
     raise InputError(
-        f"{text}: accuracies would say nothing about new videos; take them out of one of the two splits, or accept it: "
-        "dataset.allow_overlap=true"
+        f"{text}: accuracies would say nothing about new videos; {remedy}, or accept it: dataset.allow_overlap=true"
     )
 
 

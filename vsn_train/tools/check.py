@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     for reader in arguments.readers:
         if reader in READERS:
             READERS[reader].library()  # is it there?
-    root, listed, refused, note = files_of(arguments.source.expanduser(), arguments.root)
+    root, listed, of_list, note = files_of(arguments.source.expanduser(), arguments.root)
     mine = take_shard(list(listed), arguments.shard)
     work = partial(
         check_one,
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         readers=tuple(arguments.readers),
         sample=arguments.sample,
     )
-    rows = [row_of(name, failure) for name, failure in refused.items()]
+    rows = [row_of(name, failure) for name, failure in of_list.items()]
     for row in rows:
         print(f"{row['problem']}: {row['path']}: {row['cause']}", file=sys.stderr)
     with tqdm(total=len(mine), desc="check", unit="file", disable=None) as bar:

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vsn_train import config as schema
 from vsn_train.data.frame_counts import count_frames
 from vsn_train.data.manifest import Manifest
 from vsn_train.data.overlap import Shared, same_contents
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         for note in manifest.notes:
             print(f"  {note}")
         manifests[split] = manifest
-        if not arguments.no_frames:
+        if not arguments.no_frames or isinstance(config.dataset, schema.Custom):
             for line in described_copies(same_contents(manifest)):
                 print(f"  {line}")
         for line in [*reasons, *(f"{each}: missing" for each in manifest.missing)]:

@@ -60,17 +60,16 @@ def load_custom(
         parts["train"], parts["val"], notes = split_listing(unsplit_listing(root, lists), val_share, seed)
     listed = parts.get(split) or read_videos(root, _find_list(root, split, lists[split]))
     rows, listing = listed.rows, listed.place
-    names = [class_name_of(name) for name in known_classes]
+    names: list[str] = []
+    training = listed if split == "train" else parts.get("train")
     if classes:
         names = list(class_indices([(line, class_name_of(name)) for line, name in numbered_lines(classes)], classes))
+    elif training is None and known_classes and not _is_there(root, "train", lists["train"]):
+        names = [class_name_of(name) for name in known_classes]
+    elif training is None:
+        training = read_videos(root, _find_list(root, "train", lists["train"]))
+    if names or training is None:
         training = listed
-    elif split == "train" or "train" in parts:
-        training = parts.get("train", listed)
-        names = []
-    elif names and not _is_there(root, "train", lists["train"]):
-        training = listed
-    else:
-        training, names = read_videos(root, _find_list(root, "train", lists["train"])), []
     said = _said(training, labels)
     meaning = meaning_of((row.label for row in training.rows), names or None, said, training.place)
     index = {name: place for place, name in enumerate(names)} or classes_of(

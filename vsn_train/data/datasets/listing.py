@@ -160,7 +160,7 @@ def _separator_of(line: str) -> str:
 def _read_cells(listing: Path, text: str, separator: str, root: Path) -> tuple[list[Row], str]:
     """The rows, and what a header says of the labels."""
     options = {"delimiter": separator, "skipinitialspace": True} if separator == " " else {"delimiter": separator}
-    reader = csv.reader(io.StringIO(text, newline=""), **options)  # type: ignore[arg-type]
+    reader = csv.reader(io.StringIO(text, newline=""), **options)
     columns: dict[str, int] = {}
     says, header = OPEN, False
     rows: list[Row] = []
@@ -268,7 +268,8 @@ def _read_blanks(listing: Path, lines: list[tuple[int, str]], root: Path) -> lis
 
 
 def _readings_of(line: str) -> list[_Reading]:
-    found, rest, numbers = [_Reading(0, line)], line, []
+    found, rest = [_Reading(0, line)], line
+    numbers: list[str] = []
     while len(numbers) < 3:
         before, _, last = rest.rpartition(" ")
         if not before.strip() or whole_number(last) is None:
