@@ -19,10 +19,11 @@ from vsn_train.run.same_data import check_same_classes, differing_videos
 
 # A resumed run may differ in these and still be the same run.
 FREE_ON_RESUME = (
-    "name", "resume", "check", "runtime.", "checkpoints.every_", "checkpoints.keep_best", "checkpoints.milestones",
-    "data.workers", "data.decoder", "data.timeout",
+    "name", "resume", "check", "runtime.", "checkpoints.", "data.workers", "data.decoder", "data.timeout",
     "data.max_bad_share", "schedule.epochs", "schedule.patience", "dataset.allow_overlap",
 )  # fmt: skip
+# But not this one: the best validations that a checkpoint lists would be of two kinds.
+BOUND = {"checkpoints.best_by"}
 # These may differ too, as long as a step takes as many videos, or as long as the lists name the same videos.
 DIVISION = {"data.batch_size", "optimizer.accumulate"}
 PLACE = {"dataset.root", "dataset.annotations"}
@@ -82,7 +83,7 @@ def find_checkpoint(
     changed = [
         f"{key} (was {before.get(key)}, is {now.get(key)})"
         for key in sorted((before.keys() | now.keys()) - allowed)
-        if before.get(key) != now.get(key) and not key.startswith(FREE_ON_RESUME)
+        if before.get(key) != now.get(key) and (key in BOUND or not key.startswith(FREE_ON_RESUME))
     ]
     if differing and not other_videos:
         raise InputError(
