@@ -306,7 +306,8 @@ def check_tool(command: Command, folder: Path, composed) -> None:
 
 # What a verb needs beside what a sentence says of it.
 EXAMPLE_INPUT = {
-    "scan": ["dataset=jester"], "check": ["/data"], "prepare": ["/data", "/fast"], "flow": ["/data", "/flow"],
+    "scan": ["dataset=jester"], "check": ["/data"], "split": ["/data"], "prepare": ["/data", "/fast"],
+    "flow": ["/data", "/flow"],
     "scores": ["show", "scores.npz"], "scores compare": ["a.npz", "b.npz"], "scores fuse": ["a.npz"],
     "scores submit": ["a.npz"], "scores mean": ["a.npz"], "export": ["--output", "model.onnx"],
     "attention": ["checkpoint=last.pt"], "bench": ["model"], "bench model": [], "bench step": [], "bench table": [],
@@ -562,6 +563,26 @@ def test_add_a_data_set_works_as_written(reader, tmp_path):
     assert reader(evaluate, "data.workers=0")[0] == 0
     metrics = json.loads(Path("runs/diving48/eval/best/center_2clip/metrics.json").read_text())
     assert (metrics["dataset"], metrics["n"]) == ("diving48", 3)
+
+
+def test_videos_without_a_split_and_rare_classes_work_as_written(reader, tmp_path):
+    for split, persons in {"classes": range(4), "mine/train": range(2), "mine/val": (2,)}.items():
+        for number, name in enumerate(("dancing", "jumping")):
+            (tmp_path / split / name).mkdir(parents=True)
+            for person in persons:
+                video = tmp_path / split / name / f"person{person}_1.mp4"
+                write_counting_video(video, 8 + 10 * number + person, gop=4)
+    document = text_of("docs/data-sets.md")
+    begin, end = (document[: document.index(title)].count("\n") for title in ("### No split yet", "## Wrong input"))
+    commands = [each for each in commands_of("docs/data-sets.md") if begin < each.line < end]
+    assert [each.program for each in commands] == ["vsn-train", TOOLS, "vsn-train", "vsn-train", "vsn-train"]
+    for number, command in enumerate(commands):
+        line = shlex.join([command.program, *command.arguments]).replace("/data/", f"{tmp_path}/")
+        small = [*SMALL, "data.workers=0", "schedule.epochs=1", f"hydra.run.dir=runs/{number}"]
+        code, text = reader(line, *(small if command.program == "vsn-train" else []))
+        assert code == 0, f"{command.place}\n{text}"
+    assert "best val mean class accuracy" in (tmp_path / "runs" / "3" / "log.txt").read_text()
+    assert (tmp_path / "runs" / "0" / "val.csv").read_text().count("\n") == 3
 
 
 def test_a_checkpoint_does_not_choose_what_is_imported(tmp_path, monkeypatch, capsys):

@@ -72,6 +72,10 @@ class Custom(Dataset):
     flip_pairs: list[list[str]] = field(default_factory=list)  # pairs of class names that a horizontal flip exchanges
     # horizontal flips: "auto": off where a class in no pair is named after a direction; "allowed"; "forbidden"
     flips: str = "auto"
+    # share of each class's videos that is drawn for validation, of a training list or of class folders right in `root`;
+    # 0: there is a validation split
+    val_share: float = 0.0
+    seed: int = 0  # of that draw; another seed draws other videos
     allow_overlap: bool = False  # train although videos are in both the training and the validation split
     max_missing_share: float = 0.0
     count_frames: bool = False
@@ -142,6 +146,8 @@ class Data:
     sampling: str = "uniform"  # frames of a training clip: "uniform" segments, or a "dense" window of 64 frames
     short_side: int = 256  # pixels: the test's resize
     crop_size: int = 224  # pixels: what the network sees
+    # what an epoch trains on: "none": every video once; "classes": as many clips, of every class equally often
+    balance: str = "none"
     max_bad_share: float = 0.01  # of an epoch's videos; more undecodable ones end the training
     timeout: float = 120.0  # seconds that a worker may take for one video before it is replaced; 0: for ever
 
@@ -177,6 +183,9 @@ class Optimizer:
     clip_norm: float = 20.0  # largest gradient norm; 0: no clipping
     head_lr_factor: float = 5.0  # learning rate of the classifier / lr (its bias: twice that)
     flow_stem_lr_factor: float = 5.0  # learning rate of the first convolution / lr, for data.modality=flow
+    # what a clip's loss is multiplied by: null: 1; "balanced": videos / (classes * videos of its class); or a file of
+    # lines class,weight
+    class_weights: str | None = None
     label_smoothing: float = 0.0  # share of the target that all classes divide among them
     ema: float = 0.0  # decay a step of the averaged weights, which are then validated; 0: no average
 
@@ -226,6 +235,7 @@ class Checkpoints:
     every_minutes: float = 10.0  # 0: not by the clock
     every_steps: int = 0  # optimizer steps; 0: not by steps
     keep_best: int = 1  # of the best epochs; above 1 also as epoch_<n>.pt
+    best_by: str = "top1"  # of the validation: "top1", "mean_class" (mean of the classes' accuracies) or "loss"
     milestones: list[int] = field(default_factory=list)  # epochs to keep as epoch_<n>.pt
 
 
@@ -336,7 +346,7 @@ BACKBONES: dict[str, type[Backbone]] = {
 # Keys whose values are paths, and those of them that take a list of paths.
 PATHS = {
     "checkpoint", "video", "weights", "weights_class_order", "dataset.root", "dataset.annotations", "dataset.train",
-    "dataset.val", "dataset.test", "dataset.classes", "hydra.run.dir", "hydra.sweep.dir",
+    "dataset.val", "dataset.test", "dataset.classes", "optimizer.class_weights", "hydra.run.dir", "hydra.sweep.dir",
 }  # fmt: skip
 PATH_LISTS = {"video"}
 
@@ -528,6 +538,14 @@ def check_train(config: Train) -> None:
     _choice("on_bad_video", config.on_bad_video, ("error", "wrong"))
     _choice("schedule.shape", config.schedule.shape, ("step", "multistep", "cosine"))
     _choice("schedule.per", config.schedule.per, ("step", "epoch"))
+    _choice("checkpoints.best_by", config.checkpoints.best_by, ("top1", "mean_class", "loss"))
+    if isinstance(config.dataset, Custom) and config.dataset.val_share and config.dataset.val:
+        raise InputError(
+            f"dataset.val_share={config.dataset.val_share} with dataset.val={config.dataset.val}: a validation split "
+            "is drawn, or is there; leave one of them out"
+        )
+    if config.optimizer.class_weights is not None:
+        _check_path("optimizer.class_weights", config.optimizer.class_weights)
     _between("optimizer.label_smoothing", config.optimizer.label_smoothing, 0, 1, "below 1")
     _between("optimizer.ema", config.optimizer.ema, 0, 1, "below 1")
     for key, value in {
@@ -670,6 +688,7 @@ def _check_common(data: Data, runtime: Runtime, num_frames: int) -> None:
     _choice("data.decoder", data.decoder, ("auto", "decord", "pyav", "torchcodec"))
     _choice("data.modality", data.modality, ("rgb", "flow"))
     _choice("data.sampling", data.sampling, ("uniform", "dense"))
+    _choice("data.balance", data.balance, ("none", "classes"))
     _choice("runtime.device", runtime.device, ("auto", "cpu", "cuda"))
     _choice("runtime.precision", runtime.precision, ("auto", "fp32", "bf16", "fp16"))
     _within("runtime.devices", runtime.devices, 1, 1024)
@@ -722,6 +741,8 @@ def _check_dataset(dataset: Dataset) -> None:
     if isinstance(dataset, Custom):
         _choice("dataset.flips", dataset.flips, ("auto", "allowed", "forbidden"))
         _choice("dataset.labels", dataset.labels, ("auto", "names", "indices"))
+        _between("dataset.val_share", dataset.val_share, 0, 1, "below 1")
+        check_seed("dataset.seed", dataset.seed)
     if isinstance(dataset, Official | Custom):
         _between("dataset.max_missing_share", dataset.max_missing_share, 0, 1, "at most 1")
 

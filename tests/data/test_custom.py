@@ -60,8 +60,12 @@ def test_folders_of_classes(tmp_path):
     with pytest.raises(InputError, match=r"val/swim: label 'swim' is not one of the 2 classes \(run, walk\)"):
         load_custom(tmp_path, "val", NONE)
     (tmp_path / "train" / "run" / "notes.txt").touch()
-    with pytest.raises(InputError, match=r"notes.txt: neither a folder of frames nor a video \(3gp avi"):
-        load_custom(tmp_path, "train", NONE)
+    left_out = load_custom(tmp_path, "train", NONE)
+    assert labels_of(left_out) == labels_of(train)
+    assert left_out.notes == (
+        f"{tmp_path}/train: left out: 1 hidden or of the system ('run/.hidden'); 1 that are no "
+        "videos ('run/notes.txt')",
+    )
 
 
 def test_list_names_class_file_and_test_without_labels(tmp_path):
@@ -113,9 +117,12 @@ def test_lists_of_other_frameworks(tmp_path):
         ("path,label\n,walk\n", r"train.csv line 2: found ',walk', expected path,label"),
         ("path,label\na/1.mp4,walk\nb c/2.avi\n", r"train.csv line 3: no label; expected path,label"),
         ("path,label,num_frames\na/1.mp4,walk,many\n", r"train.csv line 2: num_frames 'many'; expected a whole number"),
-        ("a/1.mp4,walk\na/1.mp4,walk\n", r"train.csv lines 1 and 2: a/1.mp4 is listed more than once"),
+        (
+            "a/1.mp4,walk\na/1.mp4,walk\n",
+            r"train.csv lines 1 and 2: a/1.mp4 is listed more than once; .* data.balance=classes",
+        ),
         ("a/1.mp4,walk\nnone.mp4,walk\n", r"1 of 2 videos of train.csv .*, first none.mp4;.*max_missing_share=0.5"),
-        ("", r"train.csv: found no videos; expected path,label lines"),
+        ("", r"train.csv: the list is empty; expected path,label lines"),
     ],
 )
 def test_wrong_lists(tmp_path, text, message):

@@ -109,6 +109,46 @@ def test_every_video_once_an_epoch_and_the_same_videos_a_step(world_size):
     assert together != [sorted(step) for step in alone]
 
 
+CLASSES = np.array([0] * 100 + [1] * 5 + [3] * 20)  # class 2 has no video
+
+
+def balanced(rank=0, world_size=1, epoch=0, done=0):
+    batches = EpochBatches(125, 6 // world_size, rank, world_size, seed=1, classes=CLASSES)
+    batches.epoch, batches.done = epoch, done
+    return list(batches)
+
+
+def test_with_balance_every_class_is_there_equally_often_in_an_epoch():
+    keys = [key for batch in balanced() for key in batch]
+    assert len(keys) == len(set(keys)) == 125
+    assert sorted(np.bincount(CLASSES[[key[1] for key in keys]])) == [0, 41, 42, 42]
+    often = np.bincount([key[1] for key in keys], minlength=125)
+    assert often[:100].max() == 1  # of the frequent class some, each once
+    assert set(often[100:105]) <= {8, 9}  # of the rare one every video, as often as any other
+    assert set(often[105:]) <= {2, 3}
+    frequent = {key[1] for key in keys if key[1] < 100}
+    seen = frequent.union(*({key[1] for batch in balanced(epoch=each) for key in batch} for each in range(1, 12)))
+    assert len(seen) == 125  # over epochs all come
+    assert balanced(epoch=1) != balanced()
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_with_balance_the_videos_of_a_step_do_not_depend_on_processes_or_a_restart(world_size):
+    ranks = [balanced(rank, world_size, epoch=4) for rank in range(world_size)]
+    together = [sorted(key for mine in ranks for key in mine[step]) for step in range(len(ranks[0]))]
+    whole = balanced(epoch=4)
+    assert together == [sorted(step) for step in whole]
+    assert balanced(epoch=4, done=42) == whole[7:]
+
+
+def test_a_video_that_is_repeated_gives_another_clip(manifest):
+    clips = clips_of(manifest)
+    first, again = clips[0, 3][0], clips[0, 3, 1][0]
+    assert torch.equal(clips[0, 3, 1][0], again)
+    assert not torch.equal(first, again)
+    assert clips.video_of((0, 3, 1)) == clips.video_of((0, 3))
+
+
 def test_workers_change_nothing(manifest):
     clips = clips_of(manifest, flip=True, scales=[1.0, 0.75])
     batches = EpochBatches(5, 2, 0, 1, seed=0)

@@ -100,7 +100,7 @@ def test_any_value_at_any_key_is_taken_or_refused_with_one_line(content, place):
         ({"flip_pairs": [[0, 2]]}, "flip_pairs[0] is '[0, 2]', expected two of the 2 classes, from 0"),
         ({"model": {"a": "b"}}, "model.a is 'b', expected a tensor"),
         ({"config": CONFIG | {"data": None}}, "config.data is null, expected a table of keys"),
-        ({"best": [[50.0, 0]]}, "best[0] is '[50.0, 0]', expected a top-1 in percent and its epoch"),
+        ({"best": [[50.0, 0]]}, "best[0] is '[50.0, 0]', expected an accuracy or a loss, and its epoch"),
     ],
 )
 def test_the_message_names_the_key(tmp_path, content, changes, message):

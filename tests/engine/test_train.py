@@ -14,7 +14,7 @@ import torch
 from tests.runs import checkpoint_with
 from vsn_train.data.loader import IGNORED, Batch, EpochBatches
 from vsn_train.data.workers import Loader
-from vsn_train.engine.checkpoint import Checkpoints
+from vsn_train.engine.checkpoint import Checkpoints, load_checkpoint
 from vsn_train.engine.distributed import Process
 from vsn_train.engine.interrupts import Interrupts
 from vsn_train.engine.log import RunLog
@@ -209,6 +209,26 @@ def test_the_best_and_the_milestones_are_kept(tmp_path):
         "best.pt", "epoch_2.pt", "epoch_3.pt", "epoch_5.pt", "last.pt",
     ]  # fmt: skip
     assert torch.load(tmp_path / "best.pt", weights_only=True)["epoch"] == 5
+
+
+def test_the_lowest_loss_is_the_best_where_that_is_asked(tmp_path):
+    _, position = trained(tmp_path, epochs=4, scores=[1.5, 0.5, 200.0, 0.7], lowest_is_best=True, patience=9)
+    assert position.best[0] == [0.5, 2]
+    saved = torch.load(tmp_path / "checkpoints" / "best.pt", weights_only=True)
+    assert saved["epoch"] == 2
+    assert load_checkpoint(tmp_path / "checkpoints" / "last.pt").best[-1] == [200.0, 3]
+
+
+def test_class_weights_count_what_each_class_has_of_a_mixed_and_smoothed_target():
+    logits, label, partner = torch.randn(4, 5), torch.tensor([0, 1, 2, IGNORED]), torch.tensor([1, 2, 0, IGNORED])
+    weights = torch.tensor([0.5, 1.0, 4.0, 2.0, 1.0])
+    own, other = (torch.nn.functional.one_hot(each[:3], 5).float() for each in (label, partner))
+    target = 0.9 * (0.7 * own + 0.3 * other) + 0.1 / 5
+    expected = -(weights * target * logits[:3].log_softmax(1)).sum()
+    assert torch.allclose(clip_loss(logits, label, partner, 0.7, 0.1, weights), expected)
+    assert torch.equal(
+        clip_loss(logits, label, partner, 0.7, 0.1, torch.ones(5)), clip_loss(logits, label, partner, 0.7, 0.1)
+    )
 
 
 def test_smoothed_and_mixed_loss():

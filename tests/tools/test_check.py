@@ -98,6 +98,33 @@ def test_listed_numbers_of_frames(videos: Path, tmp_path: Path, run_here: Callab
     assert run_here(listing, "--root", videos).code == 0
 
 
+def test_a_size_that_changes_in_the_middle_is_found(tmp_path: Path, run_here: Callable[..., Result]) -> None:
+    parts = [(20, 64, 48), (2, 96, 64), (20, 64, 48)]
+    data = b""
+    for number, (frames, width, height) in enumerate(parts):
+        part = write_counting_video(tmp_path / f"{number}.part.ts", frames, width=width, height=height)
+        data += part.read_bytes()
+        part.unlink()
+    (tmp_path / "joined.ts").write_bytes(data)
+    result = run_here(tmp_path)
+    assert result.code == 1
+    assert "frame 20 is 96x64, frame 0 is 64x48" in result.err
+
+
+def test_what_a_training_refuses_of_a_list_is_wrong(
+    videos: Path, tmp_path: Path, run_here: Callable[..., Result]
+) -> None:
+    listing = tmp_path / "list.txt"
+    listing.write_text("\ufeffVideo\tClass\na b/good.mp4\tx\nimages\tx\nnone.mp4\tx\nimages\tx\n")
+    result = run_here(listing, "--root", videos, "--report", tmp_path / "check.json")
+    assert result.code == 1
+    assert result.out.startswith("4 files: 1 missing, 1 repeated; 0 headers")
+    assert f"missing: none.mp4: not under {videos} ({listing} line 4)\n" in result.err
+    assert f"repeated: images: {listing} lines 3 and 5\n" in result.err
+    listing.write_text("a b/good 30 0\nimages 5 1\n")  # as TSM writes it, and under another suffix
+    assert run_here(listing, "--root", videos).code == 0
+
+
 def test_a_file_that_hangs_and_one_that_kills_its_process(
     videos: Path, tmp_path: Path, run_here: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,7 +187,7 @@ def _late(right, self, wanted):  # type: ignore[no-untyped-def]
         (["."], "expected videos, or folders of images, in it; found neither"),
         ([".", "--report", "x.txt"], "expected a name that ends with .csv or .json"),
         ([".", "--timeout", "0"], "--timeout 0.0: expected a number above 0"),
-        (["list.csv"], "list.csv line 2: number of frames 'many': expected a whole number"),
+        (["list.csv"], "list.csv line 2: num_frames 'many'; expected a whole number"),
         (["empty.csv"], "empty.csv: the list is empty"),
     ],
 )

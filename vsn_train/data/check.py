@@ -16,6 +16,8 @@ from vsn_train.data.frames import FrameFolder
 from vsn_train.data.video import Video, open_video
 from vsn_train.errors import VideoError
 
+USUAL = "auto"  # the reader of trainings and tests
+
 
 @dataclass(frozen=True)
 class FileReport:
@@ -39,6 +41,8 @@ class FileReport:
     @property
     def problem(self) -> str:
         """ "" for none. A wrong header alone is none: nothing here relies on it."""
+        if USUAL in self.refused:
+            return "unreadable"
         if any(self.differing.values()):
             return "readers differ"
         return "wrongly counted" if self.listed not in (None, self.frames) else ""
@@ -62,7 +66,7 @@ def check_file(path: Path, modality: str, listed: int | None, readers: tuple[str
         size, fps = (video.width, video.height), video.fps
     backwards = wanted[::-1]  # the order that asks most of a reader
     differing, refused = {}, {}
-    for reader in ("auto", *readers):
+    for reader in (USUAL, *readers):
         try:
             with open_video(path, reader, modality) as video:
                 images = video.read(backwards).numpy()
@@ -75,7 +79,13 @@ def check_file(path: Path, modality: str, listed: int | None, readers: tuple[str
 def _in_turn(video: Video | FrameFolder | FastSeekCopy) -> Iterator[np.ndarray]:
     """Every (H, W, C) image, one after the other."""
     if isinstance(video, Video):
-        yield from video.decode_in_turn()
+        for frame, image in enumerate(video.decode_in_turn()):
+            if image.shape[:2] != (video.height, video.width):
+                raise VideoError(
+                    video.path,
+                    f"frame {frame} is {image.shape[1]}x{image.shape[0]}, frame 0 is {video.width}x{video.height}",
+                )
+            yield image
     else:
         for frame in range(video.num_frames):
             yield video.read([frame])[0].permute(1, 2, 0).numpy()

@@ -62,7 +62,7 @@ class EvalVideo:
 
 @dataclass(eq=False)
 class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
-    """One augmented clip for each (epoch, index)."""
+    """One augmented clip for each (epoch, index); (epoch, index, n) is the n-th repetition of a video in an epoch."""
 
     manifest: Manifest
     num_frames: int
@@ -79,8 +79,8 @@ class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
         return len(self.manifest)
 
     def __getitem__(self, key: Any) -> tuple[Tensor, int] | BadVideo:
-        epoch, index = key
-        generator = np.random.default_rng((self.seed, epoch, index))
+        epoch, index, *again = key
+        generator = np.random.default_rng((self.seed, epoch, index, *again))
         path = self.manifest.path(index)
         try:
             with open_video(path, self.decoder, self.modality, self.manifest.known_frames(index)) as video:
@@ -96,7 +96,7 @@ class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
         label = int(self.manifest.labels[index])
         return clip, int(self.flipped[label]) if flipped else label
 
-    def video_of(self, key: tuple[int, int]) -> tuple[int, Path]:
+    def video_of(self, key: tuple[int, ...]) -> tuple[int, Path]:
         """Index and path of the video that a key asks for."""
         return key[1], self.manifest.path(key[1])
 
@@ -191,6 +191,9 @@ def read_clip(video: Video | FrameFolder | FastSeekCopy, indices: np.ndarray, mo
 class EpochBatches:
     """The (epoch, index) keys of this process's batches; each video once an epoch, over all processes.
 
+    classes: (N,) labels of the videos, for an epoch of as many draws in which every class is there equally often: the
+    videos of a rare class are repeated, with another clip each time, and of a frequent one others are drawn each epoch.
+
     An optimizer step takes the next batch_size × world_size × accumulate videos of one shuffled order and process r
     every world_size-th of them, so the videos of a step do not depend on how many processes share it. The last step
     takes what is left, however short. A process's videos of one step come in batches of batch_size, `accumulate` of
@@ -198,7 +201,14 @@ class EpochBatches:
     """
 
     def __init__(
-        self, videos: int, batch_size: int, rank: int, world_size: int, seed: int, accumulate: int = 1
+        self,
+        videos: int,
+        batch_size: int,
+        rank: int,
+        world_size: int,
+        seed: int,
+        accumulate: int = 1,
+        classes: np.ndarray | None = None,
     ) -> None:
         self.videos = videos
         self.batch_size = batch_size
@@ -206,6 +216,7 @@ class EpochBatches:
         self.rank = rank
         self.world_size = world_size
         self.seed = seed
+        self.classes = classes
         self.epoch = 0
         self.done = 0  # videos of the epoch that lie behind; counted so, another number of processes can go on
 
@@ -214,14 +225,20 @@ class EpochBatches:
         return self.steps_in(self.videos)
 
     def steps(self) -> list[np.ndarray]:
-        """Indices of the videos of each step that is left in the epoch, over all processes."""
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.videos)
+        """The draws of each step that is left in the epoch, over all processes; see `draws`."""
+        order = self.draws()
         return [order[start : start + self.step_videos] for start in range(self.done, self.videos, self.step_videos)]
 
     def step_at(self, done: int) -> np.ndarray:
         """Indices of the videos of the epoch's step after `done` videos, over all processes."""
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.videos)
-        return order[done : done + self.step_videos]
+        return self.draws()[done : done + self.step_videos] % self.videos
+
+    def draws(self) -> np.ndarray:
+        """(N,) what the epoch trains on, in order: index + N × how often the video was there before."""
+        generator = np.random.default_rng((self.seed, self.epoch))
+        if self.classes is None:
+            return generator.permutation(self.videos)
+        return balanced_draws(self.classes, generator)
 
     def steps_in(self, videos: int) -> int:
         """Optimizer steps that this many videos of an epoch take."""
@@ -233,10 +250,30 @@ class EpochBatches:
         # Empty for a process without a video in the short last step: it takes part with a filler clip.
         return [own[start : start + self.batch_size] for start in range(0, max(1, len(own)), self.batch_size)]
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
         for step in self.steps():
             for batch in self.batches_of(step):
-                yield [(self.epoch, int(index)) for index in batch]
+                yield [self._key(int(draw)) for draw in batch]
+
+    def _key(self, draw: int) -> tuple[int, ...]:
+        again, index = divmod(draw, self.videos)
+        return (self.epoch, index, again) if again else (self.epoch, index)
+
+
+def balanced_draws(classes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """(N,) draws of N videos, see `EpochBatches.draws`, in which every class that has videos is there equally often, or
+    once more where N does not divide; within a class every video as often, or once more. classes: (N,) labels."""
+    present = np.unique(classes)
+    counts = np.full(len(present), len(classes) // len(present))
+    counts[generator.permutation(len(present))[: len(classes) % len(present)]] += 1
+    drawn = []
+    for label, count in zip(present, counts, strict=True):
+        own = np.flatnonzero(classes == label)
+        rounds = -(-int(count) // len(own))
+        drawn.append(
+            np.concatenate([generator.permutation(own) + len(classes) * again for again in range(rounds)])[:count]
+        )
+    return generator.permutation(np.concatenate(drawn))
 
 
 def by_step(loader: Iterable[Batch], batches: EpochBatches) -> Iterator[list[Batch]]:

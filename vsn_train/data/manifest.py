@@ -43,6 +43,7 @@ class Manifest:
     flips_allowed: False where a flipped clip would need a label that is not known.
     num_frames: (N,) int32, -1 where it is not known; None where it is not known of any video.
     missing: ids that the official list names and the folder does not hold. They are not in the columns.
+    notes: lines on how the table came about, for the log; files do not keep them.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Manifest:
     flips_allowed: bool = True
     num_frames: np.ndarray | None = None
     missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -197,7 +199,7 @@ def make_manifest(
             f"have labels 0 to {classes - 1}; correct the list"
         )
     if twice := first_repeated(names):
-        raise InputError(f"{name} {split}: {twice} is listed more than once; remove the repeated line from the list")
+        raise listed_twice(f"{name} {split}", twice)
     for each in class_names:  # a video's name may be any bytes; a class is named in checkpoints, tables and reports
         try:
             each.encode()
@@ -232,6 +234,14 @@ def _whole_numbers(values: Sequence[int], kind: type[np.signedinteger], names: S
         if not fits:
             raise InputError(f"{what} {value!r} of {name}; expected a whole number up to {limits.max}")
     return np.array(values, kind)
+
+
+def listed_twice(place: str, name: str) -> InputError:
+    """The refusal of a list that names a video more than once. place: the list, with its lines where they are known."""
+    return InputError(
+        f"{place}: {name} is listed more than once; remove the repeated line: rare classes are trained on more often "
+        "with data.balance=classes"
+    )
 
 
 def first_repeated(names: Sequence[str]) -> str | None:

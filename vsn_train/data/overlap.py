@@ -48,6 +48,26 @@ def shared_videos(first: Manifest, second: Manifest) -> list[Shared]:
     return found
 
 
+def same_contents(manifest: Manifest) -> list[Shared]:
+    """Videos of one split that hold the same bytes as an earlier one of it, under another name or through a link."""
+    found = []
+    place_of: dict[str, int] = {}
+    of_size: dict[int, list[int]] = defaultdict(list)
+    digest_of: dict[int, bytes] = {}
+    for index in range(len(manifest)):
+        path = manifest.path(index)
+        other = place_of.setdefault(os.path.realpath(path), index)
+        copy = other == index
+        if copy and (size := _size(path)) > 0:
+            same = _copy_of(path, size, of_size[size], manifest, digest_of) if of_size[size] else None
+            if same is None:
+                of_size[size].append(index)
+            other = index if same is None else same
+        if other != index:
+            found.append(Shared(manifest.sample_id(other), manifest.sample_id(index), copy))
+    return found
+
+
 def _size(path: Path) -> int:
     """In bytes; 0 for what is no file. A hard link is found by its content."""
     try:

@@ -22,6 +22,7 @@ DANGLING = "links to nothing"
 CIRCLE = "links to a folder above them"
 CLOSED = "folders that cannot be listed"
 OTHER = "that are no videos"
+EMPTY = "folders without videos"
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, get_type_hints
 
@@ -77,8 +78,8 @@ def _problems(content: dict[str, Any]) -> Iterator[str]:
         if len(row) != 4:
             yield f"sums[{place}] has {len(row)} numbers, expected 4"
     for place, row in enumerate(found.best):
-        if len(row) != 2 or not 0 <= row[0] <= 100 or row[1] < 1 or row[1] != int(row[1]):
-            yield f"best[{place}] is {shown(str(list(row)))}, expected a top-1 in percent and its epoch"
+        if len(row) != 2 or not 0 <= row[0] < math.inf or row[1] < 1 or row[1] != int(row[1]):
+            yield f"best[{place}] is {shown(str(list(row)))}, expected an accuracy or a loss, and its epoch"
     if found.choices and found.choices.get("precision") not in PRECISIONS:
         yield f"choices.precision is {shown(found.choices.get('precision'))}, expected one of {', '.join(PRECISIONS)}"
     if found.choices:

@@ -82,7 +82,9 @@ class RunLog:
         if self.board is None:
             return
         plain = {key: value for key, value in config.items() if isinstance(value, bool | int | float | str)}
-        experiment, start, _ = hparams(plain, {"val/top1": 0.0, "val/top5": 0.0, "val/loss": 0.0})
+        experiment, start, _ = hparams(
+            plain, dict.fromkeys(("val/top1", "val/top5", "val/mean_class", "val/loss"), 0.0)
+        )
         for each in (experiment, start):
             self.board._get_file_writer().add_summary(each)
 

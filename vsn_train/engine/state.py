@@ -25,7 +25,7 @@ class Position:
     Learning rates and every draw of randomness follow from it: they are functions of seed, epoch, step and sample.
     epoch, step: epochs and optimizer steps done. videos, unreadable: of the epoch under way, videos done and those of
     them that could not be read. sums: what each process has added up for the epoch's metrics, see `Meter`.
-    best: [top-1 in percent, epoch] of the best validations, best first.
+    best: [value, epoch] of the best validations, best first; the value is what the run calls best, see `TrainOptions`.
     """
 
     epoch: int = 0
@@ -39,11 +39,12 @@ class Position:
         """Back to the start of the epoch under way; its steps stay counted."""
         self.videos, self.unreadable, self.sums = 0, 0, []
 
-    def end_epoch(self, top1: float) -> None:
-        """Go to the start of the next epoch. top1: of this one's validation, in percent."""
+    def end_epoch(self, value: float, lowest_is_best: bool = False) -> None:
+        """Go to the start of the next epoch. value: of this one's validation, such as top-1 in percent."""
         self.epoch, self.videos, self.unreadable, self.sums = self.epoch + 1, 0, 0, []
+        sign = 1 if lowest_is_best else -1
         # Of equal ones the first stays the best.
-        self.best = sorted([*self.best, [top1, self.epoch]], key=lambda each: (-each[0], each[1]))
+        self.best = sorted([*self.best, [value, self.epoch]], key=lambda each: (sign * each[0], each[1]))
 
     @property
     def epochs_without_better(self) -> int:

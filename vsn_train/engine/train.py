@@ -35,20 +35,23 @@ from vsn_train.errors import InputError, StoppedError
 
 @dataclass(frozen=True)
 class StepOptions:
-    """clip_norm: largest gradient norm; 0: any. mixup, cutmix: alphas, see `mix_clips`."""
+    """clip_norm: largest gradient norm; 0: any. mixup, cutmix: alphas, see `mix_clips`. class_weights: (K,), on the
+    device, see `clip_loss`; None: all 1."""
 
     autocast: torch.autocast
     clip_norm: float = 0.0
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+    class_weights: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class TrainOptions:
     """epochs: when to end; patience: or after so many without a better validation, 0: never. log_every: steps.
 
-    max_bad_share: of an epoch's videos that may be unreadable, 0 to 1. prefetch: see `on_device`.
+    max_bad_share: of an epoch's videos that may be unreadable, 0 to 1. prefetch: see `on_device`. lowest_is_best: of
+    what validations return, as of a loss; else the highest, as of an accuracy.
     """
 
     step: StepOptions
@@ -58,6 +61,7 @@ class TrainOptions:
     max_bad_share: float
     patience: int = 0
     prefetch: bool = True
+    lowest_is_best: bool = False
 
     def ended(self, position: Position) -> bool:
         return position.epoch >= self.epochs or 0 < self.patience <= position.epochs_without_better
@@ -76,9 +80,9 @@ def train(
 ) -> None:
     """Train from the state's position to the end of the last epoch, or until validations have stopped getting better.
 
-    validate: top-1 in percent of the epoch that is about to end; it may raise `Interrupted`. Raises InputError when
-    more than max_bad_share of an epoch's videos cannot be read, and StoppedError when a loss or gradient is not a
-    finite number, which changes no weight, and, after saving, when a signal asked for an end.
+    validate: what makes an epoch the best, of the one that is about to end; it may raise `Interrupted`. Raises
+    InputError when more than max_bad_share of an epoch's videos cannot be read, and StoppedError when a loss or
+    gradient is not a finite number, which changes no weight, and, after saving, when a signal asked for an end.
     """
     position, finite = state.position, FiniteCheck(state, loader, batches, process)
     while not options.ended(position):
@@ -130,11 +134,11 @@ def train(
         position.sums = meter.all_gather()  # every process's: a validation that is interrupted saves them
         log.line(f"{progress.title}  train {summary(values)}  {position.unreadable} unreadable")
         try:
-            top1 = validate(position)
+            value = validate(position)
         except Interrupted:
             checkpoints.save()
             raise stopped_by(interrupts, checkpoints, None) from None
-        position.end_epoch(top1)
+        position.end_epoch(value, options.lowest_is_best)
         checkpoints.save()
 
 
@@ -164,7 +168,9 @@ def train_step(
             )  # fmt: skip
             with options.autocast:
                 logits = state.network(video)
-            loss_sum = clip_loss(logits.float(), batch.label, partner, share, options.label_smoothing)
+            loss_sum = clip_loss(
+                logits.float(), batch.label, partner, share, options.label_smoothing, options.class_weights
+            )
             # Processes average their gradients; this makes the average the mean over the step's videos.
             scaler.scale(loss_sum * process.world_size / max(videos, 1)).backward()
         losses.append(loss_sum.detach())
@@ -200,12 +206,23 @@ def seed_step(seed: int, step: int, rank: int) -> np.random.Generator:
     return np.random.default_rng((seed, step))
 
 
-def clip_loss(logits: Tensor, label: Tensor, partner: Tensor, share: float, label_smoothing: float) -> Tensor:
+def clip_loss(
+    logits: Tensor,
+    label: Tensor,
+    partner: Tensor,
+    share: float,
+    label_smoothing: float,
+    class_weights: Tensor | None = None,
+) -> Tensor:
     """Cross-entropy summed over the batch; of a mixed clip `share` is its own label's, the rest its partner's.
 
+    class_weights: (K,), multiplies what each class has of the target: the label's share, the partner's, and what label
+    smoothing gives to the others. The sum is not divided by the weights: the gradient stays the mean over the videos,
+    however they are shared among steps and processes.
     One that is no finite number has no finite gradient either, so that with the gradient all processes hear of it.
     """
     options: Any = {"ignore_index": IGNORED, "reduction": "sum", "label_smoothing": label_smoothing}
+    options["weight"] = class_weights
     loss = F.cross_entropy(logits, label, **options)
     if share < 1:
         loss = share * loss + (1 - share) * F.cross_entropy(logits, partner, **options)

@@ -14,6 +14,7 @@ from vsn_train.data.datasets.custom import load_custom
 from vsn_train.data.datasets.hmdb51 import load_hmdb51
 from vsn_train.data.datasets.jester import load_jester
 from vsn_train.data.datasets.kinetics400 import load_kinetics400
+from vsn_train.data.datasets.listing import class_name_of
 from vsn_train.data.datasets.motion import load_motion
 from vsn_train.data.datasets.something_v1 import load_something_v1
 from vsn_train.data.datasets.something_v2 import load_something_v2
@@ -31,9 +32,16 @@ from vsn_train.import_function import import_function
 from vsn_train.typed_paths import paste, quoted
 
 
-def load_manifest(dataset: schema.Dataset, split: str, process: Process, data: schema.Data | None = None) -> Manifest:
-    """data: for counting frames, where dataset.count_frames asks for it; None leaves that out."""
-    manifest = read_manifest(dataset, split, process)
+def load_manifest(
+    dataset: schema.Dataset,
+    split: str,
+    process: Process,
+    data: schema.Data | None = None,
+    known_classes: Sequence[str] = (),
+) -> Manifest:
+    """data: for counting frames, where dataset.count_frames asks for it; None leaves that out. known_classes: see
+    `load_custom`."""
+    manifest = read_manifest(dataset, split, process, known_classes)
     if data is None or isinstance(dataset, schema.Motion) or not getattr(dataset, "count_frames", False):
         return manifest
     counted: Manifest | None = None
@@ -48,7 +56,7 @@ def load_manifest(dataset: schema.Dataset, split: str, process: Process, data: s
     return replace(manifest, num_frames=counts)
 
 
-def read_manifest(dataset: schema.Dataset, split: str, process: Process) -> Manifest:
+def read_manifest(dataset: schema.Dataset, split: str, process: Process, known_classes: Sequence[str] = ()) -> Manifest:
     root = Path(dataset.root).expanduser()
     if isinstance(dataset, schema.Motion):
         return load_motion(
@@ -60,7 +68,7 @@ def read_manifest(dataset: schema.Dataset, split: str, process: Process) -> Mani
         classes = root / dataset.classes if dataset.classes else None
         return load_custom(
             root, split, lists, classes, dataset.flip_pairs, dataset.max_missing_share, dataset.labels,
-            dataset.flips,
+            dataset.flips, val_share=dataset.val_share, seed=dataset.seed, known_classes=known_classes,
         )  # fmt: skip
     if isinstance(dataset, schema.OwnDataset):
         load_own = import_function(dataset.loader, "dataset.loader")
@@ -108,9 +116,10 @@ def check_overlap(train: Manifest, val: Manifest, dataset: schema.Dataset, refus
     told = dataset.allow_overlap or not refuse or (isinstance(dataset, schema.OwnDataset) and copies == len(shared))
     if told:
         return f"{text}: the validation says less than it seems to"
+    drawn = isinstance(dataset, schema.Custom) and dataset.val_share
+    remedy = "remove the copies, which vsn-tools scan names" if drawn else "take them out of one of the two splits"
     raise InputError(
-        f"{text}: accuracies would say nothing about new videos; take them out of one of the two splits, or accept it: "
-        "dataset.allow_overlap=true"
+        f"{text}: accuracies would say nothing about new videos; {remedy}, or accept it: dataset.allow_overlap=true"
     )
 
 
@@ -140,7 +149,7 @@ def note_empty_classes(manifest: Manifest) -> str:
 def check_classes(manifest: Manifest, trained: list[str], path: str) -> None:
     """Scores of another class order look like chance; refuse instead."""
     found = list(manifest.class_names)
-    if found == trained:
+    if list(map(class_name_of, found)) == list(map(class_name_of, trained)):
         return
     where = next(
         (i for i, (a, b) in enumerate(zip(found, trained, strict=False)) if a != b), min(len(found), len(trained))

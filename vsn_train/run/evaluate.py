@@ -31,8 +31,9 @@ from vsn_train.engine.evaluate import Found, mean_of_views, score_videos, video_
 from vsn_train.engine.parts import ScoreParts
 from vsn_train.engine.precision import autocast_for
 from vsn_train.folder_lock import folder_lock
-from vsn_train.run.data import check_classes, check_flips, load_manifest, note_missing
+from vsn_train.run.data import check_classes, check_flips, note_missing
 from vsn_train.run.network import model_of, use_channels_last
+from vsn_train.run.own_split import tested_manifest
 from vsn_train.run.record import computed, environment, versions
 
 
@@ -42,7 +43,7 @@ def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) ->
         if len(set(process.all_gather(opened.hash))) > 1:  # it was replaced while the processes started
             opened = process.on_rank_zero(lambda: opened)
         checkpoint = opened.checkpoint
-        manifest = load_manifest(config.dataset, config.split, process, config.data)
+        manifest = tested_manifest(config, opened, process)
         check_classes(manifest, checkpoint.class_names, config.checkpoint)
         model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
         use_channels_last(model, config.runtime, process, inference=True)
@@ -81,7 +82,7 @@ def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) ->
         if process.is_main:
             replaced = differing_facts(folder, facts)
             lines = [f"checkpoint {opened.path}: epoch {checkpoint.epoch}, {opened.hash}"]
-            lines.append(f"manifest {facts['manifest']}")
+            lines += [f"manifest {facts['manifest']}", *manifest.notes]
             # All of it or none, in place of what lay there: nothing old stays beside something new.
             with atomic_folder(folder) as written:
                 position = {"epoch": checkpoint.epoch, "step": checkpoint.step}
@@ -199,4 +200,5 @@ def views_are_kept(config: schema.Eval, videos: int, classes: int) -> bool:
 
 
 def describe(scores: Scores, protocol: str) -> str:
-    return f"top1 {scores.top1():.2f}  top5 {scores.top5():.2f}  (n={len(scores)}, {protocol})"
+    accuracies = f"top1 {scores.top1():.2f}  top5 {scores.top5():.2f}  mean class {scores.mean_class():.2f}"
+    return f"{accuracies}  (n={len(scores)}, {protocol})"

@@ -22,6 +22,8 @@ FREE_ON_RESUME = (
     "name", "resume", "check", "runtime.", "checkpoints.", "data.workers", "data.decoder", "data.timeout",
     "data.max_bad_share", "schedule.epochs", "schedule.patience", "dataset.allow_overlap",
 )  # fmt: skip
+# But not this one: the best validations that a checkpoint lists would be of two kinds.
+BOUND = {"checkpoints.best_by"}
 # These may differ too, as long as a step takes as many videos, or as long as the lists name the same videos.
 DIVISION = {"data.batch_size", "optimizer.accumulate"}
 PLACE = {"dataset.root", "dataset.annotations"}
@@ -30,6 +32,11 @@ LISTS = {"dataset.train", "dataset.val", "dataset.max_missing_share"}
 # Keys that older checkpoints lack: how a network started no longer matters to one that is trained, and whether the
 # classes are the same is looked at itself.
 ADDED_LATER = {"backbone.temporal_start", "backbone.outer_taps", "dataset.labels", "dataset.flips"}
+# Keys that older checkpoints lack, with what such a run did.
+FORMERLY = {
+    "data.balance": "none", "optimizer.class_weights": None, "checkpoints.best_by": "top1", "dataset.val_share": 0.0,
+    "dataset.seed": 0,
+}  # fmt: skip
 # Of the free ones, those that change how sums are rounded.
 ROUNDING = ("device", "precision", "channels_last", "compile", "tf32", "fused_optimizer", "sync_bn", "threads")
 
@@ -61,7 +68,11 @@ def find_checkpoint(
     if manifests:
         check_same_classes(checkpoint, path, manifests[0])
     differing = differing_videos(checkpoint, manifests, folder.parent)
-    before, now = flatten(checkpoint.config), flatten(given)
+    before, now = FORMERLY | flatten(checkpoint.config), flatten(given)
+    for key in FORMERLY.keys() - now.keys():
+        del before[key]
+    if not now.get("dataset.val_share"):
+        before["dataset.seed"] = now.get("dataset.seed")  # draws nothing
     allowed = ADDED_LATER - before.keys()
     if checkpoint.step_videos == step_videos:
         allowed |= DIVISION
@@ -72,7 +83,7 @@ def find_checkpoint(
     changed = [
         f"{key} (was {before.get(key)}, is {now.get(key)})"
         for key in sorted((before.keys() | now.keys()) - allowed)
-        if before.get(key) != now.get(key) and not key.startswith(FREE_ON_RESUME)
+        if before.get(key) != now.get(key) and (key in BOUND or not key.startswith(FREE_ON_RESUME))
     ]
     if differing and not other_videos:
         raise InputError(

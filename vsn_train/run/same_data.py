@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from vsn_train.data.datasets.listing import class_name_of
 from vsn_train.data.manifest import Manifest
 from vsn_train.engine.state import Checkpoint
 from vsn_train.errors import InputError
@@ -22,7 +23,7 @@ def save_manifests(run_folder: Path, manifests: Sequence[Manifest]) -> None:
 def check_same_classes(checkpoint: Checkpoint, path: Path, manifest: Manifest) -> None:
     """Raise InputError where a class of the run has another name or index now: its scores would be another class's."""
     before, now = checkpoint.class_names, list(manifest.class_names)
-    if before == now:
+    if list(map(class_name_of, before)) == list(map(class_name_of, now)):
         return
     where = next((i for i, (a, b) in enumerate(zip(before, now, strict=False)) if a != b), min(len(before), len(now)))
     gone, added = [name for name in before if name not in set(now)], [name for name in now if name not in set(before)]

@@ -43,13 +43,15 @@ def trial_step(config: schema.Train, state: TrainState, batch: Batch, videos: in
     return train_step(state, [batch], StepOptions(autocast, config.optimizer.clip_norm), alone, videos, no_draws)
 
 
-def train_options(config: schema.Train, process: Process) -> TrainOptions:
+def train_options(config: schema.Train, process: Process, weights: np.ndarray | None = None) -> TrainOptions:
+    """weights: (K,) of the classes, None for equal ones."""
     step = StepOptions(
         autocast_for(config.runtime.precision, process.device),
         config.optimizer.clip_norm,
         config.optimizer.label_smoothing,
         config.augment.mixup,
         config.augment.cutmix,
+        None if weights is None else torch.as_tensor(weights, device=process.device),
     )
     return TrainOptions(
         step,
@@ -59,6 +61,7 @@ def train_options(config: schema.Train, process: Process) -> TrainOptions:
         max_bad_share=config.data.max_bad_share,
         patience=config.schedule.patience,
         prefetch=config.runtime.prefetch,
+        lowest_is_best=config.checkpoints.best_by == "loss",
     )
 
 

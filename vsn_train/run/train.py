@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -9,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from vsn_train import __version__
@@ -27,6 +30,7 @@ from vsn_train.engine.train import train as run_training
 from vsn_train.folder_lock import folder_lock
 from vsn_train.models.layouts import mixing_of
 from vsn_train.run.check import check_training
+from vsn_train.run.class_weights import class_weights
 from vsn_train.run.data import (
     check_flips,
     check_overlap,
@@ -38,6 +42,7 @@ from vsn_train.run.data import (
 )
 from vsn_train.run.evaluate import Evaluation, describe
 from vsn_train.run.network import build_model, check_network, choose_speed, prepare_model, start_weights, wrap_network
+from vsn_train.run.own_split import check_place, draws_split, kept_split, note_unlisted, save_split
 from vsn_train.run.record import computed, flatten, write_config
 from vsn_train.run.resume import describe_position, find_checkpoint, not_bit_identical, read_quarantine
 from vsn_train.run.same_data import save_manifests
@@ -54,11 +59,16 @@ def train(config: schema.Train, run_folder: Path) -> None:
     check_network(config.backbone, config.data.modality)
     with join_processes(config.runtime.device, config.runtime.threads) as process, ExitStack() as held:
         # 1. What is learnt from, and what learns.
-        manifests = [load_manifest(config.dataset, split, process, config.data) for split in ("train", "val")]
+        resume = schema.resume_choice(config.resume) or launched_before(run_folder)
+        goes_on = resume and any((run_folder / "checkpoints").glob("*.pt"))
+        check_place(config.dataset, run_folder)
+        dataset = kept_split(config.dataset, run_folder) if goes_on else config.dataset
+        manifests = [load_manifest(dataset, split, process, config.data) for split in ("train", "val")]
+        weights_of_classes = class_weights(config.optimizer.class_weights, manifests[0])
         check_flips(config.validation, manifests[1].flips_allowed, manifests[1].name, manifests[1].class_names)
         batches = EpochBatches(
             len(manifests[0]), config.data.batch_size, process.rank, process.world_size, config.seed,
-            config.optimizer.accumulate,
+            config.optimizer.accumulate, manifests[0].labels if config.data.balance == "classes" else None,
         )  # fmt: skip
         torch.manual_seed(config.seed)
         classes = manifests[0].class_names
@@ -72,7 +82,6 @@ def train(config: schema.Train, run_folder: Path) -> None:
         # 2. What the run goes on from, if anything, and how it is fastest here.
         process.on_rank_zero(lambda: held.enter_context(folder_lock(run_folder, "choose another hydra.run.dir")))
         hashes = [each.content_hash() for each in manifests]
-        resume = schema.resume_choice(config.resume) or launched_before(run_folder)
         found, notes = process.on_rank_zero(
             lambda: find_checkpoint(
                 resume, run_folder / "checkpoints", given, batches.step_videos, manifests, config.resume_other_videos
@@ -99,7 +108,7 @@ def train(config: schema.Train, run_folder: Path) -> None:
         # 4. What it reads, and where it writes.
         log = open_log(config, run_folder, process, state.position.step, found.metrics_bytes if found else 0)
         loader = open_loader(config, manifests[0], batches, process, run_folder, log)
-        options, interrupts = train_options(config, process), Interrupts()
+        options, interrupts = train_options(config, process, weights_of_classes), Interrupts()
         scored = state.average.module if state.average else state.model
         evaluation = Evaluation(scored, manifests[1], config.validation, config, process, options.step.autocast)
         facts = facts_of(given, choices, state, manifests[0], hashes, batches, process)
@@ -107,6 +116,8 @@ def train(config: schema.Train, run_folder: Path) -> None:
         if process.is_main:
             write_config(run_folder, given, computed(config.runtime.precision, state.model, process))
         origin = f"resumed {describe_position(state.position, len(batches))}" if found else f"weights: {weights}"
+        if dataset is not config.dataset and process.is_main and (added := note_unlisted(config.dataset, manifests)):
+            notes.append(added)
         said = [origin, *notes, *([overlap] if overlap else []), *reasons, describe_step(config, batches, process)]
         for line in describe_run(config, manifests, process, run_folder) + said:
             log.line(line)
@@ -121,6 +132,8 @@ def train(config: schema.Train, run_folder: Path) -> None:
                 checkpoints.save()
             if process.is_main:
                 save_manifests(run_folder, manifests)
+                if draws_split(dataset):
+                    save_split(run_folder, manifests)
             validate = validation(config, evaluation, hashes[1], interrupts, process, log)
             run_training(state, loader, batches, validate, checkpoints, interrupts, process, log, options)
             checkpoints.wait()
@@ -190,7 +203,8 @@ def open_checkpoints(
 def validation(
     config: schema.Train, evaluation: Evaluation, manifest: str, interrupts: Interrupts, process: Process, log: RunLog
 ) -> Callable[[Position], float]:
-    """What the loop calls at the end of an epoch: logs the validation's metrics and returns its top-1 in percent.
+    """What the loop calls at the end of an epoch: logs the validation's metrics and returns what checkpoints.best_by
+    says: an accuracy in percent, or the loss.
 
     manifest: content hash of the validation split.
     """
@@ -201,14 +215,15 @@ def validation(
         with interrupts.raised_at_once():  # only where nothing has been logged yet: the validation is done again
             scores = evaluation("validate", {"protocol": {"name": name, **asdict(config.validation)}})
         epoch = position.epoch + 1
-        top1, top5 = scores.top1(), scores.top5()
+        values = {name: getattr(scores, name)() for name in ("loss", "top1", "top5", "mean_class")}
         log.line(f"epoch {epoch}/{config.schedule.epochs}  val {describe(scores, name)}")
         log.metrics(
-            "val", epoch, position.step, loss=scores.loss(), top1=top1, top5=top5, n=len(scores),
-            protocol=name, manifest=manifest, checkpoint=f"epoch {epoch}",
+            "val", epoch, position.step, **values, n=len(scores), protocol=name,
+            manifest=manifest, checkpoint=f"epoch {epoch}",
         )  # fmt: skip
         log.figure("confusion", position.step, confusion_figure(*scores.confused(), len(scores.class_names)))
-        return top1
+        best_by = values[config.checkpoints.best_by]
+        return best_by if math.isfinite(best_by) else sys.float_info.max  # a loss of no readable video
 
     return validate
 
@@ -222,6 +237,13 @@ def describe_run(config: schema.Train, manifests: list[Manifest], process: Proce
     ]
     if process.is_main:
         lines += [line for each in manifests if (line := note_missing(each, run_folder))]
+    lines += [note for each in manifests for note in each.notes]
+    if config.data.balance == "classes" or config.optimizer.class_weights:
+        counts = np.bincount(train.labels, minlength=len(train.class_names))
+        lines.append(
+            f"{counts[counts > 0].min()} to {counts.max()} training videos a class; "
+            f"data.balance={config.data.balance}, optimizer.class_weights={config.optimizer.class_weights or 'null'}"
+        )
     if empty := note_empty_classes(train):
         lines.append(empty)
     return [*lines, describe_flips(train, config.augment.flip)]
@@ -246,7 +268,8 @@ def final_summary(
     config: schema.Train, position: Position, loader: Loader[Batch], log: RunLog, run_folder: Path, seconds: float
 ) -> list[str]:
     """What the terminal shows at the end."""
-    top1, epoch = position.best[0]
+    value, epoch = position.best[0]
+    best_by = {"mean_class": "mean class accuracy"}.get(config.checkpoints.best_by, config.checkpoints.best_by)
     protocol = config.validation.name(config.data.short_side, config.data.crop_size)
     lines = [f"done: {position.epoch} epochs, {position.step} steps; this launch took {seconds / 60:.1f} min"]
     if position.epoch < config.schedule.epochs:
@@ -255,7 +278,7 @@ def final_summary(
             f"(schedule.patience={config.schedule.patience})"
         )
     lines.append(
-        f"best val top1 {top1:.2f} after epoch {epoch} ({protocol}"
+        f"best val {best_by} {value:.{3 if best_by == 'loss' else 2}f} after epoch {epoch} ({protocol}"
         f"{', averaged weights' if config.optimizer.ema else ''})"
     )
     if loader.quarantine:

@@ -53,8 +53,9 @@ from vsn_train.engine.evaluate import score_videos, video_groups
 from vsn_train.engine.precision import autocast_for
 from vsn_train.errors import InputError
 from vsn_train.models import Recognizer
-from vsn_train.run.data import check_flips, load_manifest
+from vsn_train.run.data import check_flips
 from vsn_train.run.network import build_model, model_of, use_channels_last
+from vsn_train.run.own_split import tested_manifest
 from vsn_train.run.record import computed
 from vsn_train.tools.compose import eval_config
 from vsn_train.typed_paths import hydra_words
@@ -138,7 +139,7 @@ def measure(config: schema.Eval, opened: OpenedCheckpoint, label: str | None, pr
         trained = ", ".join(f"{key}={value}" for key, value in asdict(config.backbone).items())
         raise InputError(f"{config.checkpoint}: {error}; found {trained}") from error
     use_channels_last(model, config.runtime, process)
-    manifest = load_manifest(config.dataset, config.split, process, config.data)
+    manifest = tested_manifest(config, opened, process)
     classes = len(checkpoint.class_names)
     same_classes = list(manifest.class_names) == checkpoint.class_names
     check_flips(config.protocol, manifest.flips_allowed, manifest.name, manifest.class_names)

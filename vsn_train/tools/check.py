@@ -5,8 +5,8 @@
     vsn-tools check manifest.npz --report check.json --timeout 60
     vsn-tools check list.csv --root /data/mine
 
-Checks every video and folder of images below a folder, the videos of a manifest (Manifest.save), or those of a list
-(`path`, `path,label` or `path,label,num_frames` a line; a list of dataset=custom). Each is decoded from the first
+Checks every video and folder of images below a folder, the videos of a manifest (Manifest.save), or those of a list as
+dataset=custom takes it; what training would refuse is wrong here too. Each is decoded from the first
 frame to the last in a process of its own; then a sample of frames is read backwards, by each reader, and compared with
 that. The report has a line for every file: what is wrong with it, and how many frames it has by decoding, by its header
 and by the list. A wrong header alone is no fault: vsn-train does not rely on it.
@@ -26,7 +26,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vsn_train.atomic import atomic_path
-from vsn_train.data.check import FileReport, check_file
+from vsn_train.data.check import USUAL, FileReport, check_file
+from vsn_train.data.datasets.listing import read_listing
+from vsn_train.data.datasets.presence import find_videos
 from vsn_train.data.isolated import Failure, usable_cores, work_isolated
 from vsn_train.data.manifest import Manifest
 from vsn_train.data.prepare import find_sources, take_shard
@@ -61,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     for reader in arguments.readers:
         if reader in READERS:
             READERS[reader].library()  # is it there?
-    root, listed, note = files_of(arguments.source.expanduser(), arguments.root)
+    root, listed, of_list, note = files_of(arguments.source.expanduser(), arguments.root)
     mine = take_shard(list(listed), arguments.shard)
     work = partial(
         check_one,
@@ -71,7 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
         readers=tuple(arguments.readers),
         sample=arguments.sample,
     )
-    rows = []
+    rows = [row_of(name, failure) for name, failure in of_list.items()]
+    for row in rows:
+        print(f"{row['problem']}: {row['path']}: {row['cause']}", file=sys.stderr)
     with tqdm(total=len(mine), desc="check", unit="file", disable=None) as bar:
         for name, result in work_isolated(work, mine, arguments.workers, arguments.timeout):
             row = row_of(name, result)
@@ -107,7 +111,8 @@ def row_of(name: str, result: FileReport | Failure) -> dict[str, object]:
         return dict.fromkeys(COLUMNS, "") | {
             "path": name, "problem": result.kind, "cause": result.cause, "differing": {}, "refused": {},
         }  # fmt: skip
-    causes = [f"{reader}: {count} of {result.compared} frames" for reader, count in result.differing.items() if count]
+    causes = [result.refused[USUAL]] if result.problem == "unreadable" else []
+    causes += [f"{reader}: {count} of {result.compared} frames" for reader, count in result.differing.items() if count]
     if not causes and result.problem:
         causes = [f"{result.frames} frames decode, the list says {result.listed}"]
     readers = [f"{reader}: {count} differ" for reader, count in result.differing.items()]
@@ -141,34 +146,30 @@ def write_report(path: Path, rows: list[dict[str, object]]) -> None:
             writer.writerows(rows)
 
 
-def files_of(source: Path, root: Path | None) -> tuple[Path, dict[str, int | None], str]:
-    """The folder that names are relative to; name -> number of frames as listed; a line on what is left out."""
+def files_of(source: Path, root: Path | None) -> tuple[Path, dict[str, int | None], dict[str, Failure], str]:
+    """The folder that names are relative to; name -> number of frames as listed; name -> why a training refuses what
+    the list says of it; a line on what is left out."""
     if source.is_dir():
         names, note = find_sources(source)
-        return source, dict.fromkeys(names), note
+        return source, dict.fromkeys(names), {}, note
     if not source.is_file():
         raise InputError(f"{source}: no such folder, manifest or list")
     if source.suffix == ".npz":
         manifest = Manifest.load(source)
         paths = [path.decode("utf-8", "surrogateescape") for path in manifest.paths.tolist()]
-        return manifest.root, {path: manifest.known_frames(index) for index, path in enumerate(paths)}, ""
-    return root or source.parent, read_list(source), ""
-
-
-def read_list(path: Path) -> dict[str, int | None]:
-    """`path[,label[,num_frames]]` a line; a header that names the columns may come first."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
+        return manifest.root, {path: manifest.known_frames(index) for index, path in enumerate(paths)}, {}, ""
+    root = source.parent if root is None else root.expanduser()
+    rows = read_listing(source, root).rows
     listed: dict[str, int | None] = {}
-    for number, cells in enumerate(csv.reader(lines), start=1):
-        if not any(cells) or (number == 1 and cells[0] == "path"):
-            continue
-        count = cells[2].strip() if len(cells) > 2 else ""
-        if count and not count.isdecimal():
-            raise InputError(f"{path} line {number}: number of frames {count!r}: expected a whole number")
-        listed[cells[0]] = int(count) if count else None
-    if not listed:
-        raise InputError(f"{path}: the list is empty; expected one video a line")
-    return listed
+    refused: dict[str, Failure] = {}
+    lines: dict[str, list[int]] = {}
+    for row, found in zip(rows, find_videos(root, [row.path for row in rows]), strict=True):
+        lines.setdefault(row.path, []).append(row.line)
+        if found is None:
+            refused[row.path] = Failure(f"not under {root} ({source} line {row.line})", "missing")
+        else:
+            listed[found] = row.num_frames if row.num_frames > 0 else None
+    for path, numbers in lines.items():
+        if len(numbers) > 1 and path not in refused:
+            refused[path] = Failure(f"{source} lines {' and '.join(map(str, numbers))}", "repeated")
+    return root, listed, refused, ""

@@ -24,6 +24,7 @@ FAILED = 1
 VERBS = {
     "scan": "is a copy of a data set complete? Counts its videos, classes and frames",
     "check": "find the videos that cannot be read, hang, or hold another number of frames",
+    "split": "divide videos into a training and a validation list, class by class",
     "prepare": "make copies of a data set that are read several times faster",
     "flow": "compute the optical flow of a data set",
     "scores": "read, compare, break down and fuse the score files of vsn-eval; mean of splits",

@@ -23,6 +23,8 @@ from pathlib import Path
 import numpy as np
 
 from vsn_train.atomic import remove_parts
+from vsn_train.data.datasets.listing import read_listing
+from vsn_train.data.datasets.presence import find_videos
 from vsn_train.data.isolated import usable_cores, work_with_bar
 from vsn_train.data.prepare import (
     CRF,
@@ -44,7 +46,7 @@ from vsn_train.errors import InputError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="folder of videos, or of folders of images")
     parser.add_argument("target", type=Path, help="folder to write to")
-    parser.add_argument("--list", type=Path, help="file with one path below SOURCE a line; without it: all there are")
+    parser.add_argument("--list", type=Path, help="of videos below SOURCE, as dataset=custom takes it; without it: all")
     parser.add_argument("--shard", default="1/1", metavar="i/n", help="the i-th of n parts of the work, i from 1")
     parser.add_argument("--workers", type=int, default=usable_cores(), help="processes; default: one a core")
     parser.add_argument("--short-side", type=int, default=SHORT_SIDE, help="pixels; smaller videos keep their size")
@@ -112,16 +114,14 @@ def check_arguments(arguments: argparse.Namespace, source: Path, target: Path) -
 
 
 def listed(path: Path, source: Path) -> list[str]:
-    """The paths in a list file, which must exist below `source`."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise InputError(f"--list {path}: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        if line and not (source / line).exists():
-            raise InputError(f"{path}, line {number}: {source / line} does not exist")
-        if line and not is_below(line):  # its copy would lie outside
-            raise InputError(f"{path}, line {number}: {line!r}: expected a path below {source}")
-    if not any(lines):
-        raise InputError(f"{path}: the list is empty; expected one path a line")
-    return sorted({line for line in lines if line})
+    """The videos of a list, which must exist below `source`, as they are called there."""
+    rows = read_listing(path.expanduser(), source).rows
+    found: set[str] = set()
+    for row, there in zip(rows, find_videos(source, [row.path for row in rows]), strict=True):
+        place = f"{path} line {row.line}"
+        if not is_below(row.path):  # its copy would lie outside
+            raise InputError(f"{place}: {row.path!r}: expected a path below {source}")
+        if there is None:
+            raise InputError(f"{place}: {source / row.path} does not exist; correct the list, or SOURCE")
+        found.add(there)
+    return sorted(found)

@@ -3,10 +3,12 @@
     vsn-tools scan dataset=jester dataset.root=/data/20bn-jester-v1 --workers 16
     vsn-tools scan dataset=kinetics400 dataset.root=/data/kinetics400 --no-frames
 
-Prints a line for each split, and every video that cannot be read. Frame counts are kept beside the data, so that a
-training with dataset.count_frames=true starts at once; a killed scan goes on where it stopped. --save writes each
-split's manifest, paths, labels and frame counts, as FOLDER/<dataset>_<split>.npz (Manifest.load reads it).
-Exit code 0: complete, 1: videos are missing or unreadable, 2: wrong input.
+Prints a line for each split, every video that cannot be read, every one that is there twice under two names, and, of
+videos of your own, those that training and validation share. Frame counts are kept beside the data, so that a training
+with dataset.count_frames=true starts at once; a killed scan goes on where it stopped. --no-frames opens only videos of
+your own that may be the same. --save writes each split's manifest, paths, labels and frame counts, as
+FOLDER/<dataset>_<split>.npz (Manifest.load reads it).
+Exit code 0: complete, 1: videos are missing, unreadable, or in both splits, 2: wrong input.
 """
 
 from __future__ import annotations
@@ -17,10 +19,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vsn_train import config as schema
 from vsn_train.data.frame_counts import count_frames
 from vsn_train.data.manifest import Manifest
+from vsn_train.data.overlap import Shared, same_contents
 from vsn_train.engine.distributed import Process
-from vsn_train.run.data import load_manifest, note_empty_classes
+from vsn_train.errors import InputError
+from vsn_train.run.data import check_overlap, load_manifest, note_empty_classes
 from vsn_train.tools.compose import train_config
 
 
@@ -53,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     complete = True
     config = train_config(arguments.overrides, arguments.config_dir)
+    manifests: dict[str, Manifest] = {}
     for split in arguments.splits:
         manifest = load_manifest(config.dataset, split, Process(0, 1, torch.device("cpu")))
         reasons: list[str] = []
@@ -61,10 +67,29 @@ def run(arguments: argparse.Namespace) -> int:
         print(describe(manifest, len(reasons)))
         if empty := note_empty_classes(manifest):
             print(f"  {empty}")
+        for note in manifest.notes:
+            print(f"  {note}")
+        manifests[split] = manifest
+        if not arguments.no_frames or isinstance(config.dataset, schema.Custom):
+            for line in described_copies(same_contents(manifest)):
+                print(f"  {line}")
         for line in [*reasons, *(f"{each}: missing" for each in manifest.missing)]:
             print(f"  {line}")
         complete = complete and not reasons and not manifest.missing
         if arguments.save:
             arguments.save.mkdir(parents=True, exist_ok=True)
             manifest.save(arguments.save / f"{manifest.name}_{split}.npz")
+    if {"train", "val"} <= manifests.keys():
+        try:
+            told = check_overlap(manifests["train"], manifests["val"], config.dataset)
+        except InputError as error:
+            told, complete = str(error), False
+        if told:
+            print(told)
     return 0 if complete else 1
+
+
+def described_copies(found: list[Shared]) -> list[str]:
+    """A line that counts them, and one for each."""
+    lines = [f"{each.second}: {'the same content as' if each.copy else 'a link to'} {each.first}" for each in found]
+    return [f"{len(found)} videos are there under another name too:", *lines] if found else []

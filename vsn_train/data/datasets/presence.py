@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
 from vsn_train.data.datasets.annotations import numbered_lines
-from vsn_train.data.manifest import Manifest, first_repeated, make_manifest
+from vsn_train.data.manifest import Manifest, first_repeated, listed_twice, make_manifest
 from vsn_train.errors import InputError
 
 VIDEO_SUFFIXES = frozenset(
@@ -39,21 +40,45 @@ def list_folder(folder: Path) -> list[str]:
 
 
 def find_videos(root: Path, wanted: Sequence[str]) -> list[str | None]:
-    """For each path under `root`: what is there of it, or None.
+    """For each path under `root`: what is there of it, as it is spelt on disk, or None.
 
     That is the path itself, or the same name with another video suffix, or as a folder of frames: all data sets are in
-    use as files, as frames and as re-encoded copies. Raises InputError for a folder that cannot be listed.
+    use as files, as frames and as re-encoded copies. Letters with accents are one character or two, as the list or the
+    disk has it. Raises InputError for a folder that cannot be listed.
     """
-    folders: dict[str, dict[str, str]] = {}
+    folders: dict[str, tuple[str, dict[str, str]]] = {}
     found: list[str | None] = []
     for path in wanted:
         folder, _, name = path.rpartition("/")
         if folder not in folders:
-            entries = list_folder(root / folder) if (root / folder).is_dir() else []
-            folders[folder] = {video_name(entry): entry for entry in entries} | {entry: entry for entry in entries}
-        entry = folders[folder].get(name) or folders[folder].get(video_name(name))
-        found.append(entry and (f"{folder}/{entry}" if folder else entry))
+            there = folder if (root / folder).is_dir() else _as_on_disk(root, folder)
+            entries = list_folder(root / there) if there is not None else []
+            names = {video_name(entry): entry for entry in entries} | {entry: entry for entry in entries}
+            folders[folder] = there or "", {_composed(each): entry for each, entry in names.items()} | names
+        there, names = folders[folder]
+        entry = names.get(name) or names.get(video_name(name)) or names.get(_composed(name))
+        entry = entry or names.get(_composed(video_name(name)))
+        found.append(entry and (f"{there}/{entry}" if there else f"/{entry}" if path[:1] == "/" else entry))
     return found
+
+
+def _composed(name: str) -> str:
+    """The one spelling of a name whose accents may be characters of their own, as macOS writes them."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def _as_on_disk(root: Path, folder: str) -> str | None:
+    """The folder in the spelling that the disk has; None where there is none."""
+    if folder.isascii():
+        return None
+    there = ""
+    for part in folder.split("/"):
+        place = root / there
+        same = [entry for entry in os.listdir(place) if _composed(entry) == _composed(part)] if place.is_dir() else []
+        if part and not same:
+            return None
+        there = os.path.join(there, same[0] if part else "/")
+    return there
 
 
 def make_present_manifest(
@@ -81,8 +106,7 @@ def make_present_manifest(
         raise InputError(f"{listing}: the list is empty; expected one video a line")
     if twice := first_repeated(ids):
         lines = [str(number) for number, line in numbered_lines(listing) if twice in line] if listing.is_file() else []
-        place = f"{listing} line{'s' * (len(lines) > 1)} {' and '.join(lines)}" if lines else str(listing)
-        raise InputError(f"{place}: {twice} is listed more than once; remove the repeated line")
+        raise listed_twice(f"{listing} lines {' and '.join(lines)}" if len(lines) > 1 else str(listing), twice)
     missing = [each for each, path in zip(ids, found, strict=True) if path is None]
     if len(missing) > max_missing_share * len(ids) or len(missing) == len(ids):
         accept = math.ceil(100 * len(missing) / len(ids)) / 100
