@@ -5,7 +5,7 @@ What a sample looks like depends on (seed, epoch, index) alone: not on workers, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,10 +151,20 @@ def read_eval_video(
         )
         if modality == "flow":
             wanted = flow_stacks(wanted, stop)
-        unique, positions = np.unique(wanted, return_inverse=True)
-        frames = video.read(unique)
-        times = video.times
-    frames = resize_short_side(frames, protocol.short_side)
+        return video_of_clips(index, wanted, video.read, protocol.short_side, video.times)
+
+
+def video_of_clips(
+    index: int,
+    wanted: np.ndarray,
+    read: Callable[[np.ndarray], Tensor],
+    short_side: int,
+    times: np.ndarray | None = None,
+) -> EvalVideo:
+    """wanted: see `sample_indices` and `flow_stacks`. read: frames (N,), each once and in order -> uint8 (N, C, H, W).
+    times: seconds of every frame of the video."""
+    unique, positions = np.unique(wanted, return_inverse=True)
+    frames = resize_short_side(read(unique), short_side)
     seconds = None if times is None else times[unique]
     return EvalVideo(index, frames, positions.reshape(wanted.shape), unique, seconds)
 

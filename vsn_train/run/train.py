@@ -37,7 +37,16 @@ from vsn_train.run.data import (
     training_clips,
 )
 from vsn_train.run.evaluate import Evaluation, describe
-from vsn_train.run.network import build_model, check_network, choose_speed, prepare_model, start_weights, wrap_network
+from vsn_train.run.network import (
+    build_model,
+    check_network,
+    choose_speed,
+    fetch_weights,
+    note_random_start,
+    prepare_model,
+    start_weights,
+    wrap_network,
+)
 from vsn_train.run.record import computed, flatten, write_config
 from vsn_train.run.resume import describe_position, find_checkpoint, not_bit_identical, read_quarantine
 from vsn_train.run.same_data import save_manifests
@@ -63,6 +72,7 @@ def train(config: schema.Train, run_folder: Path) -> None:
         torch.manual_seed(config.seed)
         classes = manifests[0].class_names
         model = build_model(config.backbone, len(classes), config.data.modality).to(process.device)
+        fetch_weights(config, process)
         weights = start_weights(model, config, classes)
         if config.check:
             process.on_rank_zero(lambda: check_overlap(manifests[0], manifests[1], config.dataset))
@@ -108,6 +118,8 @@ def train(config: schema.Train, run_folder: Path) -> None:
             write_config(run_folder, given, computed(config.runtime.precision, state.model, process))
         origin = f"resumed {describe_position(state.position, len(batches))}" if found else f"weights: {weights}"
         said = [origin, *notes, *([overlap] if overlap else []), *reasons, describe_step(config, batches, process)]
+        if random_start := note_random_start(config):
+            said.append(random_start)  # last, and once more at the end
         for line in describe_run(config, manifests, process, run_folder) + said:
             log.line(line)
 
@@ -260,4 +272,6 @@ def final_summary(
     )
     if loader.quarantine:
         lines.append(f"{len(loader.quarantine)} clips took their worker along: {run_folder / QUARANTINE}")
+    if random_start := note_random_start(config):
+        lines.append(random_start)
     return [*lines, f"evaluate: {paste('vsn-eval', checkpoint=run_folder / 'checkpoints' / 'best.pt')}"]
