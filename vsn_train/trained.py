@@ -260,8 +260,8 @@ def trained_model(
         network.to(memory_format=torch.channels_last)
     return TrainedModel(
         network.to(place).eval(), checkpoint.class_names, protocol or Protocol(**checkpoint.config["protocol"]),
-        modality, place, runtime["precision"], runtime["views_per_batch"], data["decoder"], checkpoint.flip_pairs,
-        opened,
+        modality, place, runtime.get("precision", "auto"), runtime.get("views_per_batch", 16),
+        data.get("decoder", "auto"), checkpoint.flip_pairs, opened,
     )  # fmt: skip
 
 
