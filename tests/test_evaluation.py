@@ -53,7 +53,7 @@ def many(tmp_path_factory):
 def arguments_of(ucf101_run: Path, many: Path, folder: Path, *more: str) -> list[str]:
     return [
         f"checkpoint={ucf101_run}/checkpoints/last.pt", f"dataset.root={many}", f"hydra.run.dir={folder}",
-        "runtime.threads=1", "report=false", "protocol.clips=5", *more,
+        "runtime.threads=1", "report=false", "features=true", "protocol.clips=5", *more,
     ]  # fmt: skip
 
 
@@ -63,6 +63,11 @@ def evaluated(ucf101_run: Path, many: Path, folder: Path, *more: str) -> Path:
     (scores,) = folder.glob("eval/*/*/scores.npz")
     assert not (scores.parent / "parts").exists()
     return scores
+
+
+def assert_same_files(scores: Path, others: Path) -> None:
+    for name in ("scores.npz", "features.npz"):
+        assert scores.with_name(name).read_bytes() == others.with_name(name).read_bytes(), name
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +80,7 @@ def whole(ucf101_run, many, tmp_path_factory):
 def test_the_same_bytes_from_any_number_of_processes_and_workers(ucf101_run, many, whole, tmp_path):
     # One and two processes, and zero, one and two workers, are in the next test, which is not slow.
     again = evaluated(ucf101_run, many, tmp_path, "runtime.devices=3", "data.workers=4")
-    assert again.read_bytes() == whole.read_bytes()
+    assert_same_files(again, whole)
     scores = Scores.load(whole)
     assert len(scores) == len(set(scores.ids.tolist())) == VIDEOS
     assert scores.views.shape == (VIDEOS, 50, 3)
@@ -107,8 +112,12 @@ def test_killed_and_resumed_gives_the_same_bytes(ucf101_run, many, whole, tmp_pa
     assert "parts of another evaluation: computed differ; set it back, or evaluate anew" in other.err
     assert found[0].read_bytes() == kept
 
+    plain = run_command("vsn-eval", *arguments_of(ucf101_run, many, folder, "resume=true", "features=false"))
+    assert plain.code == 2
+    assert "parts of another evaluation: features differ" in plain.err
+
     again = evaluated(ucf101_run, many, folder, "resume=true", "runtime.devices=1", "data.workers=2")
-    assert again.read_bytes() == whole.read_bytes()
+    assert_same_files(again, whole)
 
 
 def test_a_bad_video_counts_as_wrong_where_the_user_says_so_and_is_named(ucf101_run, many, tmp_path):

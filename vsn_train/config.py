@@ -272,7 +272,9 @@ class Train:
     resume: Any = False  # true: go on from the newest checkpoint of the run folder; "auto": where there is one
     resume_other_videos: bool = False  # go on although videos were added, are gone or have another label
     check: bool = False  # do not train: look at two batches, what limits the speed, and a figure of the clips
-    weights: str | None = None  # file to start from: of torchvision, the TSM repository, mmaction2 or vsn-train
+    # to start from: "imagenet", torchvision's for backbone.arch; or a file of torchvision, timm, the TSM repository,
+    # mmaction2 or vsn-train (.pth, .pt, .safetensors); or a folder that vsn-tools export has written
+    weights: str | None = None
     weights_new_head: bool = False  # leave the file's classifier out although the number of classes fits
     weights_other_operator: bool = False  # take a file that was trained with another operator, or placed otherwise
     weights_class_order: str | None = None  # of the file's classifier: "sorted", or a text file, one class name a line
@@ -299,6 +301,7 @@ class Eval:
     resume: Any = False  # true or "auto": go on with an evaluation that was interrupted
     on_bad_video: str = "error"  # a video that cannot be read ends the evaluation ("error") or counts as "wrong"
     keep_views: str = "auto"  # each view's scores in scores.npz: "always", "never", "auto" (up to 512 MB of them)
+    features: bool = False  # write features.npz too: what the classifier sees of each video, (N, D)
     report: bool = True  # write report.html
     dataset: Any = MISSING
     backbone: Any = MISSING

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from vsn_train.analysis.scores import softmax
 from vsn_train.data.direction import undecided
-from vsn_train.data.loader import EvalVideo, read_eval_video
+from vsn_train.data.loader import EvalVideo, read_eval_video, video_of_clips
 from vsn_train.data.manifest import flipped_labels
 from vsn_train.data.protocol import Protocol
 from vsn_train.data.sampling import sample_indices
@@ -91,6 +91,27 @@ class TrainedModel:
         protocol = self.protocol
         return Preprocessing(protocol.short_side, protocol.crop_size, self.num_frames, protocol.placement)
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a file made from the model says of it, as plain types: how its input is made, and where it is from."""
+        checkpoint = self.checkpoint.checkpoint
+        return {
+            "class_names": self.class_names,
+            "preprocessing": asdict(self.preprocessing),
+            "protocol": asdict(self.protocol),
+            "modality": self.modality,
+            "num_frames": self.num_frames,
+            "sampling": self.protocol.placement,
+            "operator": checkpoint.config["backbone"]["operator"],
+            "arch": checkpoint.config["backbone"]["arch"],
+            "dataset": checkpoint.config["dataset"]["name"],
+            "checkpoint": self.checkpoint.hash,
+            "averaged": checkpoint.average is not None,
+            "epoch": checkpoint.epoch,
+            "manifests": list(checkpoint.manifests),
+            "version": checkpoint.version,
+        }
+
     def scores(self, source: Source) -> np.ndarray:
         """float32 (K,): the mean over the protocol's views, as vsn-eval has it."""
         labels = flipped_labels(len(self.class_names), self.flip_pairs)
@@ -133,9 +154,8 @@ class TrainedModel:
             return read_eval_video(Path(source), self.num_frames, self.protocol, self.decoder, self.modality)
         frames = self._given(source, 4)
         wanted = sample_indices(len(frames), self.num_frames, self.protocol.clips, self.protocol.placement)
-        numbers, positions = np.unique(wanted, return_inverse=True)
-        resized = resize_short_side(frames[torch.as_tensor(numbers)], self.protocol.short_side)
-        return EvalVideo(0, resized, positions.reshape(wanted.shape), numbers, None)
+        short_side = self.protocol.short_side
+        return video_of_clips(0, wanted, lambda rows: resize_short_side(frames[torch.as_tensor(rows)], short_side))
 
     def _given(self, frames: np.ndarray | Tensor, axes: int) -> Tensor:
         """uint8 (…, H, W, 3) -> (…, 3, H, W)."""
@@ -201,17 +221,31 @@ def load_model(
     protocol: Protocol | None = None,
     operator: Callable[..., None] | None = None,
 ) -> TrainedModel:
-    """The network of a checkpoint of vsn-train, or of the best one in a run folder. No code in the file is run.
+    """The network of a checkpoint of vsn-train, of the best one in a run folder, or of a folder that vsn-tools export
+    has written. No code in the file is run.
 
     Averaged weights are taken where a moving average was kept. device: "auto", "cpu" or "cuda". protocol: the views
     that are averaged; None: those of the training's data set. operator: the function of your own that put modules into
     the network, where the training had one. Raises InputError for any other file.
     """
+    opened = open_checkpoint(checkpoint_in(Path(path).expanduser()))
+    trained = trained_model(opened, device, protocol, operator)
+    if trained.protocol.crops == 10 and not flips_allowed(opened.checkpoint):
+        raise InputError(
+            f"{opened.path}: a protocol of 10 crops flips them, but its classes differ in direction and the pairs are "
+            "not known; give a protocol= of fewer crops"
+        )
+    return trained
+
+
+def trained_model(
+    opened: OpenedCheckpoint, device: str, protocol: Protocol | None = None, operator: Callable[..., None] | None = None
+) -> TrainedModel:
+    """See `load_model`."""
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"device={device}: expected auto, cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device=cuda, but torch finds no CUDA device; use auto or cpu")
-    opened = open_checkpoint(checkpoint_in(Path(path).expanduser()))
     checkpoint = opened.checkpoint
     backbone, data, runtime = (checkpoint.config[group] for group in ("backbone", "data", "runtime"))
     if "." in backbone["operator"] and operator is None:
@@ -221,20 +255,26 @@ def load_model(
         )
     modality = data.get("modality", "rgb")
     network = build_network(backbone, len(checkpoint.class_names), modality, operator)
-    load_network(network, checkpoint.average or checkpoint.model)
+    load_weights_of(checkpoint, network, opened.path)
     place = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     if runtime.get("channels_last") is not False:  # as vsn-eval, which takes it for its speed
         network.to(memory_format=torch.channels_last)
-    protocol = protocol or Protocol(**checkpoint.config["protocol"])
-    if protocol.crops == 10 and not flips_allowed(checkpoint):
-        raise InputError(
-            f"{opened.path}: a protocol of 10 crops flips them, but its classes differ in direction and the pairs are "
-            "not known; give a protocol= of fewer crops"
-        )
     return TrainedModel(
-        network.to(place).eval(), checkpoint.class_names, protocol, modality, place,
-        runtime["precision"], runtime["views_per_batch"], data["decoder"], checkpoint.flip_pairs, opened,
+        network.to(place).eval(), checkpoint.class_names, protocol or Protocol(**checkpoint.config["protocol"]),
+        modality, place, runtime.get("precision", "auto"), runtime.get("views_per_batch", 16),
+        data.get("decoder", "auto"), checkpoint.flip_pairs, opened,
     )  # fmt: skip
+
+
+def load_weights_of(checkpoint: Checkpoint, network: Recognizer, path: str | PathLike[str]) -> None:
+    """Copy a checkpoint's tensors into its network: the averaged weights where there are any. path: for messages.
+
+    Raises InputError where the tensors are not those of the network that the config describes.
+    """
+    try:
+        load_network(network, checkpoint.average or checkpoint.model, "average" if checkpoint.average else "model")
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def build_network(

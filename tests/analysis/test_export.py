@@ -1,12 +1,14 @@
 import importlib.util
 import subprocess
 
+import numpy as np
 import pytest
 import torch
 
 from tests.runs import TOOLS
 from vsn_train.analysis import export
 from vsn_train.analysis.export import export_model
+from vsn_train.data.transforms import normalize
 from vsn_train.errors import InputError
 from vsn_train.models import create_model
 
@@ -86,6 +88,35 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "ONNX_PACKAGES", ("onnx", "not_a_package"))
     with pytest.raises(InputError, match=r"not_a_package.*pip install 'vsn-train\[onnx\]'"):
         export_model(example("tsn"), tmp_path / "model.onnx")
+
+
+@pytest.mark.skipif(not HAS_ONNX, reason="needs the extra onnx")
+def test_an_onnx_file_says_what_it_is_and_takes_frames_as_they_are(tmp_path):
+    import onnx
+    import onnxruntime
+
+    path, model = tmp_path / "model.onnx", first_stage(example("tsm"))
+    facts = {"class_names": ["a", "b"], "checkpoint": "0123", "protocol": {"clips": 1}}
+    assert export_model(model, path, size=32, uint8=True, facts=facts) < 1e-4
+    session = onnxruntime.InferenceSession(path)
+    found = session.get_modelmeta().custom_metadata_map
+    assert found == {"class_names": '["a", "b"]', "checkpoint": "0123", "protocol": '{"clips": 1}'}
+    (video,), (logits,) = session.get_inputs(), session.get_outputs()
+    assert (video.name, video.type, video.shape) == ("video", "tensor(uint8)", ["batch", 4, 32, 32, 3])
+    assert (logits.name, logits.shape) == ("logits", ["batch", 5])
+    dimensions = onnx.load(path).graph.input[0].type.tensor_type.shape.dim
+    assert [each.denotation for each in dimensions] == [
+        "DATA_BATCH", "DATA_TIME", "DATA_FEATURE", "DATA_FEATURE", "DATA_CHANNEL",
+    ]  # fmt: skip
+    frames = torch.randint(256, (3, 4, 32, 32, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = model.eval()(normalize(frames.movedim(-1, -3)))
+    np.testing.assert_allclose(session.run(None, {"video": frames.numpy()})[0], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_frames_as_they_are_need_colours(tmp_path):
+    with pytest.raises(InputError, match="input=uint8 is for networks of RGB frames"):
+        export_model(create_model("tsn", "resnet18", 2, 3, modality="flow"), tmp_path / "model.pt2", uint8=True)
 
 
 def test_script_exports_a_checkpoint(tmp_path):

@@ -65,8 +65,8 @@ def scores_of(manifest, protocol, views_per_batch=16, workers=0, model=None, **c
     options = {"keep_views": True, "on_bad_video": "error", "title": ""} | change
     found = score_videos(
         model or Net(), eval_loader(videos, groups, workers), len(groups), ALONE, lambda results: None,
-        protocol=protocol, flipped_labels=manifest.flipped_labels(), views_per_batch=views_per_batch,
-        autocast=torch.autocast("cpu", enabled=False), **options,
+        protocol=protocol, views_per_batch=views_per_batch, autocast=torch.autocast("cpu", enabled=False),
+        **{"flipped_labels": manifest.flipped_labels()} | options,
     )  # fmt: skip
     return [found[index] for index in range(len(manifest))]
 
@@ -205,6 +205,28 @@ def test_probabilities_are_averaged_where_the_protocol_says_so(manifest):
     shares = scores_of(manifest, Protocol(2, "dense", 5, 72, 64, "probabilities"))
     for a, b in zip(logits, shares, strict=True):
         np.testing.assert_allclose(softmax(a), b, atol=1e-5)
+
+
+class NetAndFeatures(Net):
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        features = self.layers(video.transpose(1, 2)).flatten(1)
+        return torch.cat([self.head(features), features], dim=1)
+
+
+@pytest.mark.parametrize("average", ["logits", "probabilities"])
+def test_features_beside_the_scores_change_nothing_and_are_not_flipped(manifest, average):
+    protocol = Protocol(2, "dense", 10, 72, 64, average)
+    labels = np.concatenate([manifest.flipped_labels(), np.arange(CLASSES, CLASSES + 64)])
+    both = scores_of(manifest, protocol, model=NetAndFeatures(), features=64, flipped_labels=labels)
+    net = Net().eval()
+    for rows, alone in zip(both, scores_of(manifest, protocol), strict=True):
+        assert np.array_equal(rows[:, :CLASSES], alone)
+        with torch.no_grad():  # row by row the class scores follow from the features
+            logits = net.head(torch.from_numpy(rows[:, CLASSES:]))
+        flipped = np.arange(len(rows)) % 10 >= 5
+        logits[flipped] = logits[flipped][:, manifest.flipped_labels()]
+        expected = logits.softmax(1) if average == "probabilities" else logits
+        np.testing.assert_allclose(alone, expected, atol=1e-5)
 
 
 def test_flipped_crops_are_refused_where_the_pairs_are_not_known():

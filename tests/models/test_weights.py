@@ -4,6 +4,7 @@ import re
 import pytest
 import torch
 import torchvision
+from safetensors.torch import save_file
 
 from vsn_train.errors import InputError
 from vsn_train.models import create_model
@@ -276,3 +277,28 @@ def test_another_network_is_named(tmp_path, there, here):
     message = f"its network is a {there}, this model a {here}; set backbone.arch={there}, or take a file of a {here}"
     with pytest.raises(InputError, match=re.escape(message)):
         load_weights(create_model("tsm", here, 4, 3), path)
+
+
+def test_a_safetensors_file_with_timms_names(tmp_path):
+    """timm names a ResNet's tensors as torchvision does; its files carry no counts of batches where they are old."""
+    state = torchvision.models.resnet18().state_dict()
+    save_file({name: each for name, each in state.items() if "num_batches" not in name}, tmp_path / "model.safetensors")
+    model = create_model("tsm", "resnet18", 4, 7)
+    report = load_weights(model, tmp_path / "model.safetensors")
+    assert set(report.missing) == {"head.weight", "head.bias"}
+    assert torch.equal(model.backbone.layer4[0].downsample[0].weight, state["layer4.0.downsample.0.weight"])
+    # Those with a stem of three convolutions, such as resnet18d, are other networks.
+    deep = {f"conv1.{name}" if name == "weight" else name: each for name, each in state.items()}
+    deep["conv1.0.weight"] = deep.pop("conv1.weight")
+    save_file(deep, tmp_path / "deep.safetensors")
+    with pytest.raises(InputError, match=r"deep\.safetensors: found tensors named .*; expected those of a torchvision"):
+        load_weights(model, tmp_path / "deep.safetensors")
+
+
+@pytest.mark.parametrize("cut", [0, 5, -4])
+def test_a_damaged_safetensors_file(tmp_path, cut):
+    path = tmp_path / "model.safetensors"
+    save_file({"conv1.weight": torch.zeros(3)}, path)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(InputError, match=r"truncated, or not a \.safetensors file"):
+        load_weights(create_model("tsn", "resnet18", 2, 3), path)

@@ -5,7 +5,7 @@ What a sample looks like depends on (seed, epoch, index) alone: not on workers, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,9 +154,16 @@ def read_eval_video(
         )
         if modality == "flow":
             wanted = flow_stacks(wanted, stop)
-        unique, positions = np.unique(wanted, return_inverse=True)
-        frames = read_resized(video, unique, protocol.short_side)
-        times = video.times
+        return video_of_clips(index, wanted, lambda frames: read_resized(video, frames, protocol.short_side), video.times)
+
+
+def video_of_clips(
+    index: int, wanted: np.ndarray, read: Callable[[np.ndarray], Tensor], times: np.ndarray | None = None
+) -> EvalVideo:
+    """wanted: see `sample_indices` and `flow_stacks`. read: frames (N,), each once and in order -> uint8 (N, C, h, w),
+    resized. times: seconds of every frame of the video."""
+    unique, positions = np.unique(wanted, return_inverse=True)
+    frames = read(unique)
     seconds = None if times is None else times[unique]
     return EvalVideo(index, frames, positions.reshape(wanted.shape), unique, seconds)
 

@@ -30,13 +30,13 @@ def normalize(video: Tensor) -> Tensor:
 
     C: 3 for RGB; any other number is taken for optical flow.
     """
-    mean, std = _mean_and_std(video.shape[-3] == 3, video.device)
+    mean, std = mean_and_std(video.shape[-3] == 3, video.device)
     return (video - mean) / std
 
 
 @cache
-def _mean_and_std(rgb: bool, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Of pixels of 0 to 255, (C or 1, 1, 1) each. Kept, because a GPU stands still while it is given them anew."""
+def mean_and_std(rgb: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Of pixels from 0 to 255, (C or 1, 1, 1) each. Kept, because a GPU stands still while it is given them anew."""
     with torch.inference_mode(False):
         mean = torch.tensor(MEAN if rgb else (FLOW_MEAN,), device=device).view(-1, 1, 1) * 255
         std = torch.tensor(STD if rgb else (FLOW_STD,), device=device).view(-1, 1, 1) * 255

@@ -26,6 +26,7 @@ from vsn_train.atomic import atomic_path, remove_parts
 from vsn_train.engine.checkpoint_fields import check_content
 from vsn_train.engine.state import Checkpoint
 from vsn_train.errors import InputError, StoppedError
+from vsn_train.models.model_folder import files_of, is_model_folder
 from vsn_train.models.weights import read_tensors
 from vsn_train.typed_paths import paste
 
@@ -213,22 +214,27 @@ def open_checkpoint(path: Path) -> OpenedCheckpoint:
 
 
 def checkpoint_in(path: Path) -> Path:
-    """The checkpoint that a path stands for: a file, or of a run folder its best one."""
+    """The checkpoint that a path stands for: a file, of a run folder its best one, or a folder of model_folder.py."""
     for folder in (path / "checkpoints", path):
         for name in ("best.pt", "last.pt"):
             if path.is_dir() and (folder / name).is_file():
                 return folder / name
+    if is_model_folder(path):
+        return path.resolve()  # results are named after it, and "." is no name
     if path.is_dir():
-        raise InputError(f"checkpoint={path}: a folder without checkpoints; expected a run folder or a .pt file")
+        raise InputError(
+            f"checkpoint={path}: a folder without checkpoints; expected a run folder or a .pt file, or a folder that "
+            "vsn-tools export format=folder has written"
+        )
     return path
 
 
-def _identity(path: Path) -> tuple[int, ...]:
+def _identity(path: Path) -> list[tuple[int, ...]]:
     try:
-        found = path.stat()
+        found = [each.stat() for each in files_of(path)]
     except OSError:
-        return ()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+        return []
+    return [(each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns) for each in found]
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -295,9 +301,10 @@ def newest_checkpoint(folder: Path) -> tuple[Path, Checkpoint, list[str]]:
 
 
 def file_hash(path: Path) -> str:
-    """First 16 hex digits of the file's SHA-256."""
+    """First 16 hex digits of the file's SHA-256; of a folder of model_folder.py: of its two files in a row."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    for each in files_of(path):
+        with open(each, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()[:16]

@@ -37,12 +37,14 @@ def score_videos(
     on_bad_video: str,
     autocast: torch.autocast,
     title: str = "evaluate",
+    features: int = 0,
 ) -> Found:
     """What this process found for its groups of videos; `store` is told after every group.
 
     model: (B, T, C, H, W) -> (B, K). flipped_labels: (K,), see `Manifest.flipped_labels`. on_bad_video: "wrong"
     leaves a video that cannot be read in the result as what it is; "error" raises VideoError for it, because a number
-    over fewer videos is another number. title: of the progress bar; empty for none.
+    over fewer videos is another number. title: of the progress bar; empty for none. features: how many of the K
+    columns, the last ones, are no classes: they are averaged over the views as they are.
     """
     model.eval()
     found: Found = {}
@@ -73,7 +75,8 @@ def score_videos(
         flipped = to_device(torch.tensor([view.flipped for view in views], dtype=torch.bool), process.device)
         scores = torch.where(flipped[:, None], logits[:, swap], logits)
         if protocol.average == "probabilities":
-            scores = scores.softmax(dim=1)
+            classes = len(swap) - features
+            scores = torch.cat([scores[:, :classes].softmax(dim=1), scores[:, classes:]], dim=1)
         started.append(_Started(good, bad, to_host(scores)))
         while len(started) > ahead:
             finish(started.popleft())

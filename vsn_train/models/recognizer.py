@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vsn_train.errors import InputError
@@ -59,6 +60,12 @@ class Recognizer(nn.Module):
         features = self._features_of_frames(video)
         logits = self.head(self.dropout(features))
         return logits.unflatten(0, video.shape[:2]).mean(dim=1)
+
+    def logits_and_features(self, video: Tensor) -> Tensor:
+        """(B, T, C, H, W) -> float32 (B, K + D): the logits of `forward`, then `features`, in one pass."""
+        features = self._features_of_frames(video)
+        both = (self.head(self.dropout(features)), features)
+        return torch.cat([each.unflatten(0, video.shape[:2]).mean(dim=1).float() for each in both], dim=1)
 
     def features(self, video: Tensor) -> Tensor:
         """(B, T, C, H, W) -> (B, D): what the classifier sees, the mean over the frames."""

@@ -1,5 +1,5 @@
-"""Weights in, from a local file: torchvision's ImageNet files, checkpoints of the TSM repository and of mmaction2
-(layouts.py knows their names), and our own."""
+"""Weights in, from a local file: torchvision's and timm's ImageNet files, checkpoints of the TSM repository and of
+mmaction2 (layouts.py knows their names), and our own."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vsn_train.errors import InputError
 from vsn_train.models.hybrid import DepthwiseHybridConv2d, HybridConv2d, halve_statistics
+from vsn_train.models.imagenet import IMAGENET, imagenet_file
 from vsn_train.models.layouts import (
     CLASSIFIER,
     INPLACE,
@@ -31,6 +32,7 @@ from vsn_train.models.layouts import (
     own_tensors,
     plain_names,
 )
+from vsn_train.models.model_folder import read_model_folder, read_safetensors
 
 STEMS = ("conv1.weight", "features.0.0.weight")
 HYBRID_PARTS = ("spatial", "temporal")
@@ -76,6 +78,9 @@ def load_weights(
 ) -> WeightsReport:
     """Copy a file's tensors into a `Recognizer`, in place, and say what became of each.
 
+    path: a file that torch.save wrote, a .safetensors file, a folder that vsn-tools export has written, or "imagenet":
+    torchvision's weights of this network.
+
     A 3x3 kernel becomes the kernels of a hybrid convolution by the rule in hybrid.py; a stem for RGB becomes one for
     flow as in TSN (Wang et al., ECCV 2016, section 3.1): the mean over its channels, for each channel of flow.
     The classifier is taken over unless `new_head` is set or its number of classes is another. class_order: the class
@@ -89,6 +94,12 @@ def load_weights(
     Raises InputError, and leaves the model as it was, for a file that cannot be read, tensors left over, missing or
     of another shape, another operator, and classes that do not fit `class_names`.
     """
+    plain_of = plain_names(model)
+    here = arch_of(plain_of.values())
+    if str(path) == IMAGENET:
+        if here is None:
+            raise InputError(f"weights={IMAGENET}: torchvision has none for this network; name a file: weights=FILE")
+        path = imagenet_file(here)
     path = Path(path)
     content = read_tensors(path)
     try:
@@ -96,8 +107,7 @@ def load_weights(
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     own = model.state_dict()
-    plain_of = plain_names(model)
-    there, here = arch_of(file.tensors), arch_of(plain_of.values())
+    there = arch_of(file.tensors)
     if there and here and there != here:
         raise InputError(
             f"{path}: its network is a {there}, this model a {here}; set backbone.arch={there}, or take a file of a "
@@ -165,25 +175,20 @@ def load_weights(
 
 
 def read_tensors(path: str | Path, mmap: bool = False) -> dict[str, Any]:
-    """What `torch.save` wrote, loaded without running any code that the file may hold.
+    """What `torch.save` wrote, a .safetensors file, or a folder as of model_folder.py; no code in it is run.
 
     mmap: leave the tensors on disk until they are used; for files that the current torch.save wrote.
     Raises InputError for a missing, truncated or foreign file, and for one with more than tensors and plain types.
     """
     path = Path(path)
-    if not path.is_file():
+    if path.is_dir():
+        content: Any = read_model_folder(path)
+    elif not path.is_file():
         raise InputError(f"{path}: no such file; expected a checkpoint or weights file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the unpickler about other protocols: such files end in an error below
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path}: refused: it is damaged, or holds Python objects that would run code when loaded; expected "
-            "tensors and plain types only, as torch.save writes of a state dict"
-        ) from error
-    except (RuntimeError, EOFError, zipfile.BadZipFile, OSError, ValueError, LookupError) as error:
-        raise InputError(f"{path}: truncated, or not a checkpoint; copy or write it again") from error
+    elif path.suffix == ".safetensors":
+        content = read_safetensors(path)
+    else:
+        content = _unpickled(path, mmap)
     if not isinstance(content, dict):
         raise InputError(f"{path}: found a {type(content).__name__}, expected a dict of tensors")
     try:
@@ -191,6 +196,20 @@ def read_tensors(path: str | Path, mmap: bool = False) -> dict[str, Any]:
     except InputError as error:
         raise InputError(f"{path}: {error}; take another file") from error
     return content
+
+
+def _unpickled(path: Path, mmap: bool) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the unpickler about other protocols: such files end in an error below
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path}: refused: it is damaged, or holds Python objects that would run code when loaded; expected "
+            "tensors and plain types only, as torch.save writes of a state dict"
+        ) from error
+    except (RuntimeError, EOFError, zipfile.BadZipFile, OSError, ValueError, LookupError) as error:
+        raise InputError(f"{path}: truncated, or not a checkpoint; copy or write it again") from error
 
 
 MOST_PARTS = 2_000_000  # of a file, lists of lists counted each time that they are referred to

@@ -25,7 +25,7 @@ from vsn_train.engine.precision import autocast_for
 from vsn_train.models import Recognizer
 from vsn_train.run.data import describe_flips, training_clips
 from vsn_train.run.evaluate import Evaluation
-from vsn_train.run.network import prepare_model
+from vsn_train.run.network import note_random_start, prepare_model
 from vsn_train.run.state import trial_state, trial_step
 
 
@@ -65,6 +65,8 @@ def check_training(
     if not process.is_main:
         return
     lines.insert(0, describe_flips(manifest, config.augment.flip))
+    if random_start := note_random_start(config):
+        lines.append(random_start)
     sheet = run_folder / "check.png"
     save_contact_sheet(sheet, batch.video, [names[index] for index in batch.label.tolist()])
     print("\n".join([*lines, f"what the network sees: {sheet}"]))

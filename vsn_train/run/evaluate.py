@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
 from vsn_train import config as schema
+from vsn_train.analysis.features import Features
 from vsn_train.analysis.report import write_report
 from vsn_train.analysis.results import save_results
 from vsn_train.analysis.scores import Scores
@@ -66,9 +67,13 @@ def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) ->
         stem = opened.path.stem
         folder = run_folder / "eval" / stem / (name if config.split == "val" else f"{name}_{config.split}")
         process.on_rank_zero(lambda: hold(held, folder))
-        keep_views = views_are_kept(config, len(manifest), len(manifest.class_names))
-        shape = (config.protocol.views if keep_views else 1, len(manifest.class_names))
-        parts = ScoreParts(folder / "parts", facts | {"keep_views": keep_views}, len(manifest), shape)
+        features = model.head.in_features if config.features else 0
+        columns = len(manifest.class_names) + features
+        keep_views = views_are_kept(config, len(manifest), columns)
+        shape = (config.protocol.views if keep_views else 1, columns)
+        # None as in parts of older versions, which had no features.
+        described = facts | {"keep_views": keep_views, "features": config.features or None}
+        parts = ScoreParts(folder / "parts", described, len(manifest), shape)
         if process.is_main and not schema.resume_choice(config.resume):
             parts.remove()
         done: Found = dict(parts.read()) if process.is_main else {}
@@ -76,7 +81,7 @@ def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) ->
         autocast = autocast_for(config.runtime.precision, process.device)
         evaluation = Evaluation(
             model, manifest, config.protocol, config, process, autocast,
-            keep_views=keep_views, done=finished,
+            keep_views=keep_views, done=finished, features=features,
         )  # fmt: skip
         scores = evaluation("evaluate", facts, parts, done)
         if process.is_main:
@@ -87,6 +92,8 @@ def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) ->
             with atomic_folder(folder) as written:
                 position = {"epoch": checkpoint.epoch, "step": checkpoint.step}
                 save_results(written, scores, position, environment())
+                if evaluation.features is not None:
+                    evaluation.features.save(written / "features.npz")
                 if config.report:
                     details: dict[str, Any] = {"config": OmegaConf.to_yaml(OmegaConf.structured(config))}
                     details["environment"] = environment()
@@ -126,7 +133,8 @@ def differing_facts(folder: Path, facts: dict[str, Any]) -> list[str]:
 class Evaluation:
     """One split under one protocol, as often as asked: worker processes stay between validations.
 
-    done: videos whose scores are known already, from an evaluation that was interrupted.
+    done: videos whose scores are known already, from an evaluation that was interrupted. features: how many features
+    the classifier sees, where they are wanted too: `self.features` then holds those of the last call; else 0.
     """
 
     def __init__(
@@ -139,12 +147,18 @@ class Evaluation:
         autocast: torch.autocast,
         keep_views: bool = False,
         done: Collection[int] = (),
+        features: int = 0,
     ) -> None:
         check_flips(protocol, manifest.flips_allowed, manifest.name, manifest.class_names)
         self.model, self.manifest, self.process, self.keep_views = model, manifest, process, keep_views
+        self.network: nn.Module = LogitsAndFeatures(model) if features else model
+        self.features: Features | None = None
+        labels = manifest.flipped_labels()
         self.options: dict[str, Any] = {
             "protocol": protocol,
-            "flipped_labels": manifest.flipped_labels(),
+            # A flip exchanges classes, and leaves features where they are.
+            "flipped_labels": np.concatenate([labels, len(labels) + np.arange(features)]),
+            "features": features,
             "views_per_batch": config.runtime.views_per_batch,
             "keep_views": keep_views,
             "on_bad_video": config.on_bad_video,
@@ -160,17 +174,37 @@ class Evaluation:
     ) -> Scores:
         """Every video's scores, over all processes. done: what `done` above stands for, on the main process."""
         store = parts.add if parts else lambda results: None
-        mine = score_videos(self.model, self.loader, self.total, self.process, store, title=title, **self.options)
+        mine = score_videos(self.network, self.loader, self.total, self.process, store, title=title, **self.options)
         if parts:
             parts.flush()
         found = dict(done or {})
         for results in self.process.all_gather(mine):
             found |= results
-        return scores_of(self.manifest, found, self.keep_views, facts)
+        scores, features = scores_of(self.manifest, found, self.keep_views, facts, self.options["features"])
+        self.features = (
+            Features(scores.ids, scores.labels, features, scores.class_names, scores.facts) if features.size else None
+        )
+        return scores
 
 
-def scores_of(manifest: Manifest, found: Found, keep_views: bool, facts: dict[str, Any]) -> Scores:
-    """Each video once, in the order of the manifest. An unreadable one has NaN for scores and is named in the facts."""
+class LogitsAndFeatures(nn.Module):
+    """A recognizer that gives both: (B, T, C, H, W) -> (B, K + D)."""
+
+    def __init__(self, recognizer: Any) -> None:
+        super().__init__()
+        self.recognizer = recognizer
+
+    def forward(self, video: Tensor) -> Tensor:
+        return self.recognizer.logits_and_features(video)
+
+
+def scores_of(
+    manifest: Manifest, found: Found, keep_views: bool, facts: dict[str, Any], features: int
+) -> tuple[Scores, np.ndarray]:
+    """Each video once, in the order of the manifest; and float32 (N, features), the columns behind the classes'.
+
+    An unreadable video has NaN for both and is named in the facts.
+    """
     bad = [video for _, video in sorted(found.items()) if isinstance(video, BadVideo)]
     rows = [video for video in found.values() if not isinstance(video, BadVideo)]
     if not rows:
@@ -178,14 +212,17 @@ def scores_of(manifest: Manifest, found: Found, keep_views: bool, facts: dict[st
     nothing = np.full_like(rows[0], np.nan)
     videos = range(len(manifest))
     views = np.stack([nothing if isinstance(video := found[i], BadVideo) else video for i in videos])
-    return Scores(
+    classes = views.shape[-1] - features
+    means = mean_of_views(views)
+    scores = Scores(
         np.array([manifest.sample_id(index) for index in videos]),
         manifest.labels,
-        mean_of_views(views),
+        means[:, :classes],
         np.array(manifest.class_names),
         facts | {"bad_videos": [{"id": manifest.sample_id(each.index), "cause": each.cause} for each in bad]},
-        views if keep_views else None,
+        views[..., :classes] if keep_views else None,
     )
+    return scores, means[:, classes:]
 
 
 def frames_of(manifest: Manifest, data: schema.Data) -> Callable[[int], list[bytes]]:
@@ -193,8 +230,9 @@ def frames_of(manifest: Manifest, data: schema.Data) -> Callable[[int], list[byt
     return lambda index: jpeg_frames(manifest.path(index), 6, 96, data.decoder, data.modality)
 
 
-def views_are_kept(config: schema.Eval, videos: int, classes: int) -> bool:
-    megabytes = videos * config.protocol.views * classes * 4 / 2**20
+def views_are_kept(config: schema.Eval, videos: int, columns: int) -> bool:
+    """columns: classes, and features where they are wanted, which are in memory for each view too."""
+    megabytes = videos * config.protocol.views * columns * 4 / 2**20
     wanted = config.keep_views == "always" or (config.keep_views == "auto" and megabytes <= 512)
     return wanted and config.protocol.views > 1
 

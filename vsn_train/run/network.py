@@ -17,7 +17,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vsn_train import config as schema
 from vsn_train.data.loader import Batch
-from vsn_train.engine.checkpoint_fields import load_network
 from vsn_train.engine.distributed import Process, rebuild_buckets
 from vsn_train.engine.interleave import interleave
 from vsn_train.engine.precision import allow_tf32, autocast_for, resolve_precision
@@ -25,10 +24,11 @@ from vsn_train.engine.state import Checkpoint
 from vsn_train.errors import InputError
 from vsn_train.import_function import import_function
 from vsn_train.models import Recognizer
+from vsn_train.models.imagenet import IMAGENET, imagenet_file
 from vsn_train.models.saving import recompute_blocks
 from vsn_train.models.weights import load_weights
 from vsn_train.run.state import trial_state, trial_step
-from vsn_train.trained import build_network
+from vsn_train.trained import build_network, load_weights_of
 
 
 def build_model(backbone: schema.Backbone, num_classes: int, modality: str) -> Recognizer:
@@ -51,6 +51,29 @@ def check_network(backbone: schema.Backbone, modality: str) -> None:
     if not isinstance(backbone, schema.OwnOperator):
         with torch.device("meta"):
             build_model(backbone, 1, modality)
+
+
+# What the recipe of a data set starts from (docs/recipes.md).
+STARTS = dict.fromkeys(("something_v1", "something_v2", "jester", "kinetics400"), "ImageNet") | dict.fromkeys(
+    ("ucf101", "hmdb51", "custom"), "Kinetics-400 or ImageNet"
+)
+
+
+def note_random_start(config: schema.Train) -> str | None:
+    """A line that warns of random weights where the recipe of the data set starts from trained ones."""
+    start = STARTS.get(config.dataset.name)
+    if config.weights or start is None:
+        return None
+    return (
+        f"WARNING: RANDOM WEIGHTS. The recipe of {config.dataset.name} starts from {start} weights; without them it "
+        "ends far below. Set weights=imagenet or weights=FILE; docs/recipes.md says where files come from"
+    )
+
+
+def fetch_weights(config: schema.Train, process: Process) -> None:
+    """Download torchvision's file once, before every process looks for it in the cache."""
+    if config.weights == IMAGENET:
+        process.on_rank_zero(lambda: imagenet_file(config.backbone.arch))
 
 
 def start_weights(model: Recognizer, config: schema.Train, class_names: Sequence[str]) -> str:
@@ -92,11 +115,7 @@ def model_of(checkpoint: Checkpoint, backbone: schema.Backbone, modality: str, p
                 "with the other value"
             )
     model = build_model(backbone, len(checkpoint.class_names), modality)
-    key = "average" if checkpoint.average else "model"
-    try:
-        load_network(model, checkpoint.average or checkpoint.model, key)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+    load_weights_of(checkpoint, model, path)
     return model
 
 

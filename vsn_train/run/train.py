@@ -41,7 +41,16 @@ from vsn_train.run.data import (
     training_clips,
 )
 from vsn_train.run.evaluate import Evaluation, describe
-from vsn_train.run.network import build_model, check_network, choose_speed, prepare_model, start_weights, wrap_network
+from vsn_train.run.network import (
+    build_model,
+    check_network,
+    choose_speed,
+    fetch_weights,
+    note_random_start,
+    prepare_model,
+    start_weights,
+    wrap_network,
+)
 from vsn_train.run.own_split import check_place, draws_split, kept_split, note_unlisted, save_split
 from vsn_train.run.record import computed, flatten, write_config
 from vsn_train.run.resume import describe_position, find_checkpoint, not_bit_identical, read_quarantine
@@ -73,6 +82,7 @@ def train(config: schema.Train, run_folder: Path) -> None:
         torch.manual_seed(config.seed)
         classes = manifests[0].class_names
         model = build_model(config.backbone, len(classes), config.data.modality).to(process.device)
+        fetch_weights(config, process)
         weights = start_weights(model, config, classes)
         if config.check:
             process.on_rank_zero(lambda: check_overlap(manifests[0], manifests[1], config.dataset))
@@ -119,6 +129,8 @@ def train(config: schema.Train, run_folder: Path) -> None:
         if dataset is not config.dataset and process.is_main and (added := note_unlisted(config.dataset, manifests)):
             notes.append(added)
         said = [origin, *notes, *([overlap] if overlap else []), *reasons, describe_step(config, batches, process)]
+        if random_start := note_random_start(config):
+            said.append(random_start)  # last, and once more at the end
         for line in describe_run(config, manifests, process, run_folder) + said:
             log.line(line)
 
@@ -283,4 +295,6 @@ def final_summary(
     )
     if loader.quarantine:
         lines.append(f"{len(loader.quarantine)} clips took their worker along: {run_folder / QUARANTINE}")
+    if random_start := note_random_start(config):
+        lines.append(random_start)
     return [*lines, f"evaluate: {paste('vsn-eval', checkpoint=run_folder / 'checkpoints' / 'best.pt')}"]

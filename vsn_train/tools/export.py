@@ -1,11 +1,17 @@
-"""Write a network as a file that other runtimes read, and check the file against the network.
+"""Write a network as a file that other runtimes read, and check the file; or as a folder that model hubs show.
 
-    vsn-tools export --checkpoint runs/…/checkpoints/best.pt --output model.onnx
-    vsn-tools export --operator sth --arch resnet50 --num-frames 8 --classes 174 --output model.pt2
+    vsn-tools export checkpoint=runs/…/checkpoints/best.pt output=model.onnx input=uint8
+    vsn-tools export checkpoint=runs/…/checkpoints/best.pt output=shared/model format=folder
+    vsn-tools export operator=sth arch=resnet50 num_frames=8 classes=174 output=model.pt2
 
-The ending chooses the format: .onnx (needs pip install 'vsn-train[onnx]') or .pt2 (torch.export). The network takes
-normalised video, float (clips, frames, channels, height, width), and gives logits, (clips, classes). Frames and size
-are fixed in the file; the number of clips stays free unless --batch gives it.
+key=value and --key value are the same. The output's ending chooses the format: .onnx (needs pip install
+'vsn-train[onnx]') or .pt2 (torch.export). The network takes normalised video, float (clips, frames, channels, height,
+width), or with input=uint8 the frames themselves, (clips, frames, height, width, 3), and gives logits, (clips,
+classes). Frames and size are fixed in the file; the number of clips stays free unless batch gives it. Class names,
+preprocessing, protocol and the checkpoint's hash lie in the file: ONNX metadata_props, torch.export's metadata.json.
+
+format=folder writes model.safetensors, config.json and README.md, with the accuracies of the evaluations that lie in
+the run folder. load_model, vsn-eval, vsn-predict and weights= take the folder.
 """
 
 from __future__ import annotations
@@ -14,15 +20,20 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from vsn_train.analysis.export import export_model
+import torch
+
+from vsn_train.analysis.export import ONNX, TORCH, export_model
+from vsn_train.analysis.model_card import evaluations_of, model_card
 from vsn_train.config import check_checkpoint
-from vsn_train.engine.checkpoint import checkpoint_in, open_checkpoint
-from vsn_train.engine.checkpoint_fields import load_network
-from vsn_train.engine.state import Checkpoint
+from vsn_train.engine.checkpoint import OpenedCheckpoint, checkpoint_in, open_checkpoint
 from vsn_train.errors import InputError
-from vsn_train.import_function import find_operator
-from vsn_train.models import Recognizer, create_model
+from vsn_train.import_function import find_operator, import_function
+from vsn_train.models import create_model
 from vsn_train.models.backbone import parse_option
+from vsn_train.models.model_folder import LEFT_OUT, write_model_folder
+from vsn_train.trained import TrainedModel, trained_model
+
+ENDINGS = {"onnx": ONNX, "torch": TORCH}  # format -> of the output's name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", type=int, default=400)
     parser.add_argument("--size", type=int, help="height and width in pixels; default: the checkpoint's, or 224")
     parser.add_argument("--batch", type=int, help="clips in one call; default: any number")
-    parser.add_argument("--output", type=Path, required=True, help="file to write, .onnx or .pt2")
+    parser.add_argument(
+        "--input", default="float", choices=("float", "uint8"), help="uint8: frames as they are; the file normalises"
+    )
+    parser.add_argument("--format", choices=(*ENDINGS, "folder"), help="default: what the output's ending says")
+    parser.add_argument("--output", type=Path, required=True, help="file to write, .onnx or .pt2; or folder")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -48,20 +63,32 @@ def run(arguments: argparse.Namespace) -> int:
             raise InputError(f"--{name} {value}: expected a number above 0")
     if not (arguments.checkpoint or arguments.operator):
         raise InputError("one of --checkpoint and --operator is needed")
-    if arguments.checkpoint:
-        opened = open_checkpoint(checkpoint_in(arguments.checkpoint))
-        checkpoint = opened.checkpoint
-        check_checkpoint(checkpoint.config, str(opened.path))
-        model = checkpoint_model(checkpoint, arguments.operator)
-        size = checkpoint.config["data"]["crop_size"]
+    ending = ENDINGS.get(arguments.format)
+    if ending and arguments.output.suffix != ending:
+        raise InputError(f"format={arguments.format} output={arguments.output}: expected a name that ends in {ending}")
+    trained = opened_model(arguments.checkpoint, arguments.operator) if arguments.checkpoint else None
+    if arguments.format == "folder":
+        if trained is None:
+            raise InputError("format=folder needs checkpoint=…: random weights are no model to share")
+        export_folder(trained, arguments.output)
+        return 0
+    size = arguments.size
+    if trained:
+        model = trained.model.to(memory_format=torch.contiguous_format)
+        size = size or trained.protocol.crop_size
+        facts = trained.facts
+        facts["preprocessing"] |= {"crop_size": size}
     else:
         options: dict[str, Any] = dict(parse_option(text) for text in arguments.option)
         model = create_model(
             find_operator(arguments.operator), arguments.arch, arguments.num_frames, arguments.classes,
             modality=arguments.modality, **options,
         )  # fmt: skip
-        size = 224
-    difference = export_model(model, arguments.output, arguments.size or size, arguments.batch)
+        facts = {}
+    facts |= {"input": arguments.input, "layout": "B T H W C" if arguments.input == "uint8" else "B T C H W"}
+    difference = export_model(
+        model, arguments.output, size or 224, arguments.batch, uint8=arguments.input == "uint8", facts=facts
+    )
     print(
         f"written: {arguments.output} ({arguments.output.stat().st_size / 1e6:.1f} MB); its logits differ from the "
         f"network's by at most {difference:.1e} of the largest"
@@ -69,17 +96,36 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def checkpoint_model(checkpoint: Checkpoint, operator: str | None) -> Recognizer:
+def opened_model(path: Path, operator: str | None) -> TrainedModel:
     """operator: as the user names it. Raises InputError where it differs, or is the user's own and is not named."""
-    backbone = dict(checkpoint.config["backbone"])
-    trained = backbone.pop("operator")
+    opened = open_checkpoint(checkpoint_in(path.expanduser()))
+    check_checkpoint(opened.checkpoint.config, str(opened.path))
+    trained = opened.checkpoint.config["backbone"]["operator"]
     if operator != trained and (operator or "." in trained):
         raise InputError(
             f"the checkpoint's operator is {trained}; name it with --operator {trained}"
             + (", as loading a checkpoint imports no module" if "." in trained else ", or leave --operator out")
         )
-    backbone |= backbone.pop("options", {})
-    modality = checkpoint.config["data"].get("modality", "rgb")
-    model = create_model(find_operator(trained), num_classes=len(checkpoint.class_names), modality=modality, **backbone)
-    load_network(model, checkpoint.average or checkpoint.model, "average" if checkpoint.average else "model")
-    return model
+    own = import_function(trained, "operator") if "." in trained else None
+    return trained_model(opened, "cpu", operator=own)
+
+
+def export_folder(trained: TrainedModel, folder: Path) -> None:
+    opened: OpenedCheckpoint = trained.checkpoint
+    content = opened.checkpoint.content()
+    about = {key: value for key, value in content.items() if key not in ("model", *LEFT_OUT)}
+    facts = trained.facts
+    # Under other names than a checkpoint's fields.
+    about["made_from"] = {key: facts[key] for key in ("checkpoint", "averaged")}
+    about["preprocessing"] = facts["preprocessing"]
+    evaluations = evaluations_of(opened.path.parent.parent / "eval" / opened.path.stem, opened.hash)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    write_model_folder(
+        folder, opened.checkpoint.average or opened.checkpoint.model, about, model_card(facts, evaluations)
+    )
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    print(f"written: {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))} ({size / 1e6:.1f} MB)")
+    if evaluations:
+        print(f"its README.md has {len(evaluations)} evaluation(s) of this checkpoint")
+    else:
+        print(f"its README.md has no accuracy: evaluate with vsn-eval checkpoint={opened.path}, then export again")

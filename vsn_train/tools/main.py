@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import sys
 from typing import Any, NoReturn
 
@@ -35,6 +36,8 @@ VERBS = {
 }
 # They take values of vsn-train between their options, which argparse does for parsers without commands only.
 WITH_VALUES = {"scan": "train", "attention": "eval"}  # and the config whose keys these are
+
+WITH_KEYS = {"export"}  # their options can be written as key=value, like the values of the other commands
 
 
 def main() -> None:
@@ -76,7 +79,19 @@ def parse(verb: str, module: Any, words: list[str]) -> argparse.Namespace:
         prog=f"vsn-tools {verb}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     module.add_arguments(parser)
+    if verb in WITH_KEYS:
+        words = as_options(words)
     return parser.parse_intermixed_args(words) if verb in WITH_VALUES else parser.parse_args(words)
+
+
+def as_options(words: list[str]) -> list[str]:
+    """key=value as --key=value. What follows an option without a value is its value."""
+    return [
+        re.sub(r"^[a-z_]+(?==)", lambda match: f"--{match[0].replace('_', '-')}", word)
+        if not before.startswith("--") or "=" in before
+        else word
+        for before, word in zip(["", *words], words, strict=False)
+    ]
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,0 +1,44 @@
+"""Feature files: what the classifier saw of every video, for a classifier or a search of one's own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vsn_train.analysis.scores import read_arrays, write_arrays
+from vsn_train.errors import InputError
+
+
+@dataclass(frozen=True)
+class Features:
+    """ids: (N,) sample ids; labels: (N,) int64, -1 where unknown; features: (N, D) float32, means over frames and
+    views, NaN for a video that could not be read. class_names, facts: as of `Scores`, from the same evaluation."""
+
+    ids: np.ndarray
+    labels: np.ndarray
+    features: np.ndarray
+    class_names: np.ndarray
+    facts: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def save(self, path: Path) -> None:
+        """Write an .npz without pickled objects; the same features give the same bytes."""
+        facts = np.array(json.dumps(self.facts, sort_keys=True))
+        write_arrays(path, vars(self) | {"facts": facts})
+
+    @staticmethod
+    def load(path: str | Path) -> Features:
+        """Raises InputError for a file that is missing, damaged or not a feature file."""
+        names = ("ids", "labels", "features", "class_names", "facts")
+        advice = "vsn-eval features=true writes features.npz"
+        arrays = read_arrays(Path(path), names, "feature file", advice)
+        if arrays["features"].ndim != 2 or not len(arrays["features"]) == len(arrays["ids"]) == len(arrays["labels"]):
+            raise InputError(f"{path}: not a feature file, or damaged; {advice}")
+        arrays.pop("views", None)  # of a score file
+        return Features(**arrays | {"facts": json.loads(str(arrays["facts"]))})

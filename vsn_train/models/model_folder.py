@@ -1,0 +1,71 @@
+"""A trained model as a folder that model hubs show: model.safetensors, config.json and a README.md.
+
+config.json holds what a checkpoint says of its training, without the optimizer. No code is run to read the folder.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from vsn_train.atomic import atomic_folder, write_atomic
+from vsn_train.errors import InputError
+
+CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
+LEFT_OUT = {"average": None, "optimizer": {}, "scaler": {}}  # of a checkpoint's content
+
+
+def is_model_folder(path: Path) -> bool:
+    return all((path / name).is_file() for name in (CONFIG, TENSORS))
+
+
+def files_of(path: Path) -> list[Path]:
+    """What a model's path stands for: the file itself, or the two files of the folder that say what it computes."""
+    return [path / CONFIG, path / TENSORS] if path.is_dir() else [path]
+
+
+def write_model_folder(folder: Path, tensors: dict[str, Tensor], about: dict[str, Any], card: str) -> None:
+    """about: a checkpoint's content without its tensors, and whatever else there is to say; plain types.
+
+    Raises InputError where the folder holds anything already.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: there is something already; expected a new or empty folder: choose another name")
+    with atomic_folder(folder) as written:
+        packed = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        write_atomic(written / TENSORS, save(packed, metadata={"format": "pt"}))
+        write_atomic(written / CONFIG, json.dumps(about, indent=2) + "\n")
+        write_atomic(written / CARD, card)
+
+
+def read_model_folder(folder: Path) -> dict[str, Any]:
+    """The content of the checkpoint that the folder was made from, with the weights that are used of it as "model".
+
+    Raises InputError for other folders and damaged files.
+    """
+    if not is_model_folder(folder):
+        raise InputError(
+            f"{folder}: a folder without {CONFIG} and {TENSORS}; expected a file, or a folder that vsn-tools export "
+            "format=folder has written"
+        )
+    path = folder / CONFIG
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: damaged, or not JSON ({error}); copy or write it again") from error
+    if not isinstance(about, dict):
+        raise InputError(f"{path}: found a {type(about).__name__}, expected a table of keys; copy or write it again")
+    return about | LEFT_OUT | {"model": read_safetensors(folder / TENSORS)}
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Raises InputError for a file that is none, or not whole."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: truncated, or not a .safetensors file ({error}); copy or write it again") from error
