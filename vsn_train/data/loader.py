@@ -146,17 +146,24 @@ def read_eval_video(
         first, stop = 0, video.num_frames
         if start or end is not None:
             first, stop = frames_between(str(path), video.times, video.fps, start, end)
-        wanted = first + sample_indices(
-            stop - first, num_frames, protocol.clips, protocol.placement, length=STACK_LENGTH[modality]
-        )
-        if modality == "flow":
-            wanted = flow_stacks(wanted, stop)
+        wanted = frames_of_clips(first, stop, num_frames, protocol, modality)
         unique, positions = np.unique(wanted, return_inverse=True)
         frames = video.read(unique)
         times = video.times
     frames = resize_short_side(frames, protocol.short_side)
     seconds = None if times is None else times[unique]
     return EvalVideo(index, frames, positions.reshape(wanted.shape), unique, seconds)
+
+
+def frames_of_clips(first: int, stop: int, num_frames: int, protocol: Protocol, modality: str = "rgb") -> np.ndarray:
+    """int64 (clips, T), or (clips, T, 5) for optical flow: which frames of a video the clips of a part of it take.
+
+    first, stop: the part's first frame and the one past its last.
+    """
+    wanted = first + sample_indices(
+        stop - first, num_frames, protocol.clips, protocol.placement, length=STACK_LENGTH[modality]
+    )
+    return flow_stacks(wanted, stop) if modality == "flow" else wanted
 
 
 def read_clip(video: Video | FrameFolder | FastSeekCopy, indices: np.ndarray, modality: str) -> Tensor:
