@@ -13,7 +13,7 @@ import torch
 from vsn_train.analysis.strip import draw_strip
 from vsn_train.data.datasets.custom import load_custom
 from vsn_train.errors import InputError
-from vsn_train.run.predict import as_json, picture_name
+from vsn_train.run.predict import as_json, file_stem
 
 PROGRAM = """
 import sys
@@ -44,7 +44,7 @@ def test_what_is_said_never_ends_the_work(tmp_path, redirected, encoding):
 @pytest.mark.parametrize("name", ["$x_{$.mp4", "a$b$c", "\udcff\udcfe.mp4", "x" * 250, "two\nlines", "跑步"])
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_names_in_pictures_and_files(tmp_path, name):
-    picture = tmp_path / picture_name(3, Path(f"{name}.mp4"))
+    picture = tmp_path / f"{file_stem(3, Path(f'{name}.mp4'))}.png"
     draw_strip(picture, torch.zeros(2, 3, 8, 8, dtype=torch.uint8), ["0 s", "1 s"], [(name, 0.5)], name)
     assert picture.stat().st_size > 1000
     text = as_json({"video": name})

@@ -317,6 +317,9 @@ class Predict:
     start: float = 0.0  # seconds: where the part to look at begins
     end: float | None = None  # seconds: where it ends; null: with the video
     top_k: int = 5  # classes in prediction.json
+    window: float | None = None  # seconds: score every window of a long video; live: what num_frames frames span
+    stride: float | None = None  # seconds from one window to the next; null: half of window
+    live: bool = False  # score frame by frame, from a file, a pipe, a camera or a network address
     backbone: Any = MISSING
     protocol: Protocol = MISSING
     data: Data = MISSING
@@ -678,6 +681,19 @@ def check_predict(config: Predict) -> None:
     _positive("top_k", config.top_k)
     if config.start < 0 or (config.end is not None and config.end <= config.start):
         raise InputError(f"start={config.start} end={config.end}: expected seconds with 0 <= start < end")
+    if config.stride is not None and config.window is None:
+        raise InputError(f"stride={config.stride}: says how far windows lie apart; add window=SECONDS")
+    if config.window is not None:
+        from vsn_train.data.times import check_windows
+
+        check_windows(config.window, config.window if config.stride is None else config.stride)
+    if config.live:
+        if config.stride is not None:
+            raise InputError(f"stride={config.stride}: live=true scores every frame that it takes; leave stride out")
+        if isinstance(config.video, list):
+            raise InputError(f"live=true takes one video, not {len(config.video)}")
+        if config.data.modality == "flow":
+            raise InputError("live=true, but this network was trained on optical flow; leave live out")
 
 
 # Far above what anybody trains with, and low enough for a slip, or a foreign file, not to take all memory or time.

@@ -9,9 +9,12 @@ trained.scores(frames)                        # frames: uint8 (N, H, W, 3), RGB
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,10 @@ from vsn_train.data.loader import EvalVideo, read_eval_video, video_of_clips
 from vsn_train.data.manifest import flipped_labels
 from vsn_train.data.protocol import Protocol
 from vsn_train.data.sampling import sample_indices
+from vsn_train.data.times import check_windows
 from vsn_train.data.transforms import MEAN, STD, crop_windows, normalize, resize_short_side
+from vsn_train.data.windows import Window, Windows, open_windows, windows_of_frames
+from vsn_train.data.workers import BadVideo
 from vsn_train.engine.checkpoint import OpenedCheckpoint, checkpoint_in, open_checkpoint
 from vsn_train.engine.checkpoint_fields import load_network
 from vsn_train.engine.distributed import Process
@@ -40,6 +46,8 @@ from vsn_train.models.layouts import mixing_of
 from vsn_train.models.shift import OnlineShiftedConv2d, Past, one_frame_at_a_time
 
 Source = str | PathLike[str] | np.ndarray | Tensor
+
+CPU_VIEWS = 4  # that go through the network together: on a CPU more of them take memory and save no time
 
 
 @dataclass(frozen=True)
@@ -127,27 +135,67 @@ class TrainedModel:
 
     def top(self, source: Source, k: int = 5) -> list[tuple[str, float]]:
         """The k most probable classes and their probabilities, best first."""
-        shares = self._probabilities(self.scores(source))
+        shares = self.probabilities(self.scores(source))
         return [(self.class_names[index], float(shares[index])) for index in np.argsort(-shares, kind="stable")[:k]]
+
+    def windows(
+        self, source: Source, window: float = 2.0, stride: float = 1.0, fps: float | None = None
+    ) -> Iterator[tuple[float, float, np.ndarray]]:
+        """(start, end, float32 (K,)) of each window over a long video, in turn: seconds, and the window's scores.
+
+        window, stride: seconds from the start of a window to its end, and to the start of the next one. Where that
+        leaves an end over, the last window ends with the video. Each frame is decoded once. fps: of frames, which do
+        not say it themselves. Raises InputError for values that make no windows, also of a video that is too short.
+        """
+        check_windows(window, stride)
+        if isinstance(source, str | PathLike):
+            opened = open_windows(Path(source), self.num_frames, self.protocol, window, stride, self.modality)
+            return self._in_turn(opened)
+        if fps is None or not (math.isfinite(fps) and fps > 0):
+            raise InputError(f"fps={fps}: frames do not say when they are shown; give fps=, of them a second")
+        frames = self._given(source, 4)
+        found = windows_of_frames(frames, fps, self.num_frames, self.protocol, window, stride)
+        return self._in_turn(nullcontext(found))
+
+    def _in_turn(self, opened: AbstractContextManager[Windows]) -> Iterator[tuple[float, float, np.ndarray]]:
+        with opened as windows:
+            for each, scores in self.score_windows(windows):
+                yield each.start, each.end, scores
+
+    def score_windows(self, windows: Iterable[Window]) -> Iterator[tuple[Window, np.ndarray]]:
+        """Each window with its scores; several go through the network together."""
+        views = self.views_per_batch if self.device.type == "cuda" else min(self.views_per_batch, CPU_VIEWS)
+        labels = flipped_labels(len(self.class_names), self.flip_pairs)
+        left = iter(windows)
+        while group := list(islice(left, max(1, views // self.protocol.views))):
+            found = self._scores(self.model, [each.video for each in group], self.protocol, labels)
+            yield from zip(group, found, strict=True)
 
     def stream(self) -> Stream:
         """For live video, frame by frame. Raises InputError for a network that looks at later frames."""
         return Stream(self)
 
-    def _probabilities(self, scores: np.ndarray) -> np.ndarray:
+    def probabilities(self, scores: np.ndarray) -> np.ndarray:
+        """Of scores, float32 (K,), as this protocol averages them."""
         return scores if self.protocol.average == "probabilities" else softmax(scores)
 
     def _mean_over_views(
         self, network: nn.Module, source: Source, protocol: Protocol, labels: np.ndarray
     ) -> np.ndarray:
-        """labels: see `score_videos`; as many as the network has outputs."""
+        return self._scores(network, [self._read(source)], protocol, labels)[0]
+
+    def _scores(
+        self, network: nn.Module, videos: list[EvalVideo], protocol: Protocol, labels: np.ndarray
+    ) -> list[np.ndarray]:
+        """Of videos that go through the network together. labels: see `score_videos`; as many as the network has
+        outputs."""
+        group: list[EvalVideo | BadVideo] = [*videos]
         found = score_videos(
-            network, [[self._read(source)]], 1, Process(0, 1, self.device), lambda results: None,
+            network, [group], 1, Process(0, 1, self.device), lambda results: None,
             protocol=protocol, flipped_labels=labels, views_per_batch=self.views_per_batch, keep_views=False,
             on_bad_video="error", autocast=autocast_for(self.precision, self.device), title="",
-        )[0]  # fmt: skip
-        assert isinstance(found, np.ndarray)
-        return found[0]
+        )  # fmt: skip
+        return [np.asarray(found[video.index])[0] for video in videos]
 
     def _read(self, source: Source) -> EvalVideo:
         if isinstance(source, str | PathLike):

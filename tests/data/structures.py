@@ -14,7 +14,7 @@ import av
 import numpy as np
 
 from tests.media import write_counting_video, write_packed_video
-from vsn_train.data.video import VideoError, _foreign_tags, open_video
+from vsn_train.data.video import VideoError, foreign_tags, open_video
 
 CODECS = ("h264", "h264", "hevc", "hevc", "mpeg4", "mpeg4", "packed", "vp8", "vp9")
 CONTAINERS = {
@@ -82,7 +82,7 @@ def write_part(draw: random.Random, path: Path, codec: str, size: tuple[int, int
 
 def read_packed(path: Path) -> list[Packed]:
     """The packets of a video, their times counted in frames from the first."""
-    with av.open("file:" + str(path), **_foreign_tags(av.__version__)) as container:
+    with av.open("file:" + str(path), **foreign_tags(av.__version__)) as container:
         stream = container.streams.video[0]
         rate = stream.average_rate or Fraction(30)
         packets = [packet for packet in container.demux(stream) if packet.size]
@@ -158,7 +158,7 @@ def _mux(path: Path, template: Path, packets: list[Packed], back: int, options: 
     base = Fraction(1, 90000)
     try:
         with (
-            av.open("file:" + str(template), **_foreign_tags(av.__version__)) as source,
+            av.open("file:" + str(template), **foreign_tags(av.__version__)) as source,
             av.open(str(path), "w", options=options) as target,
         ):
             # opaque: no encoder is looked for; the only library that reads AV1 here does not write it.
@@ -210,7 +210,7 @@ def decode_plainly(path: Path, keep: int = 0) -> list[np.ndarray]:
     kept: list[av.VideoFrame] = []
     images: list[np.ndarray] = []
     try:
-        with av.open("file:" + str(path), **_foreign_tags(av.__version__)) as container:
+        with av.open("file:" + str(path), **foreign_tags(av.__version__)) as container:
             streams = [stream for stream in container.streams.video if stream.codec_context]
             if not streams:
                 return []

@@ -86,7 +86,7 @@ def _draw_strip(
     for axis in axes:
         axis.axis("off")
     for axis, frame, caption in zip(axes, frames, captions, strict=False):
-        axis.imshow(_image(frame).permute(1, 2, 0).numpy())
+        axis.imshow(image_of(frame).permute(1, 2, 0).numpy())
         axis.set_title(caption, fontsize=7, pad=2)
     bars = bottom.subplots()
     names, shares = [name for name, _ in classes], np.array([share for _, share in classes])
@@ -111,9 +111,9 @@ def jpeg_frames(path: Path, count: int, short_side: int, decoder: str = "auto", 
             frames = resize_short_side(video.read(sample_indices(video.num_frames, count)[0]), short_side)
     except VideoError:
         return []
-    return [encode_jpeg(_image(frame), quality=80).numpy().tobytes() for frame in frames]
+    return [encode_jpeg(image_of(frame), quality=80).numpy().tobytes() for frame in frames]
 
 
-def _image(frame: Tensor) -> Tensor:
+def image_of(frame: Tensor) -> Tensor:
     """(3, H, W): optical flow's x and y as red and green over the grey that means rest."""
     return frame if len(frame) == 3 else torch.cat([frame, torch.full_like(frame[:1], 128)])

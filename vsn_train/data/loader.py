@@ -149,12 +149,9 @@ def read_eval_video(
         first, stop = 0, video.num_frames
         if start or end is not None:
             first, stop = frames_between(str(path), video.times, video.fps, start, end)
-        wanted = first + sample_indices(
-            stop - first, num_frames, protocol.clips, protocol.placement, length=STACK_LENGTH[modality]
-        )
-        if modality == "flow":
-            wanted = flow_stacks(wanted, stop)
-        return video_of_clips(index, wanted, lambda frames: read_resized(video, frames, protocol.short_side), video.times)
+        wanted = frames_of_clips(first, stop, num_frames, protocol, modality)
+        short_side = protocol.short_side
+        return video_of_clips(index, wanted, lambda rows: read_resized(video, rows, short_side), video.times)
 
 
 def video_of_clips(
@@ -185,6 +182,17 @@ def check_shape(video: Video | FrameFolder | FastSeekCopy, short_side: int) -> N
     if short_side**2 * max(height, width) / min(height, width) > MAX_PIXELS:
         cause = f"its frames are {width}x{height}: with a short side of {short_side} they would be beyond"
         raise VideoError(str(video.path), f"{cause} {MAX_PIXELS} pixels")
+
+
+def frames_of_clips(first: int, stop: int, num_frames: int, protocol: Protocol, modality: str = "rgb") -> np.ndarray:
+    """int64 (clips, T), or (clips, T, 5) for optical flow: which frames of a video the clips of a part of it take.
+
+    first, stop: the part's first frame and the one past its last.
+    """
+    wanted = first + sample_indices(
+        stop - first, num_frames, protocol.clips, protocol.placement, length=STACK_LENGTH[modality]
+    )
+    return flow_stacks(wanted, stop) if modality == "flow" else wanted
 
 
 def read_clip(video: Video | FrameFolder | FastSeekCopy, indices: np.ndarray, modality: str) -> Tensor:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from vsn_train.errors import VideoError
+from vsn_train.errors import InputError, VideoError
 
 # Beside the pictures of a folder that was made of a video: one line a frame, seconds.
 FILE = "times.txt"
+
+TOLERANCE = 1e-6  # seconds: 0.1 s is meant to find the frame at 3003 / 30030 s
 
 
 def even_times(num_frames: int, fps: float) -> np.ndarray | None:
@@ -47,13 +50,39 @@ def frames_between(path: str, times: np.ndarray | None, fps: float, start: float
     the last. Raises VideoError where there is none, and where times is None: not known."""
     if times is None:
         raise VideoError(path, "it does not say how many frames a second has, so start and end mean nothing")
-    tolerance = 1e-6  # 0.1 s is meant to find the frame at 3003 / 30030 s
-    first = int(np.searchsorted(times, start - tolerance))
-    stop = len(times) if end is None else int(np.searchsorted(times, end - tolerance))
+    first = int(np.searchsorted(times, start - TOLERANCE))
+    stop = len(times) if end is None else int(np.searchsorted(times, end - TOLERANCE))
     if first >= stop:
         length = float(times[-1]) + (1 / fps if fps else 0.0)
         raise VideoError(path, f"it is {length:.2f} s long and has no frame between start and end")
     return first, stop
+
+
+def check_windows(window: float, stride: float) -> None:
+    """Raise InputError for windows, in seconds, that are none or that leave parts of a video out."""
+    for key, value in {"window": window, "stride": stride}.items():
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"{key}={value}: expected seconds above 0")
+    if stride > window:
+        raise InputError(f"stride={stride} is longer than window={window}: no window would see what lies between")
+
+
+def windows_between(start: float, end: float, window: float, stride: float, frame: float) -> np.ndarray:
+    """float64 (N, 2): start and end of each window of a part of a video, all in seconds.
+
+    They begin every `stride` seconds for as long as they fit. Where that leaves an end over, one more window ends with
+    the part. frame: how long a frame lasts; half of it more or less is no matter. Raises InputError where the part is
+    shorter than the window, and for a stride that no frame is in.
+    """
+    length, slack = end - start, frame / 2
+    if length + slack < window:
+        raise InputError(f"window={window:g} is longer than the video, or the part of it, of {length:.2f} s; lower it")
+    if stride + slack < frame:
+        raise InputError(f"stride={stride:g} is shorter than one frame, which lasts {frame:.3g} s; raise it")
+    offsets = np.arange(int((length - window + slack) / stride) + 1) * stride
+    if length - window - offsets[-1] > slack:
+        offsets = np.append(offsets, length - window)
+    return np.stack([start + offsets, start + offsets + window], axis=1)
 
 
 def write_times(folder: Path, times: np.ndarray | None) -> None:

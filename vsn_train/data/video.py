@@ -76,7 +76,7 @@ def _open_container(path: str) -> tuple[InputContainer, VideoStream]:
         # "file:" lets a name hold a colon.
         container = av.open(
             "file:" + path, options={"max_pixels": str(MAX_PIXELS)}, container_options=only_this_file,
-            **_foreign_tags(av.__version__),
+            **foreign_tags(av.__version__),
         )  # fmt: skip
     except av.ArgumentError as error:
         raise VideoError(path, "it is no file of a video (a playlist, which names other files, is not read)") from error
@@ -96,7 +96,7 @@ def _open_container(path: str) -> tuple[InputContainer, VideoStream]:
     return container, stream
 
 
-def _foreign_tags(version: str) -> dict[str, Any]:
+def foreign_tags(version: str) -> dict[str, Any]:
     """What has PyAV pass over tags that are not UTF-8, as those of old AVI files; from version 19 on it always does."""
     return {"metadata_errors": "replace"} if int(version.partition(".")[0]) < 19 else {}
 
@@ -105,7 +105,7 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def _upright(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
+def upright(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
     """Turn and mirror an (H, W, C) image as the frame's display matrix says, in steps of 90 degrees.
 
     A matrix that does anything else, by intention or by damage, is left alone.
@@ -210,16 +210,20 @@ class Video:
             images[rows[frame]] = image
         return torch.from_numpy(images).permute(0, 3, 1, 2)
 
-    def frames(self) -> Iterator[np.ndarray]:
-        """Every frame in turn, (H, W, 3) uint8, decoded once: for what needs them all and not all at the same time."""
-        due = 0
-        for frame, image in self._images(list(range(self.num_frames))):
-            if frame < due:
+    def frames(self, wanted: Sequence[int] | None = None) -> Iterator[np.ndarray]:
+        """The wanted frames in turn, (H, W, 3) uint8, decoded once: for what does not need them all at the same time.
+
+        wanted: rising and without repeats; None: every frame. They are decoded by this reader, whatever `decoder` says.
+        """
+        due = iter(numbers := list(range(self.num_frames) if wanted is None else wanted))
+        next_frame = next(due, None)
+        for frame, image in self._images(numbers):
+            if frame != next_frame:
                 continue  # damage made the decoder start again
             if image.shape != (self.height, self.width, 3):
                 raise VideoError(self.path, f"frame {frame} has another size than frame 0")
             yield image
-            due += 1
+            next_frame = next(due, None)
 
     def decode_in_turn(self) -> Iterator[np.ndarray]:
         """Every image of a plain decode from the first packet to the last, whatever the packets announce: what `read`
@@ -354,7 +358,7 @@ class Video:
     def _size(self, frame: VideoFrame) -> tuple[int, int]:
         """(height, width) of the first image, upright."""
         self._turned, self._is_mirrored = frame.side_data.get("DISPLAYMATRIX") is not None, _mirrored(frame)
-        height, width, _ = _upright(np.broadcast_to(np.uint8(0), (frame.height, frame.width, 3)), frame).shape
+        height, width, _ = upright(np.broadcast_to(np.uint8(0), (frame.height, frame.width, 3)), frame).shape
         return height, width
 
     def _images(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
@@ -435,7 +439,7 @@ class Video:
         image = RgbConverter()(frame) if alone else self._to_rgb(frame)
         # PyAV's side data refers to the frame and back, and keeps it until the garbage collector comes. A matrix that
         # mirrors alone has no rotation; `_turned` knows of it. (Old versions of PyAV do not tell the rotation.)
-        return _upright(image, frame) if self._turned or getattr(frame, "rotation", True) else image
+        return upright(image, frame) if self._turned or getattr(frame, "rotation", True) else image
 
 
 def open_video(

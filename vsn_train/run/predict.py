@@ -1,10 +1,12 @@
-"""vsn-predict."""
+"""vsn-predict: of clips. Long videos are timeline.py's, live ones live.py's."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,6 @@ import numpy as np
 from tabulate import tabulate
 
 from vsn_train import config as schema
-from vsn_train.analysis.scores import softmax
 from vsn_train.analysis.strip import draw_prediction
 from vsn_train.atomic import NAME_BYTES, write_atomic
 from vsn_train.data.inputs import GivenVideos, find_videos
@@ -20,72 +21,57 @@ from vsn_train.data.loader import eval_loader
 from vsn_train.data.manifest import flipped_labels
 from vsn_train.data.workers import BadVideo
 from vsn_train.engine.checkpoint import OpenedCheckpoint
-from vsn_train.engine.distributed import join_processes
+from vsn_train.engine.distributed import Process, join_processes
 from vsn_train.engine.evaluate import score_videos
 from vsn_train.engine.precision import autocast_for
-from vsn_train.errors import InputError
+from vsn_train.errors import InputError, StoppedError, VideoError
 from vsn_train.folder_lock import folder_lock
 from vsn_train.run.data import check_flips
+from vsn_train.run.live import predict_live
 from vsn_train.run.network import model_of, use_channels_last
 from vsn_train.run.record import computed
-from vsn_train.trained import flips_allowed
+from vsn_train.run.timeline import predict_timeline, stride_of
+from vsn_train.trained import TrainedModel, flips_allowed
 
 
 def predict(config: schema.Predict, opened: OpenedCheckpoint, run_folder: Path) -> None:
     """vsn-predict: prints the best classes of each video; writes prediction.json and a figure of each.
 
     Raises VideoError for a single video that cannot be read; of several, InputError after the others are done.
+    StoppedError for live video that broke off.
     """
     checkpoint = opened.checkpoint
-    protocol, names = config.protocol, checkpoint.class_names
-    check_flips(protocol, flips_allowed(checkpoint), "the checkpoint's data set", names)
-    paths = find_videos(config.video)
+    check_flips(config.protocol, flips_allowed(checkpoint), "the checkpoint's data set", checkpoint.class_names)
+    paths = [] if config.live else find_videos(config.video)
+    sizes = checkpoint.config["data"]
+    protocol = config.protocol.name(sizes["short_side"], sizes["crop_size"])
     with join_processes(config.runtime.device, config.runtime.threads) as process, ExitStack() as held:
-        model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
-        use_channels_last(model, config.runtime, process, inference=True)
-        used = computed(config.runtime.precision, model, process)
-        videos = GivenVideos(
-            paths, model.num_frames, protocol, config.data.decoder, config.data.modality, config.start, config.end
-        )  # fmt: skip
-        workers = config.data.workers if len(paths) > 1 else 0
-        trained = checkpoint.config["data"]
-        protocol_name = protocol.name(trained["short_side"], trained["crop_size"])
-        predictions: list[dict[str, Any]] = []
-        loader = eval_loader(videos, [[i] for i in range(len(paths))], workers, config.data.timeout)
-        for path, (video,) in zip(paths, loader, strict=True):
-            found = score_videos(
-                model, [[video]], 1, process, lambda results: None, protocol=protocol,
-                flipped_labels=flipped_labels(len(names), checkpoint.flip_pairs),
-                views_per_batch=config.runtime.views_per_batch, keep_views=False,
-                on_bad_video="error" if len(paths) == 1 else "wrong",
-                autocast=autocast_for(config.runtime.precision, process.device), title="",
-            )[video.index]  # fmt: skip
-            if isinstance(video, BadVideo) or isinstance(found, BadVideo):
-                causes = [each.cause for each in (video, found) if isinstance(each, BadVideo)]
-                predictions.append({"video": str(path), "error": causes[0]})
-                continue
-            shares = found[0] if protocol.average == "probabilities" else softmax(found[0])
-            best = [(names[index], int(index), float(shares[index])) for index in np.argsort(-shares, kind="stable")]
-            if not any("picture" in each for each in predictions):  # the first one
-                hold(held, run_folder)
-                remove_earlier(run_folder)
-            figure = run_folder / (picture_name(len(predictions), path) if len(paths) > 1 else "prediction.png")
-            draw_prediction(figure, path, video, best[:5], protocol_name)
-            print_bars(str(path) if len(paths) > 1 else "", best[: config.top_k])
-            classes = [{"name": name, "index": index, "probability": share} for name, index, share in best]
-            clips = video.numbers[video.clips].tolist()
-            predictions.append(
-                {"video": str(path), "frames": clips, "picture": figure.name, "classes": classes[: config.top_k]}
-            )
-        if not any("picture" in each for each in predictions):
+
+        @cache
+        def begin() -> None:
+            """Before the first file is written, and not for what cannot be predicted: what is there stays then."""
             hold(held, run_folder)
             remove_earlier(run_folder)
-        facts = {"checkpoint": config.checkpoint, "protocol": protocol_name, "start": config.start, "end": config.end}
-        facts |= {"computed": used}
+
+        trained = trained_model(config, opened, process)
+        used = computed(config.runtime.precision, trained.model, process)
+        if config.live:
+            predictions = [predict_live(trained, config, run_folder, begin)]
+        elif config.window is not None:
+            predictions = predict_timelines(trained, config, paths, run_folder, protocol, begin)
+        else:
+            predictions = predict_clips(trained, config, paths, run_folder, protocol, process, begin)
+        facts = {"checkpoint": config.checkpoint, "protocol": protocol, "start": config.start, "end": config.end}
+        facts |= {"window": config.window, "stride": stride_of(config), "live": config.live, "computed": used}
         path = run_folder / "prediction.json"
+        begin()
         write_atomic(path, as_json(facts | {"predictions": predictions}))
-    print(f"written: {path} and {len(predictions)} figure{'s' if len(predictions) > 1 else ''}")
-    if bad := [each for each in predictions if "error" in each]:
+    figures = sum("picture" in each for each in predictions)
+    print(f"written: {path}" + (f" and {figures} figure{'s' if figures > 1 else ''}" if figures else ""))
+    bad = [each for each in predictions if "error" in each]
+    if bad and config.live:
+        raise StoppedError(f"{config.video}: {bad[0]['error']}; what came before is in {run_folder}")
+    if bad:
         raise InputError(
             f"{len(bad)} of {len(paths)} videos could not be read, first {bad[0]['video']}: {bad[0]['error']}; the "
             f"others are in {path}"
@@ -98,25 +84,103 @@ def hold(held: ExitStack, run_folder: Path) -> None:
 
 
 def remove_earlier(run_folder: Path) -> None:
-    """An earlier prediction in the folder goes with its pictures: nothing old stays beside something new."""
+    """An earlier prediction in the folder goes with its figures and tables: nothing old stays beside something new."""
     path = run_folder / "prediction.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        pictures = [str(each["picture"]) for each in found["predictions"] if "picture" in each]
+        files = [str(each[key]) for each in found["predictions"] for key in ("picture", "timeline") if each.get(key)]
     except (OSError, ValueError, TypeError, LookupError, RecursionError):
-        pictures = []
+        files = []
     with suppress(OSError):
         path.unlink()
-    for name in pictures:
-        if name == os.path.basename(name) and name.endswith(".png"):  # what the file says may be anything
+    for name in files:
+        if name == os.path.basename(name) and name.endswith((".png", ".csv")):  # what the file says may be anything
             with suppress(OSError):
                 (run_folder / name).unlink()
 
 
-def picture_name(number: int, video: Path) -> str:
-    """Of a video's picture; shortened where the video's own name is as long as a name may be."""
+def trained_model(config: schema.Predict, opened: OpenedCheckpoint, process: Process) -> TrainedModel:
+    """The checkpoint's network with what the command line says of it."""
+    checkpoint = opened.checkpoint
+    model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device).eval()
+    use_channels_last(model, config.runtime, process, inference=True)
+    return TrainedModel(
+        model, checkpoint.class_names, config.protocol, config.data.modality, process.device, config.runtime.precision,
+        config.runtime.views_per_batch, config.data.decoder, checkpoint.flip_pairs, opened,
+    )  # fmt: skip
+
+
+def predict_clips(
+    trained: TrainedModel,
+    config: schema.Predict,
+    paths: list[Path],
+    run_folder: Path,
+    protocol: str,
+    process: Process,
+    begin: Callable[[], None],
+) -> list[dict[str, Any]]:
+    """The entries of prediction.json of videos that are a clip each. protocol: its name. begin: called before files are
+    written."""
+    names = trained.class_names
+    videos = GivenVideos(
+        paths, trained.num_frames, config.protocol, config.data.decoder, config.data.modality, config.start, config.end
+    )  # fmt: skip
+    workers = config.data.workers if len(paths) > 1 else 0
+    predictions: list[dict[str, Any]] = []
+    for path, (video,) in zip(
+        paths, eval_loader(videos, [[i] for i in range(len(paths))], workers, config.data.timeout), strict=True
+    ):
+        found = score_videos(
+            trained.model, [[video]], 1, process, lambda results: None, protocol=config.protocol,
+            flipped_labels=flipped_labels(len(names), trained.flip_pairs),
+            views_per_batch=config.runtime.views_per_batch, keep_views=False,
+            on_bad_video="error" if len(paths) == 1 else "wrong",
+            autocast=autocast_for(config.runtime.precision, process.device), title="",
+        )[video.index]  # fmt: skip
+        if isinstance(video, BadVideo) or isinstance(found, BadVideo):
+            causes = [each.cause for each in (video, found) if isinstance(each, BadVideo)]
+            predictions.append({"video": str(path), "error": causes[0]})
+            continue
+        shares = trained.probabilities(found[0])
+        best = [(names[index], int(index), float(shares[index])) for index in np.argsort(-shares, kind="stable")]
+        begin()
+        stem = file_stem(len(predictions), path) if len(paths) > 1 else "prediction"
+        figure = run_folder / f"{stem}.png"
+        draw_prediction(figure, path, video, best[:5], protocol)
+        print_bars(str(path) if len(paths) > 1 else "", best[: config.top_k])
+        classes = [{"name": name, "index": index, "probability": share} for name, index, share in best]
+        clips = video.numbers[video.clips].tolist()
+        predictions.append(
+            {"video": str(path), "frames": clips, "picture": figure.name, "classes": classes[: config.top_k]}
+        )
+    return predictions
+
+
+def predict_timelines(
+    trained: TrainedModel,
+    config: schema.Predict,
+    paths: list[Path],
+    run_folder: Path,
+    protocol: str,
+    begin: Callable[[], None],
+) -> list[dict[str, Any]]:
+    """The entries of prediction.json of long videos. protocol: its name. begin: called before files are written."""
+    predictions: list[dict[str, Any]] = []
+    for path in paths:
+        stem = file_stem(len(predictions), path) if len(paths) > 1 else "timeline"
+        try:
+            predictions.append(predict_timeline(trained, config, path, run_folder, stem, protocol, begin))
+        except VideoError as error:
+            if len(paths) == 1:
+                raise
+            predictions.append({"video": str(path), "error": error.cause})
+    return predictions
+
+
+def file_stem(number: int, video: Path) -> str:
+    """Of a video's own files; shortened where the video's own name is as long as a name may be."""
     stem = os.fsencode(video.stem)[:NAME_BYTES].decode("utf-8", "ignore")
-    return f"{number:04d}_{stem}.png"
+    return f"{number:04d}_{stem}"
 
 
 def as_json(content: dict[str, Any]) -> str:

@@ -1,0 +1,174 @@
+"""The frames of a live source as they come: a file, a pipe, a camera or a network address.
+
+A source is read in a thread of its own, because FFmpeg may wait for it for ever, and no signal reaches it there.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vsn_train.data.colour import RgbConverter
+from vsn_train.data.frames import MAX_PIXELS
+from vsn_train.data.times import TOLERANCE
+from vsn_train.data.video import FORMATS, foreign_tags, upright
+from vsn_train.errors import VideoError
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+
+# What an address may lead to. No files of this machine: a playlist on the network must not name them.
+NETWORK_PROTOCOLS = "http,https,tls,tcp,udp,rtp,rtmp,rtmps,rtsp,srt,httpproxy,crypto"
+NETWORK_FORMATS = FORMATS + ",hls,dash,rtsp,rtp,sdp,mpjpeg"
+USUAL_RATE = 25.0  # frames a second, of a source that tells neither times nor a rate
+POLL = 0.1  # seconds after which a stop is noticed
+HELD = 4  # decoded frames that wait for the network
+
+
+@dataclass
+class _Reader:
+    """What the thread is told, and what it hands over: (seconds, image), an error, or None at the end."""
+
+    source: str
+    step: float
+    start: float
+    end: float | None
+    timeout: float
+    stopped: threading.Event
+    frames: queue.Queue[tuple[float, np.ndarray] | VideoError | None]
+
+
+def live_frames(
+    source: str,
+    step: float = 0.0,
+    start: float = 0.0,
+    end: float | None = None,
+    timeout: float = 120.0,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[tuple[float, np.ndarray]]:
+    """(seconds after the first frame, uint8 (H, W, 3) RGB) of the frames of a source, as they come.
+
+    source: a file, a named pipe, "-" for standard input, a camera (/dev/video0) or an address (http://, tcp://,
+    rtsp://, …). step: seconds between two frames that are taken; 0: every frame. start, end: seconds; what lies outside
+    is not taken, and nothing behind `end` is read. timeout: seconds to wait for the next frame; 0: for ever. stopped:
+    asked about ten times a second whether to end. Raises VideoError for a source that cannot be opened, breaks off or
+    sends nothing for as long as `timeout`.
+    """
+    reader = _Reader(source, step, start, end, timeout, threading.Event(), queue.Queue(HELD))
+    threading.Thread(target=_read, args=(reader,), daemon=True, name="live video").start()
+    since = time.monotonic()
+    try:
+        while not stopped():
+            try:
+                found = reader.frames.get(timeout=POLL)
+            except queue.Empty:
+                if timeout and time.monotonic() - since > timeout:
+                    cause = f"it sent no frame for {timeout:g} s; data.timeout waits for longer"
+                    raise VideoError(source, cause) from None
+                continue
+            if found is None:
+                return
+            if isinstance(found, VideoError):
+                raise found
+            yield found
+            since = time.monotonic()
+    finally:
+        reader.stopped.set()
+
+
+def _read(reader: _Reader) -> None:
+    import av
+
+    try:
+        with _open(reader.source, reader.timeout) as container:
+            for taken in _taken(container, reader):
+                if not _hand_over(reader, taken):
+                    return
+        _hand_over(reader, None)
+    except VideoError as error:
+        _hand_over(reader, error)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        _hand_over(reader, VideoError(reader.source, getattr(error, "strerror", None) or str(error)))
+
+
+def _hand_over(reader: _Reader, item: tuple[float, np.ndarray] | VideoError | None) -> bool:
+    """Whether anybody still wants frames."""
+    while not reader.stopped.is_set():
+        try:
+            reader.frames.put(item, timeout=POLL)
+            return True
+        except queue.Full:
+            continue
+    return False
+
+
+def _open(source: str, timeout: float) -> InputContainer:
+    import av
+
+    options = {"protocol_whitelist": "file,pipe", "format_whitelist": FORMATS}
+    place, kind = source, None
+    if is_address(source):
+        options = {"protocol_whitelist": NETWORK_PROTOCOLS, "format_whitelist": NETWORK_FORMATS}
+    elif source == "-":
+        place = "pipe:0"
+    elif not os.path.exists(source):
+        raise VideoError(source, "no such file, pipe or device")
+    elif stat.S_ISCHR(os.stat(source).st_mode):
+        options, kind = {}, "v4l2"
+    else:
+        place = "file:" + source  # lets a name hold a colon
+    return av.open(
+        place, format=kind, options={"max_pixels": str(MAX_PIXELS)}, container_options=options,
+        timeout=timeout or None, **foreign_tags(av.__version__),
+    )  # fmt: skip
+
+
+def is_address(source: str) -> bool:
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source) is not None
+
+
+def _taken(container: InputContainer, reader: _Reader) -> Iterator[tuple[float, np.ndarray]]:
+    import av
+
+    if not container.streams.video:
+        raise VideoError(reader.source, f"no video in it ({container.format.long_name})")
+    stream = container.streams.best("video") or container.streams.video[0]
+    stream.codec_context.thread_count = 1
+    rate = float(stream.average_rate or 0.0) or USUAL_RATE
+    to_rgb = RgbConverter()
+    shift: float | None = None  # from the source's clock to seconds after the first frame
+    last, due = 0.0, reader.start
+    for packet in container.demux(stream):
+        if reader.stopped.is_set():
+            return
+        try:
+            pictures = stream.codec_context.decode(packet)
+        except av.FFmpegError:
+            continue  # a packet that was damaged on its way
+        for picture in pictures:
+            clock = None if picture.pts is None else float(picture.pts * stream.time_base)
+            if shift is None:
+                seconds = 0.0
+            elif clock is not None and clock + shift > last:
+                seconds = clock + shift
+            else:  # no time, or a clock that was set back
+                seconds = last + 1 / rate
+            if clock is not None:
+                shift = seconds - clock
+            elif shift is None:
+                shift = 0.0
+            last = seconds
+            if reader.end is not None and seconds >= reader.end - TOLERANCE:
+                return
+            if seconds >= due - TOLERANCE:
+                due = reader.step + (due if due + reader.step > seconds else seconds)
+                yield seconds, upright(to_rgb(picture), picture)
