@@ -11,7 +11,6 @@ import difflib
 import os
 import re
 import sys
-import textwrap
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -23,10 +22,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from vsn_train import config as schema
+from vsn_train import config_keys
 from vsn_train.errors import InputError, StoppedError, refusal
 from vsn_train.folder_lock import new_folder
 from vsn_train.terminal import forgive_output
@@ -95,8 +95,9 @@ def _run_command(name: str, work: Callable[[Any, Path], None]) -> None:
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
     OmegaConf.register_new_resolver("checkpoint_folder", _checkpoint_folder, replace=True)
-    OmegaConf.register_new_resolver("choices", _choices, replace=True)
     OmegaConf.register_new_resolver("new_folder", _new_folder, replace=True)
+
+    OmegaConf.register_new_resolver("overview", _overview, replace=True)
 
     _OPENED.clear()
     program, words = sys.argv[0], sys.argv[1:]
@@ -127,6 +128,9 @@ def _run_command(name: str, work: Callable[[Any, Path], None]) -> None:
     codes: list[int] = []
     try:
         schema.register_schemas()
+        if group := _group_to_describe(words):
+            print(_help_of(name, group, [word for word in words if word != group]))
+            return
         words = hydra_words(words, schema.PATHS, schema.PATH_LISTS, POSITIONAL[name])
         _refuse_new_keys(words)
         for given in [words] if name == "train" else _for_each_checkpoint(words):
@@ -334,19 +338,53 @@ def _checkpoint_folder(checkpoint: str) -> str:
     return str(folder.parent) if folder.name == "checkpoints" else f"runs/eval/{opened.path.stem}_{opened.hash[:8]}"
 
 
-def _choices(*groups: str) -> str:
-    """For --help: the files that a user may choose. Hydra's own list names the schemas too."""
+def _group_to_describe(words: Sequence[str]) -> str | None:
+    """`data` of `vsn-train --help data`; None for any other command line."""
+    if not {"--help", "-h"} & set(words):
+        return None
+    _, words = _config_dir()
+    return next((word for word in words if not word.startswith("-") and "=" not in word), None)
 
-    def stems(folder: Path) -> str:
-        return ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
 
-    lines = []
-    for group in groups:
-        folder = schema.config_folder() / group
-        lines += textwrap.wrap(f"{group:<11}{stems(folder)}", 107, subsequent_indent=" " * 11)
-        for below in sorted(path for path in folder.iterdir() if path.is_dir()):  # experiment=jester/tsm_r50_8f
-            lines += textwrap.wrap(f"{below.name}/ {stems(below)}", 107, initial_indent=" " * 11,
-                                   subsequent_indent=" " * 15)  # fmt: skip
+def _help_of(name: str, group: str, words: Sequence[str]) -> str:
+    """The keys of a group with the values that they have under the other words of the command line."""
+    known = [*config_keys.groups_of(name), *(["experiment"] if name == "train" else [])]
+    if group not in known:
+        raise InputError(f"--help {group}: no such group; expected one of {', '.join(known)}")
+    if group == "experiment":
+        return _experiments()
+    if name != "train":
+        schema.register_checkpoint(None)
+    config = _compose(name, _overrides(words))
+    values = {}
+    for key in config[group]:
+        try:
+            values[str(key)] = MISSING if OmegaConf.is_missing(config[group], key) else config[group][key]
+        except InterpolationToMissingValueError:
+            values[str(key)] = MISSING
+    return config_keys.help_of_group(group, values, _files(group))
+
+
+def _overview(name: str) -> str:
+    """For --help: the groups with the files that a user may choose. Hydra's own list names the schemas too."""
+    files = {group: _files(group) for group in config_keys.groups_of(name)}
+    if name == "train":
+        files["experiment"] = [path.stem for path in (schema.config_folder() / "experiment").glob("*/*.yaml")]
+    return config_keys.overview(name, files).replace("$", "$$")  # Hydra fills in a template
+
+
+def _files(group: str) -> list[str]:
+    return sorted(path.stem for path in (schema.config_folder() / group).glob("*.yaml"))
+
+
+def _experiments() -> str:
+    """For --help experiment: what can be written behind experiment=, one folder per data set."""
+    lines = [
+        "experiment: all settings of a training; anything else on the command line wins", "",
+        *config_keys.wrapped("  ", ", ".join(_files("experiment"))),
+    ]  # fmt: skip
+    for below in sorted(path for path in (schema.config_folder() / "experiment").iterdir() if path.is_dir()):
+        lines += config_keys.wrapped(f"  {below.name}/ ", ", ".join(_files(f"experiment/{below.name}")))
     return "\n".join(lines)
 
 
