@@ -15,7 +15,7 @@ KINDS = {kind for _, kinds in config_keys.GROUPS.values() for kind in kinds} | s
 UNITS = {
     "videos", "frames", "pixels", "clips", "crops", "views", "classes", "batches", "epochs", "optimizer steps",
     "seconds", "minutes", "processes", "threads", "restarts", "operations", "learning rate", "gradient norm",
-    "share 0–1", "factor", "divisor", "number",
+    "share 0 to 1", "factor", "divisor", "number",
 }  # fmt: skip
 NUMBER = re.compile(r"\b(int|float)\b")
 
@@ -46,7 +46,8 @@ def asked(monkeypatch, capsys, command: str, *words: str) -> str:
     try:
         {"train": cli.train, "eval": cli.evaluate, "predict": cli.predict}[command]()
     except SystemExit as ended:
-        assert not ended.code, capsys.readouterr().err
+        if ended.code:
+            pytest.fail(capsys.readouterr().err)
     return capsys.readouterr().out
 
 
@@ -70,7 +71,35 @@ def test_help_of_a_group_shows_the_values_of_the_command_line(monkeypatch, capsy
     text = asked(monkeypatch, capsys, "train", "dataset=ucf101", "data.workers=7", "--help", "data")
     assert "  data.workers=7 [processes]\n" in text
     assert "  data.sampling=dense\n" in text  # of the data set's experiment file
-    assert "  backbone.p=0.25 [share 0–1]\n" in asked(monkeypatch, capsys, "train", "backbone=sth", "-h", "backbone")
+    assert "  backbone.p=0.25 [share 0 to 1]\n" in asked(monkeypatch, capsys, "train", "backbone=sth", "-h", "backbone")
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("vsn-train back", ["backbone.", "backbone="]),
+        (
+            "vsn-train backbone=",
+            [f"backbone={name}" for name in ["sth", "tsm", "tsm_online", "tsn", "vsn_compact", "vsn_headtail"]],
+        ),
+        ("vsn-train exp", ["experiment="]),
+        ("vsn-train experiment=ucf101/", ["experiment=ucf101/tsm_r50_16f", "experiment=ucf101/tsm_r50_8f"]),
+        ("vsn-eval dataset=m", ["dataset=motion", "dataset=motion_order", "dataset=motion_static"]),
+        ("vsn-predict runtime.d", ["runtime.device=", "runtime.devices="]),
+    ],
+)
+def test_tab_completion_offers_what_can_be_typed(line, found, monkeypatch, capsys):
+    monkeypatch.setenv("COMP_LINE", line)
+    command = line.split()[0].removeprefix("vsn-")
+    assert asked(monkeypatch, capsys, command, "--shell-completion", "query=bash").split() == found
+
+
+def test_tab_completion_hides_internal_names(monkeypatch, capsys):
+    for command in ("train", "eval", "predict"):
+        monkeypatch.setenv("COMP_LINE", f"vsn-{command} ")
+        words = asked(monkeypatch, capsys, command, "-sc", "query=bash").split()
+        assert {"data.", "runtime.", "protocol="} <= set(words)
+        assert not [word for word in words if "schema" in word or "from_checkpoint" in word or "hydra" in word]
 
 
 def test_a_group_that_is_not_there(monkeypatch, capsys):

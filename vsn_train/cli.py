@@ -7,7 +7,9 @@ key answer at once. Exit codes: 0 done, 2 wrong input (one message, no traceback
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
+import io
 import os
 import re
 import sys
@@ -137,8 +139,12 @@ def _run_command(name: str, work: Callable[[Any, Path], None]) -> None:
             sys.argv = [program, *given]
             if name != "train":
                 _start_from_checkpoint(name)
+            hydra_main = hydra.main(version_base="1.3", config_path=str(schema.config_folder()), config_name=name)(job)
+            if "query=bash" in words:
+                print(_completions(hydra_main))
+                return
             try:
-                hydra.main(version_base="1.3", config_path=str(schema.config_folder()), config_name=name)(job)()
+                hydra_main()
             except SystemExit as error:
                 if given is words:
                     raise
@@ -189,14 +195,16 @@ class ComparisonTable(Callback):
     """Hydra calls it after a sweep, wherever its jobs ran."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        from vsn_train.analysis.compare import compare_runs
+        from vsn_train.analysis.compare import compare_runs, save_sweep, sweep_text
 
         folder = Path(config.hydra.sweep.dir)
         jobs = sorted(
             (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")),  # .submitit
             key=lambda path: (len(path.name), path.name),
         )
-        print(f"\n{compare_runs(jobs)}\n\nrun folders: {folder}")
+        sweep = compare_runs(jobs)
+        save_sweep(folder, sweep)
+        print(f"\n{sweep_text(sweep)}\n\nrun folders: {folder}, with sweep.md and sweep.csv")
 
 
 def _refuse_new_keys(words: Sequence[str]) -> None:
@@ -363,6 +371,24 @@ def _help_of(name: str, group: str, words: Sequence[str]) -> str:
         except InterpolationToMissingValueError:
             values[str(key)] = MISSING
     return config_keys.help_of_group(group, values, _files(group))
+
+
+def _completions(hydra_main: Callable[[], None]) -> str:
+    """Hydra's answer to the tab key, without the names of schemas and of its own settings, and with all recipes."""
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        hydra_main()
+    found = [
+        word
+        for word in output.getvalue().split()
+        if not re.search(r"_schema$|=from_checkpoint$|^(experiment|hydra)/", word)
+    ]
+    found = ["experiment=" if word == "experiment" else word for word in found if word not in ("hydra", "hydra.")]
+    if any(word.startswith("experiment=") and word != "experiment=" for word in found) or not found:
+        folder = schema.config_folder() / "experiment"
+        asked = os.environ.get("COMP_LINE", "").split(" ")[-1]
+        recipes = [f"experiment={path.parent.name}/{path.stem}" for path in sorted(folder.glob("*/*.yaml"))]
+        found += [word for word in recipes if word.startswith(asked)]
+    return " ".join(found)
 
 
 def _overview(name: str) -> str:

@@ -50,7 +50,7 @@ class Official(Dataset):
 
     annotations: str | None = None  # folder of the official lists; null: in or next to `root`
     class_order: str = "official"  # "official", or "sorted" by name for checkpoints that were trained on sorted names
-    max_missing_share: float = 0.0  # [share 0–1] listed videos of a split that may be missing; above it: an error
+    max_missing_share: float = 0.0  # [share 0 to 1] listed videos of a split that may be missing; above it: an error
     count_frames: bool = False  # count the frames of all videos once, up front; frame folders then need no listing
 
 
@@ -76,7 +76,7 @@ class Custom(Dataset):
     # horizontal flips: "allowed", "forbidden", or "auto": off if a class outside the pairs is named after a direction
     flips: str = "auto"
     allow_overlap: bool = False  # accept videos that are in both the training and the validation split
-    max_missing_share: float = 0.0  # [share 0–1] listed videos of a split that may be missing; above it: an error
+    max_missing_share: float = 0.0  # [share 0 to 1] listed videos of a split that may be missing; above it: an error
     count_frames: bool = False  # count the frames of all videos once, up front; frame folders then need no listing
 
 
@@ -95,7 +95,7 @@ class Backbone:
     operator: str = MISSING  # what mixes frames: "tsn", "tsm", "tsm_online", "vsn_compact", "vsn_headtail" or "sth"
     arch: str = "resnet50"  # "resnet18", "resnet34", "resnet50", "resnet101" or "mobilenet_v2"
     num_frames: int = 8  # [frames] length T of a clip
-    dropout: float = 0.5  # [share 0–1] dropout probability before the classifier
+    dropout: float = 0.5  # [share 0 to 1] dropout probability before the classifier
     partial_bn: bool = False  # train the first batch norm only; the others keep their statistics and parameters
     frozen_bn: bool = False  # freeze all batch norms
 
@@ -121,7 +121,7 @@ class Vsn(Backbone):
 @dataclass
 class Sth(Backbone):
     variant: str = "hybrid"  # "hybrid": the temporal channels differ from kernel to kernel; "merge": separate kernels
-    p: float = 0.25  # [share 0–1] temporal part of the weights: 1/2, 1/3, 1/4, …
+    p: float = 0.25  # [share 0 to 1] temporal part of the weights: 1/2, 1/3, 1/4, …
     integration: str = "attention"  # how the spatial and the temporal part are combined: "attention" or "sum"
     # initialization of the temporal kernels: "random"; "rows": the row sums of the 2D kernel become the taps in time;
     # "centre": its sum at the centre tap, zero elsewhere; "mixed": centre, with random outer taps; "auto": rows from
@@ -146,7 +146,7 @@ class Data:
     sampling: str = "uniform"  # frames of a training clip: "uniform" segments, or a "dense" window of 64 frames
     short_side: int = 256  # [pixels] short side of a frame after resizing
     crop_size: int = 224  # [pixels] height and width of the network's input
-    max_bad_share: float = 0.01  # [share 0–1] undecodable videos of an epoch above which training stops
+    max_bad_share: float = 0.01  # [share 0 to 1] undecodable videos of an epoch above which training stops
     timeout: float = 120.0  # [seconds] time limit of a worker for one video, after which it is replaced; 0: none
 
 
@@ -157,7 +157,7 @@ class Augment:
     crop: str = "multiscale"  # "multiscale" (TSN), "random_resized" (Inception) or "center" (as in a test)
     # [factor] crop=multiscale: crop size / short side; null: TSN's 1, 0.875, 0.75 and, for RGB, 0.66
     scales: list[float] | None = None
-    # [share 0–1] crop=random_resized: smallest and largest area of the crop / area of the frame
+    # [share 0 to 1] crop=random_resized: smallest and largest area of the crop / area of the frame
     area: list[float] = field(default_factory=lambda: [0.08, 1.0])
     # [factor] crop=random_resized: smallest and largest width / height
     aspect: list[float] = field(default_factory=lambda: [0.75, 1.3333])
@@ -167,7 +167,7 @@ class Augment:
     brightness: float = 0.0  # [factor] colour jitter: drawn from 1 - value to 1 + value; 0: off
     contrast: float = 0.0  # [factor] colour jitter: drawn from 1 - value to 1 + value; 0: off
     saturation: float = 0.0  # [factor] colour jitter: drawn from 1 - value to 1 + value; 0: off
-    hue: float = 0.0  # [share 0–1] largest rotation of the hue, in turns, at most 0.5; 0: off
+    hue: float = 0.0  # [share 0 to 1] largest rotation of the hue, in turns, at most 0.5; 0: off
     mixup: float = 0.0  # [number] alpha of mixup's Beta(alpha, alpha); 0: off. With cutmix: one of both for each batch
     cutmix: float = 0.0  # [number] alpha of CutMix's Beta(alpha, alpha); 0: off
 
@@ -183,8 +183,8 @@ class Optimizer:
     clip_norm: float = 20.0  # [gradient norm] gradients are clipped to this norm; 0: no clipping
     head_lr_factor: float = 5.0  # [factor] learning rate of the classifier / lr; twice that for its bias
     flow_stem_lr_factor: float = 5.0  # [factor] data.modality=flow: learning rate of the first convolution / lr
-    label_smoothing: float = 0.0  # [share 0–1] target probability spread evenly over all classes
-    ema: float = 0.0  # [share 0–1] decay per step of the weights' moving average, which is then validated; 0: none
+    label_smoothing: float = 0.0  # [share 0 to 1] target probability spread evenly over all classes
+    ema: float = 0.0  # [share 0 to 1] decay per step of the weights' moving average, which is then validated; 0: none
 
 
 @dataclass
@@ -199,7 +199,7 @@ class Sgd(Optimizer):
 class AdamW(Optimizer):
     lr: float = 1e-4
     weight_decay: float = 0.05
-    # [share 0–1] decay of the moving averages of the gradient and of its square
+    # [share 0 to 1] decay of the moving averages of the gradient and of its square
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8  # [number] added to the denominator
 
@@ -215,7 +215,7 @@ class Schedule:
 
 @dataclass
 class Step(Schedule):
-    # [share 0–1] of `epochs` at which the learning rate is multiplied by `factor`
+    # [share 0 to 1] of `epochs` at which the learning rate is multiplied by `factor`
     milestones: list[float] = field(default_factory=lambda: [0.4, 0.8])
     every: int = 0  # [epochs] distance of equally spaced milestones, in place of the list; 0: the list
     factor: float = 0.1  # [factor] multiplies the learning rate at each milestone

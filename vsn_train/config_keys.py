@@ -78,7 +78,7 @@ def keys_of(kind: type) -> tuple[Key, ...]:
     inherited = {key.name: key for base in kind.__mro__[1:-1] for key in keys_of(base)}
     found = []
     for each in dataclasses.fields(kind):
-        if each.name not in kind.__dict__.get("__annotations__", {}):
+        if each.name not in inspect.get_annotations(kind):
             continue
         unit, description = comments.get(each.name) or ("", "")
         if not description and each.name in inherited:
@@ -204,8 +204,8 @@ def markdown_reference() -> str:
         "`key=value`, choose a file of a group with `group=name`; `vsn-train --help data` prints one group in the "
         "terminal. The defaults are those of the schema: the choice of a group and the data set's experiment file may "
         "set others, and `vsn-train dataset=ucf101 --cfg job` prints the config that would run. An empty default means "
-        "that the value has to be given or is set by the choice. `make reference` writes this page from the comments in "
-        "`vsn_train/config.py`."
+        "that the value has to be given or is set by the choice. `make reference` writes this page from the comments "
+        "in `vsn_train/config.py`."
     ]
     titles = {"train": "vsn-train", "eval": "vsn-eval", "predict": "vsn-predict"}
     for command, title in titles.items():

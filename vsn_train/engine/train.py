@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from vsn_train.engine.distributed import Process
 from vsn_train.engine.figures import clip_grid
 from vsn_train.engine.finite import FiniteCheck, Step
 from vsn_train.engine.interrupts import Interrupted, Interrupts
-from vsn_train.engine.log import Progress, RunLog
+from vsn_train.engine.log import Progress, RunLog, duration
 from vsn_train.engine.meter import Meter, peak_memory
 from vsn_train.engine.prefetch import on_device
 from vsn_train.engine.state import Position, TrainState
@@ -81,6 +82,7 @@ def train(
     finite number, which changes no weight, and, after saving, when a signal asked for an end.
     """
     position, finite = state.position, FiniteCheck(state, loader, batches, process)
+    after_epoch = 0.0  # seconds of the latest validation and saving
     while not options.ended(position):
         state.network.train()
         batches.epoch, batches.done = position.epoch, position.videos
@@ -120,7 +122,10 @@ def train(
                 values |= {"memory_gib": peak_memory(process.device)}
                 more = {"learning_rate": rates, **state.model.diagnostics()}
                 log.metrics("train", position.epoch + 1, position.step, **values, **more)
-                progress.show(summary(values))
+                ahead = steps_ahead(position, batches, options.epochs)
+                epochs_ahead = options.epochs - position.epoch
+                left = progress.seconds / max(progress.passed + 1, 1) * ahead + after_epoch * epochs_ahead
+                progress.show([f"end in {duration(left)}", *summary(values)])
             if stop or (due and position.videos < batches.videos):
                 position.sums = meter.all_gather()  # every process's sums, for the main one to save
                 checkpoints.save()
@@ -128,7 +133,8 @@ def train(
                 raise stopped_by(interrupts, checkpoints, process)
 
         position.sums = meter.all_gather()  # every process's: a validation that is interrupted saves them
-        log.line(f"{progress.title}  train {summary(values)}  {position.unreadable} unreadable")
+        log.line(f"{progress.title}  train {'  '.join(summary(values))}  {position.unreadable} unreadable")
+        ended = time.perf_counter()
         try:
             top1 = validate(position)
         except Interrupted:
@@ -136,6 +142,7 @@ def train(
             raise stopped_by(interrupts, checkpoints, None) from None
         position.end_epoch(top1)
         checkpoints.save()
+        after_epoch = time.perf_counter() - ended
 
 
 def train_step(
@@ -225,14 +232,19 @@ def stopped_by(interrupts: Interrupts, checkpoints: Checkpoints, process: Proces
     return StoppedError(f"stopped by {interrupts.name}; saved {checkpoints.how_to_go_on()}", interrupts.exit_code)
 
 
-def summary(values: dict[str, float]) -> str:
-    """What the bar and the log say of the training so far."""
-    text = f"loss {values['loss']:.3f}  top1 {values['top1']:.1f}"
-    if "lr" in values:  # otherwise this launch found the epoch's last step done
-        text += (
-            f"  lr {values['lr']:.2g}  {values['clips_per_s']:.1f} clips/s  waiting for data {values['data_wait']:.0%}"
-        )
-    return text
+def summary(values: dict[str, float]) -> list[str]:
+    """The state of the training for the progress bar and the log, most important first."""
+    parts = [f"loss {values['loss']:.3f}", f"top1 {values['top1']:.1f}"]
+    if "lr" in values:  # missing if this launch resumed after the last step of the epoch
+        parts += [f"lr {values['lr']:.2g}", f"{values['clips_per_s']:.1f} clips/s"]
+        parts += [f"waiting for data {values['data_wait']:.0%}"]
+    return parts
+
+
+def steps_ahead(position: Position, batches: EpochBatches, epochs: int) -> int:
+    """Optimizer steps from here to the end of the last epoch."""
+    steps = len(batches)
+    return (epochs - position.epoch) * steps - batches.steps_in(position.videos)
 
 
 def report_bad_videos(

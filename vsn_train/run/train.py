@@ -105,7 +105,7 @@ def train(config: schema.Train, run_folder: Path) -> None:
         facts = facts_of(given, choices, state, manifests[0], hashes, batches, process)
         checkpoints = open_checkpoints(config, run_folder, state, facts, log, process)
         if process.is_main:
-            write_config(run_folder, given, computed(config.runtime.precision, state.model, process))
+            write_config(run_folder, given, computed(config.runtime.precision, state.model, process), state.model)
         origin = f"resumed {describe_position(state.position, len(batches))}" if found else f"weights: {weights}"
         said = [origin, *notes, *([overlap] if overlap else []), *reasons, describe_step(config, batches, process)]
         for line in describe_run(config, manifests, process, run_folder) + said:
@@ -259,5 +259,8 @@ def final_summary(
         f"{', averaged weights' if config.optimizer.ema else ''})"
     )
     if loader.quarantine:
-        lines.append(f"{len(loader.quarantine)} clips took their worker along: {run_folder / QUARANTINE}")
+        lines.append(
+            f"{len(loader.quarantine)} videos crashed or hung a loader worker and were quarantined; see "
+            f"{run_folder / QUARANTINE}"
+        )
     return [*lines, f"evaluate: {paste('vsn-eval', checkpoint=run_folder / 'checkpoints' / 'best.pt')}"]
