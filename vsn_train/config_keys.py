@@ -155,9 +155,9 @@ def overview(command: str, choices: Mapping[str, Sequence[str]]) -> str:
     """The groups of vsn-<command>, collapsed, and its other keys. choices: of each group that has files to choose."""
     lines = [f"Groups: choose with group=name; vsn-{command} --help data lists the keys of data", ""]
     for group in groups_of(command):
-        lines += wrapped(f"{group:<11}", ", ".join(choices.get(group, ())) or GROUPS[group][0], "  ")
+        lines += wrapped(f"{group:<12}", ", ".join(choices.get(group, ())) or GROUPS[group][0], "  ")
     if recipes := choices.get("experiment"):
-        lines += wrapped("experiment ", f"{len(recipes)} recipes, one per published result: --help experiment", "  ")
+        lines += wrapped("experiment  ", f"{len(recipes)} recipes, one per published result: --help experiment", "  ")
     keys = top_keys(command)
     lines += ["", "Other keys: change with key=value", ""]
     values = {key.name: key.default or MISSING for key in keys}
