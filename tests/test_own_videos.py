@@ -58,7 +58,7 @@ def test_resume_after_the_data_changed(tmp_path):
     renamed = train(root, run, "resume=true", "resume_other_videos=true", epochs=2)
     assert renamed.code == 2
     assert (
-        f"cannot go on from {run}/checkpoints/last.pt: its classes are not those of {root}: 2 then, 2 now, 1 gone "
+        f"cannot resume from {run}/checkpoints/last.pt: its classes are not those of {root}: 2 then, 2 now, 1 gone "
         "(first 'jump'), 1 new (first 'leap'); they differ first at index 1; name the classes as before"
     ) in renamed.err
     (root / "train" / "leap").rename(root / "train" / "jump")
@@ -70,9 +70,9 @@ def test_resume_after_the_data_changed(tmp_path):
     changed = train(root, run, "resume=auto", epochs=2)
     assert changed.code == 2
     assert (
-        "its videos are not those of now: 1 of 6 training videos gone, first train/dance/0.mp4, 1 training videos new, "
-        "first train/jump/new.mp4, 1 of 6 validation videos gone, first val/dance/1.mp4; put them back as they were, "
-        "or go on with what is there now: resume_other_videos=true\n"
+        "the videos have changed: 1 of 6 training videos gone, first train/dance/0.mp4, 1 training videos new, "
+        "first train/jump/new.mp4, 1 of 6 validation videos gone, first val/dance/1.mp4; restore them, or resume with "
+        "the current videos: resume_other_videos=true\n"
     ) in changed.err
     assert (run / "checkpoints" / "last.pt").read_bytes() == before
 
@@ -85,7 +85,7 @@ def test_resume_after_the_data_changed(tmp_path):
     (run / "manifests" / "train.npz").unlink()  # as in a run of an older version
     (root / "train" / "jump" / "new.mp4").unlink()
     older = train(root, run, "resume=true", epochs=4)
-    assert "its videos are not those of now: the training videos or their labels are others; put them" in older.err
+    assert "the videos have changed: the training videos or their labels are others; restore them" in older.err
 
 
 def test_the_same_videos_in_both_splits(tmp_path):

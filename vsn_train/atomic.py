@@ -81,7 +81,7 @@ def part_of(target: Path) -> Path:
 def remove_parts(folder: Path) -> None:
     """Remove what processes left in the folder when they were killed while writing: files and whole folders.
 
-    Of another machine's processes nobody here knows whether they live: their files go when they are a day old.
+    Whether another machine's process is alive is unknown here: its files are removed when they are a day old.
     """
     for part in folder.glob(".*.part"):
         match = re.search(r"\.([A-Za-z0-9]*)-(\d+)-[0-9a-f]{8}\.part$", part.name)

@@ -85,7 +85,7 @@ def predict() -> None:
 
 def _run_command(name: str, work: Callable[[Any, Path], None]) -> None:
     forgive_output()
-    if "--version" in sys.argv[1:]:  # Hydra's own flag would tell Hydra's version
+    if "--version" in sys.argv[1:]:  # Hydra's own flag prints Hydra's version
         print(version_line())
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print: the messages below are ours
@@ -117,13 +117,13 @@ def _run_command(name: str, work: Callable[[Any, Path], None]) -> None:
             code = error.code
         except OSError as error:
             code = _explain_refusal(name, error, run_folder)
-        except SystemExit as error:  # several processes have told why themselves
+        except SystemExit as error:  # of several processes, which have printed the reason
             code = error.code if isinstance(error.code, int) else FAILED
         finally:
             _remove_if_empty(run_folder)
         sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
         if code and sweeps and (code in (FAILED, WRONG_INPUT) or os.getpid() != command):
-            _note_failed_job(code)  # a sweep goes on with the next one; a signal ends it, unless it is of a job alone
+            _note_failed_job(code)  # a sweep continues with the next job; a signal to the sweep itself ends it
         elif code:
             sys.exit(code)
 
@@ -148,7 +148,7 @@ def _run_command(name: str, work: Callable[[Any, Path], None]) -> None:
             except SystemExit as error:
                 if given is words:
                     raise
-                codes.append(error.code if isinstance(error.code, int) else FAILED)  # and on with the next checkpoint
+                codes.append(error.code if isinstance(error.code, int) else FAILED)  # continue with the next checkpoint
     except (InputError, HydraException, OmegaConfBaseException) as error:
         sys.exit(_explain(name, error))  # before OSError, which some of Hydra's errors are too
     except OSError as error:  # Hydra makes the run folder
@@ -160,7 +160,7 @@ def _run_command(name: str, work: Callable[[Any, Path], None]) -> None:
 
 
 def _explain_refusal(command: str, error: OSError, run_folder: Path) -> int:
-    """Say where the system refuses to write; anything else it says is a failure of the program."""
+    """Report that the system refuses to write; any other OSError is a failure of the program."""
     message = refusal(error, run_folder)
     if message is None:
         raise error
@@ -280,7 +280,7 @@ def _start_from_checkpoint(name: str) -> None:
     overrides = _overrides(words)
     sweeps = bool(set(SWEEP_FLAGS) & set(words))
     if not sweeps:
-        _compose(name, overrides)  # a misspelt key is told before torch is imported
+        _compose(name, overrides)  # reports a misspelt key before torch is imported
     config = _opened(path).checkpoint.config
     schema.register_checkpoint(config)
     if (functions := schema.own_functions(config)) and not sweeps:
@@ -340,7 +340,7 @@ def _choose_run_folder(name: str, resume: bool | str) -> str:
 
 
 def _checkpoint_folder(checkpoint: str) -> str:
-    """The run folder that a checkpoint lies in; a stray file gets a folder of its own, named after its content."""
+    """The run folder of a checkpoint; a file outside a run folder gets one named after its hash."""
     opened = _opened(checkpoint)
     folder = opened.path.parent
     return str(folder.parent) if folder.name == "checkpoints" else f"runs/eval/{opened.path.stem}_{opened.hash[:8]}"
@@ -415,7 +415,7 @@ def _experiments() -> str:
 
 
 def _remove_if_empty(folder: Path) -> None:
-    """Hydra makes the run folder before our checks; one that stayed empty goes, with empty folders above it."""
+    """Remove a run folder that stayed empty, and empty folders above it: Hydra makes it before our checks."""
     if not folder.is_dir():
         return
     here = Path.cwd()

@@ -3,7 +3,7 @@
 import errno
 from pathlib import Path
 
-# The system refuses to write: no place, no right, no such place.
+# The system refuses to write: no space, no permission, no such folder.
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 
 
@@ -12,7 +12,7 @@ class InputError(Exception):
 
 
 class StoppedError(Exception):
-    """The work could not go on, or was asked to stop. The message says why, and what is left to go on from.
+    """The work failed, or a signal stopped it. The message says why, and what can be resumed.
 
     code: the exit code; 1 is a failure.
     """
@@ -38,10 +38,10 @@ class VideoError(InputError):
 
 
 def refusal(error: OSError, folder: Path) -> str | None:
-    """The message where the system refuses to write; None for what is another failure. folder: of the run."""
+    """The message if the system refuses to write; None for any other failure. folder: of the run."""
     if error.errno not in CANNOT_WRITE:
         return None
     return (
         f"cannot write {error.filename or folder}: {error.strerror}; make room, or choose another place with "
-        "hydra.run.dir=FOLDER. Checkpoints that lie there are whole: resume=true goes on from them"
+        "hydra.run.dir=FOLDER. Checkpoints there are intact: resume=true continues from them"
     )

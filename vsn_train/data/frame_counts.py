@@ -25,7 +25,7 @@ from vsn_train.data.video import open_video
 from vsn_train.errors import InputError, VideoError
 
 UNKNOWN = -1
-CHUNK = 64  # videos handed to a worker at once
+CHUNK = 64  # videos per task of a worker
 
 
 def count_frames(

@@ -57,7 +57,7 @@ class FrameFolder:
 
     num_frames: images, or pairs of them. fps: 0.0, as images do not say; may be set. times: seconds after the first
     frame, float64 (num_frames,), where `times.txt` lies beside the images; else i / fps, or None without fps.
-    height, width: pixels of the first image, which is decoded when they are asked for.
+    height, width: pixels of the first image, which is decoded when they are needed.
     """
 
     def __init__(self, path: str, modality: str = "rgb", num_frames: int | None = None) -> None:

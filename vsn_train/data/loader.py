@@ -186,7 +186,7 @@ class EpochBatches:
         self.world_size = world_size
         self.seed = seed
         self.epoch = 0
-        self.done = 0  # videos of the epoch that lie behind; counted so, another number of processes can go on
+        self.done = 0  # videos of the epoch that are done; in videos, so that another number of processes can resume
 
     def __len__(self) -> int:
         """Optimizer steps of an epoch."""

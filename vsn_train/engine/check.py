@@ -53,7 +53,7 @@ def _unreadable(title: str, videos: Iterable[BadVideo]) -> list[str]:
 
 
 def loader_rate(loader: Loader[Batch], batches: int) -> float:
-    """Clips a second that the loader gives when nobody else works; what is in flight at the start is not counted."""
+    """Clips per second of the loader alone; batches in flight at the start are not counted."""
     skipped = min(2 * loader.workers, batches // 2)
     videos, started = 0, time.perf_counter()
     for number, batch in enumerate(loader):

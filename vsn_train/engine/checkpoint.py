@@ -1,4 +1,4 @@
-"""Checkpoints: when a run is saved, what is kept, and which one to go on from.
+"""Checkpoints: when a run is saved, which files are kept, and which one to resume from.
 
 A half-written file is never read (atomic.py). The tensors are copied first and written by a thread, so that training
 waits for the copy alone.
@@ -66,7 +66,7 @@ class Checkpoints:
         return self.writes and 0 < 60 * self.every_minutes <= time.monotonic() - self.saved_at
 
     def save(self) -> None:
-        """Write last.pt, and best.pt and epoch_<n>.pt where a validation has just earned them, while work goes on.
+        """Write last.pt, and best.pt and epoch_<n>.pt after a validation that calls for them, in the background.
 
         Raises StoppedError when this or the previous one cannot be written; the files before it are whole.
         """
@@ -76,7 +76,7 @@ class Checkpoints:
         self.wait()
         checkpoint = self.current()
         if broken := not_finite(checkpoint.model):
-            left = f"; go on from {self.how_to_go_on()}" if self.last.exists() else ""
+            left = f"; resume from {self.how_to_resume()}" if self.last.exists() else ""
             raise StoppedError(
                 f"after step {checkpoint.step} {broken} has values that are not finite: the training has diverged, and "
                 f"nothing was saved; lower optimizer.lr, or look at the data{left}"
@@ -93,7 +93,7 @@ class Checkpoints:
     def _write(self, content: dict[str, Any], copies: list[str], kept: set[str]) -> None:
         with atomic_path(self.last) as written:
             _write_content(written, content)
-            # The copies first: whoever goes on from the new last.pt can rely on them.
+            # The copies first: a run that resumes from the new last.pt relies on them.
             for name in copies:
                 with atomic_path(self.folder / name) as copy:
                     try:
@@ -112,19 +112,19 @@ class Checkpoints:
             self.pending.result()
         except OSError as error:
             if self.last.exists():
-                left = f"the previous checkpoint is whole: make room, then go on from {self.how_to_go_on()}"
+                left = f"the previous checkpoint is intact: make room, then resume from {self.how_to_resume()}"
             else:
                 left = "there is no checkpoint yet: make room or choose another hydra.run.dir"
             raise StoppedError(f"cannot save {self.last}: {error.strerror or error}; {left}") from error
         finally:
             self.pending = None
 
-    def how_to_go_on(self) -> str:
-        return f"{self.last} (to go on: {paste('resume=true', hydra__run__dir=self.folder.parent)})"
+    def how_to_resume(self) -> str:
+        return f"{self.last} (to resume: {paste('resume=true', hydra__run__dir=self.folder.parent)})"
 
 
 def _copy(value: Any) -> Any:
-    """The same with every tensor copied to the CPU, so that training may go on and change it."""
+    """The same with every tensor copied to the CPU, so that training may continue to change the original."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
@@ -174,7 +174,7 @@ class _Watched:
 class OpenedCheckpoint:
     """A checkpoint file that was read once: what it held, and what it is called in results.
 
-    hash: see `file_hash`. checkpoint: without the optimizer's tensors, which nobody needs who does not train.
+    hash: see `file_hash`. checkpoint: without the optimizer's tensors, which only a training needs.
     """
 
     path: Path
@@ -285,12 +285,12 @@ def newest_checkpoint(folder: Path) -> tuple[Path, Checkpoint, list[str]]:
         try:
             found = load_checkpoint(path)
             if broken := not_finite(found.model):
-                raise InputError(f"{path}: {broken} has values that are not finite; no training goes on from them")
+                raise InputError(f"{path}: {broken} has values that are not finite; a training cannot resume from them")
             return path, found, passed_over
         except InputError as error:
             passed_over.append(str(error))
     raise InputError(
-        f"{passed_over[0]}. No other checkpoint in {folder} is whole either; start anew in another hydra.run.dir"
+        f"{passed_over[0]}. No other checkpoint in {folder} is intact either; start a new run in another hydra.run.dir"
     )
 
 

@@ -99,7 +99,7 @@ class TrainState:
         """Back to where the run stood. state: as of `state_dict`. The learning rates follow by `set_rates`."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.scaler.is_enabled() and state["scaler"]:  # a run may go on in fp16 that was begun in another precision
+        if self.scaler.is_enabled() and state["scaler"]:  # a run in another precision may be resumed in fp16
             self.scaler.load_state_dict(state["scaler"])
         if self.average is not None and state["average"]:
             self.average.module.load_state_dict(state["average"])
@@ -160,7 +160,7 @@ def plain_values(config: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint's config says, as plain values.
 
     Older files refer from one value to another (${data.crop_size}); that is followed. Anything else in ${…} stays text:
-    a file must not read the environment of whoever opens it.
+    a file must not read environment variables of the machine that opens it.
     """
 
     def follow(value: Any, depth: int = 3) -> Any:

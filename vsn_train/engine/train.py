@@ -75,25 +75,25 @@ def train(
     log: RunLog,
     options: TrainOptions,
 ) -> None:
-    """Train from the state's position to the end of the last epoch, or until validations have stopped getting better.
+    """Train from the state's position to the end of the last epoch, or until early stopping.
 
     validate: top-1 in percent of the epoch that is about to end; it may raise `Interrupted`. Raises InputError when
     more than max_bad_share of an epoch's videos cannot be read, and StoppedError when a loss or gradient is not a
-    finite number, which changes no weight, and, after saving, when a signal asked for an end.
+    finite number, which changes no weight, and, after saving, when a signal asks it to stop.
     """
     position, finite = state.position, FiniteCheck(state, loader, batches, process)
     after_epoch = 0.0  # seconds of the latest validation and saving
     while not options.ended(position):
         state.network.train()
         batches.epoch, batches.done = position.epoch, position.videos
-        # Two sums over the processes, of what an earlier launch has counted in this epoch: the log goes on from there.
+        # Continues the sums that an earlier launch saved in this epoch.
         meter = Meter(process, position.sums)
         values = meter.read()
         progress = Progress(f"epoch {position.epoch + 1}/{options.epochs}", process.is_main)
         steps = on_device(by_step(loader, batches), process.device, options.prefetch)
         for step in progress.over(steps, len(batches), batches.steps_in(position.videos)):
-            # One sum over the processes: the videos that the gradient is the mean over, the unreadable ones, whether
-            # any process was asked to stop, and whether the main one's clock says save: all leave and save together.
+            # One all-reduce: the number of videos of the step, the unreadable ones, whether any process received a
+            # signal, and whether rank 0 wants to save, so that all ranks save and stop at the same step.
             videos, unreadable, stop, due = process.all_reduce_sum(
                 sum(batch.size for batch in step), sum(len(batch.bad) for batch in step),
                 interrupts.received > 0, checkpoints.due(position.step),
@@ -210,7 +210,7 @@ def seed_step(seed: int, step: int, rank: int) -> np.random.Generator:
 def clip_loss(logits: Tensor, label: Tensor, partner: Tensor, share: float, label_smoothing: float) -> Tensor:
     """Cross-entropy summed over the batch; of a mixed clip `share` is its own label's, the rest its partner's.
 
-    One that is no finite number has no finite gradient either, so that with the gradient all processes hear of it.
+    A loss that is not finite gets a gradient that is not finite, so that all ranks detect it through the all-reduce.
     """
     options: Any = {"ignore_index": IGNORED, "reduction": "sum", "label_smoothing": label_smoothing}
     loss = F.cross_entropy(logits, label, **options)
@@ -220,16 +220,16 @@ def clip_loss(logits: Tensor, label: Tensor, partner: Tensor, share: float, labe
 
 
 def gradient_sync(network: nn.Module, enabled: bool) -> AbstractContextManager[None]:
-    """Processes exchange gradients in the backward pass, or leave that to a later batch of the same step."""
+    """All-reduce gradients in the backward pass, or leave that to the last batch of the step."""
     return nullcontext() if enabled or not isinstance(network, DistributedDataParallel) else network.no_sync()
 
 
 def stopped_by(interrupts: Interrupts, checkpoints: Checkpoints, process: Process | None) -> StoppedError:
-    """What ends a training that was asked to end, once all is written. process: for all to leave together."""
+    """The error that ends a training after a signal, once everything is written. process: all ranks end together."""
     checkpoints.wait()
     if process is not None:
-        process.all_reduce_sum(0)  # nothing to add up: nobody leaves before the main process has written
-    return StoppedError(f"stopped by {interrupts.name}; saved {checkpoints.how_to_go_on()}", interrupts.exit_code)
+        process.all_reduce_sum(0)  # a barrier: no rank ends before rank 0 has written
+    return StoppedError(f"stopped by {interrupts.name}; saved {checkpoints.how_to_resume()}", interrupts.exit_code)
 
 
 def summary(values: dict[str, float]) -> list[str]:
@@ -258,10 +258,10 @@ def report_bad_videos(
 ) -> None:
     """Name each unreadable video of a step; raise InputError once they are more than the stated share of the videos.
 
-    position: counts those of the step already. Those that took a worker along are touched by no process again.
+    position: includes those of the step already. No rank decodes videos again that crashed or hung a worker.
     """
     mine: list[BadVideo] = [bad for batch in step for bad in batch.bad]
-    # From every process to every process: the main one writes the names, and all leave these videos alone.
+    # Every rank gets them all: rank 0 logs the names, and all ranks skip the quarantined videos.
     named = [bad for part in process.all_gather(mine) for bad in part]
     for bad in named:
         log.line(f"skipped unreadable video {bad.path}: {bad.cause}")

@@ -69,7 +69,7 @@ class WeightsFile:
     names: dict[str, str]  # torchvision's name -> name in the file
     ignored: dict[str, str]  # name in the file -> why it is no part of a network
     mixing: Mixing | None  # of our own files with a config
-    shifted: Mixing  # of others: RESIDUAL or INPLACE, for the blocks whose names tell of a shift
+    shifted: Mixing  # of others: RESIDUAL or INPLACE, for the blocks whose names indicate a shift
     class_names: list[str] | None  # of our own files
 
 
@@ -133,7 +133,7 @@ def own_names(
     config = _backbone_of(content)
     own_operator = "." in config.get("operator", "")
     trained = model
-    if config and not own_operator:  # one of the user's own is not built anew: that would run code that a file names
+    if config and not own_operator:  # a user's own operator is not rebuilt: that would run code that a file names
         arguments = {"modality": "rgb"} | {key: value for key, value in config.items() if key not in HEAD_KEYS}
         try:
             with torch.device("meta"):  # names and modules alone

@@ -108,7 +108,7 @@ def create_model(
     vsn_headtail   (channels that do not split into T groups)
     sth            variant="hybrid" or "merge"; p=0.25; integration="attention" or "sum"
 
-    `placement` in models/backbone.py tells what each block got. Raises InputError for anything else.
+    `placement` in models/backbone.py lists the operator of each block. Raises InputError for anything else.
     """
     for key, value in {"num_frames": num_frames, "num_classes": num_classes}.items():
         if value < 1:

@@ -294,7 +294,7 @@ def kernel_shape(module: HybridConv2d | DepthwiseHybridConv2d) -> tuple[int, ...
 def reason_for_new_head(file: WeightsFile, num_classes: int, new_head: bool) -> str | None:
     """Why the file's classifier is not taken over; None where it is."""
     if new_head:
-        return "a new classifier was asked for"
+        return "a new classifier was requested"
     rows = file.tensors.get(f"{CLASSIFIER}weight")
     if rows is not None and len(rows) != num_classes:
         return f"a classifier of {len(rows)} classes, this model has {num_classes}"

@@ -92,7 +92,7 @@ def check_overlap(train: Manifest, val: Manifest, dataset: schema.Dataset, refus
     """The line for the log where the two splits share videos; empty where they do not.
 
     The lists of published data sets are their authors' and are taken as they are; of those that a loader of one's own
-    reads, copies under other names are only told. Raises InputError for shared videos, unless dataset.allow_overlap
+    reads, copies under other names are only reported. Raises InputError for shared videos, unless dataset.allow_overlap
     says that they may be, or refuse is False.
     """
     if not isinstance(dataset, schema.Custom | schema.OwnDataset) or not (shared := shared_videos(train, val)):

@@ -192,7 +192,7 @@ def wrap_network(config: schema.Train, model: Recognizer, process: Process) -> n
 def fastest_choices(
     step: Callable[[str, bool], None], precisions: list[str], formats: list[bool], device: torch.device, rounds: int = 3
 ) -> tuple[str, bool, list[str]]:
-    """Time a training step in turns with each precision and memory format that is left to choose.
+    """Time a training step, in interleaved rounds, with each precision and memory format that the config leaves open.
 
     step(precision, channels_last) computes one. Returns the fastest two and lines for the log. fp16 is never among the
     candidates: its range is a matter of the model, not of speed alone.

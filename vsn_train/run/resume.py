@@ -1,4 +1,4 @@
-"""What a run goes on from, and whether it may."""
+"""The checkpoint that a run resumes from, and whether it fits."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def find_checkpoint(
     manifests: Sequence[Manifest],
     other_videos: bool = False,
 ) -> tuple[Checkpoint | None, list[str]]:
-    """What to go on from, if anything, and lines for the log.
+    """The checkpoint to resume from, if any, and lines for the log.
 
-    resume: True, False, or "auto", which goes on where there is a checkpoint. manifests: of the training and the
-    validation split. other_videos: go on although videos came or went.
+    resume: True, False, or "auto": only if there is a checkpoint. manifests: of the training and the
+    validation split. other_videos: accept added and removed videos.
     Raises InputError when a run is there and resume=true is not, when the config is another run's, or when its videos
     or classes are not those that it was begun with.
     """
@@ -54,7 +54,7 @@ def find_checkpoint(
     if not resume:
         if (folder / "last.pt").exists():
             raise InputError(
-                f"{folder.parent} already holds a run; go on with it (resume=true) or choose another hydra.run.dir"
+                f"{folder.parent} already holds a run; continue it (resume=true) or choose another hydra.run.dir"
             )
         return None, []
     path, checkpoint, passed_over = newest_checkpoint(folder)
@@ -76,8 +76,8 @@ def find_checkpoint(
     ]
     if differing and not other_videos:
         raise InputError(
-            f"cannot go on from {path}: its videos are not those of now: {', '.join([*differing, *changed])}; put them "
-            "back as they were, or go on with what is there now: resume_other_videos=true"
+            f"cannot resume from {path}: the videos have changed: {', '.join([*differing, *changed])}; restore them, "
+            "or resume with the current videos: resume_other_videos=true"
         )
     if changed:
         raise InputError(
@@ -88,7 +88,7 @@ def find_checkpoint(
     notes += [f"now {line}: another training from here on (resume_other_videos=true)" for line in differing]
     if manifests and checkpoint.flips_allowed != manifests[0].flips_allowed:
         notes.append(f"flips were {'allowed' if checkpoint.flips_allowed else 'off'} when the run was begun")
-    return checkpoint, [*notes, f"going on from {path}"]
+    return checkpoint, [*notes, f"resuming from {path}"]
 
 
 def not_bit_identical(

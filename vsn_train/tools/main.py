@@ -1,7 +1,7 @@
 """The command vsn-tools: `vsn-tools VERB …`. Each verb is a file beside this one with two functions.
 
 `add_arguments(parser)` says what it takes, `run(arguments)` does it and returns the exit code; the file's docstring is
-its help. Only the verb that is asked for is imported, so that `vsn-tools --help` answers at once. Exit codes: 0 done,
+its help. Only the requested verb is imported, so that `vsn-tools --help` answers at once. Exit codes: 0 done,
 1 the work found something wrong, 2 wrong input (one message, no traceback).
 """
 
