@@ -229,9 +229,9 @@ def markdown_reference() -> str:
 
 
 def _markdown_table(keys: Sequence[Key]) -> str:
-    rows = ["| key | type | default | unit | description |", "|---|---|---|---|---|"]
+    rows = ["| key | description | type | default | unit |", "|---|---|---|---|---|"]
     for key in keys:
-        cells = [f"`{key.name}`", key.type, f"`{key.default}`" if key.default else "", key.unit, key.description]
+        cells = [f"`{key.name}`", key.description, key.type, f"`{key.default}`" if key.default else "", key.unit]
         rows.append("| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |")
     return "\n".join(rows)
 
