@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place under another name, flushed to disk, then renamed.
+"""Atomic files: written under another name in the same folder, flushed to disk, then renamed.
 
 What the program writes as a whole goes through here. A crash, a kill or a full disk leaves the file that was there
 before, or the new one. A file is replaced, never written through: where its name is a link, the link goes and what it

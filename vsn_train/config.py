@@ -357,7 +357,7 @@ def config_folder() -> Path:
     for folder in (package / "configs", package.parent / "configs"):
         if folder.is_dir():
             return folder
-    raise InputError(f"found no configs folder in or beside {package}; install vsn-train again")
+    raise InputError(f"found no configs folder in or next to {package}; install vsn-train again")
 
 
 def register_schemas() -> None:

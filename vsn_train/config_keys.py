@@ -98,7 +98,8 @@ def _comments(kind: type) -> dict[str, tuple[str, str]]:
     for node in found.body:
         if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
             continue
-        above, number = [], node.lineno - 2
+        above: list[str] = []
+        number = node.lineno - 2
         while (line := lines[number].strip()).startswith("#"):
             above.insert(0, line.lstrip("# "))
             number -= 1
@@ -148,7 +149,7 @@ def top_keys(command: str) -> list[Key]:
 
 def groups_of(command: str) -> list[str]:
     """The groups of vsn-<command>, in the order of the help."""
-    return [group for group in GROUPS if group in COMMANDS[command].__dataclass_fields__]
+    return [group for group in GROUPS if group in {each.name for each in dataclasses.fields(COMMANDS[command])}]
 
 
 def overview(command: str, choices: Mapping[str, Sequence[str]]) -> str:

@@ -1,4 +1,4 @@
-"""One process, N local processes, torchrun, Slurm: who am I, who starts the others, where do we write."""
+"""Start one process, N local processes, or join those of torchrun or Slurm; agree on the run folder."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def launch_evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: P
 
 
 def agree_on_run_folder(name: str, choose: Callable[[], str]) -> str:
-    """One run folder for all processes that torchrun or srun has started: the main process chooses, all others ask it.
+    """One run folder for all processes of torchrun or srun: rank 0 chooses, the others read it from the store.
 
     Processes that the elastic launcher has restarted get the same folder. Raises in all processes what
     choose() raises in the main one.
@@ -71,7 +71,7 @@ def _folder_of_this_launch(name: str) -> str | None:
 
 
 def set_torch_env_from_slurm() -> None:
-    """Say in torch's words (RANK, WORLD_SIZE, …) what srun says in its own; what is there already stays.
+    """Set RANK, WORLD_SIZE, … from Slurm's variables unless already set.
 
     A batch script without srun, or srun with a single task, is one process.
     """

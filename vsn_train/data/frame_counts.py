@@ -1,4 +1,4 @@
-"""How many frames each video of a manifest has: counted once, in parallel, resumable, kept beside the data.
+"""How many frames each video of a manifest has: counted once, in parallel, resumable, stored next to the data.
 
 A folder of frames whose count is known need not be listed every time it is read, which spares file servers; and a scan
 finds broken folders and files before a training does.

@@ -44,7 +44,7 @@ def shift_from_past(x: Tensor, num_frames: int, fold_div: int = 8) -> Tensor:
 class ShiftedConv2d(nn.Module):
     """A convolution that sees shifted channels: the first one of a residual branch (TSM's residual shift).
 
-    The shortcut beside it stays untouched, so every frame keeps its own features.
+    The shortcut is unchanged, so every frame keeps its own features.
     """
 
     def __init__(self, conv: nn.Conv2d, num_frames: int, fold_div: int = 8) -> None:

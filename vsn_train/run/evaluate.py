@@ -80,7 +80,7 @@ def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) ->
             replaced = differing_facts(folder, facts)
             lines = [f"checkpoint {opened.path}: epoch {checkpoint.epoch}, {opened.hash}"]
             lines.append(f"manifest {facts['manifest']}")
-            # All of it or none, in place of what lay there: nothing old stays beside something new.
+            # Replaced as a whole: no file of an earlier evaluation stays next to a new one.
             with atomic_folder(folder) as written:
                 position = {"epoch": checkpoint.epoch, "step": checkpoint.step}
                 save_results(written, scores, position, environment())

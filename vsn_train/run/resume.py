@@ -85,7 +85,9 @@ def find_checkpoint(
             "new run without resume=true"
         )
     notes = [f"passed over: {text}" for text in passed_over]
-    notes += [f"now {line}: another training from here on (resume_other_videos=true)" for line in differing]
+    notes += [
+        f"now {line}: results will differ from an uninterrupted run (resume_other_videos=true)" for line in differing
+    ]
     if manifests and checkpoint.flips_allowed != manifests[0].flips_allowed:
         notes.append(f"flips were {'allowed' if checkpoint.flips_allowed else 'off'} when the run was begun")
     return checkpoint, [*notes, f"resuming from {path}"]
@@ -94,7 +96,7 @@ def find_checkpoint(
 def not_bit_identical(
     checkpoint: Checkpoint, now: dict[str, Any], batches: EpochBatches, process: Process
 ) -> list[str]:
-    """For the log: what keeps a resumed run from giving the very bits of one that was never stopped."""
+    """For the log: why a resumed run will not be bit-identical to an uninterrupted one."""
     before = checkpoint.config.get("runtime", {}) | checkpoint.choices
     changed = [f"runtime.{key} {now[key]} (was {before.get(key)})" for key in ROUNDING if before.get(key) != now[key]]
     if process.world_size != checkpoint.processes:
@@ -102,13 +104,13 @@ def not_bit_identical(
     lines = []
     if changed:
         lines.append(
-            f"now {', '.join(changed)}: the videos come in the same order, but sums are rounded in another one, and "
-            "dropout differs between processes, so that the weights will not be bit-identical to those of a run that "
-            "was never stopped"
+            f"now {', '.join(changed)}: the order of the videos is the same, but sums are rounded differently and "
+            "dropout differs between ranks: the weights will not be bit-identical to those of an uninterrupted run"
         )
     if batches.step_videos != checkpoint.step_videos:
         lines.append(
-            f"now {batches.step_videos} videos a step (was {checkpoint.step_videos}): another training from here on"
+            f"the effective batch size changed from {checkpoint.step_videos} to {batches.step_videos} videos: results "
+            "will differ from an uninterrupted run"
         )
     return lines
 
@@ -141,7 +143,7 @@ def read_quarantine(run_folder: Path, clips: TrainingClips, other_videos: bool =
         if name not in index_of:
             if other_videos:
                 continue
-            raise InputError(f"{listing}: {name!r} is no video of the training split; remove the line")
+            raise InputError(f"{listing}: {name!r} is not a video of the training split; remove the line")
         index = index_of[name]
         path = str(clips.manifest.path(index))
         found[index] = BadVideo(index, path, cause or "listed in the quarantine", lost=True)

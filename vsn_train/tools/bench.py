@@ -8,7 +8,7 @@
     vsn-tools bench step                          what each speed switch changes in a training step
     vsn-tools bench step --only fp32 bf16,channels_last --size 224 --batch 8 --device cuda
     vsn-tools bench step --processes 2            the switches for several processes
-    vsn-tools bench table --arch resnet50 --frames 8     latency and throughput, beside the papers' tables
+    vsn-tools bench table --arch resnet50 --frames 8     latency and throughput, compared with the papers' tables
 
 Everything that is compared runs in interleaved rounds; reported are medians and the ratios within each round with their
 quartiles. Run it on a machine with nothing else to do.
@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     eval_arguments(commands.add_parser("eval", help="videos/s and memory of each protocol, against view by view"))
     loader_arguments(commands.add_parser("loader", help="reading videos for training and for each protocol"))
     step_arguments(commands.add_parser("step", help="what each speed switch changes in a training step"))
-    table_arguments(commands.add_parser("table", help="latency and throughput, beside the papers' speed tables"))
+    table_arguments(commands.add_parser("table", help="latency and throughput, compared with the papers' speed tables"))
 
 
 def run(arguments: argparse.Namespace) -> int:

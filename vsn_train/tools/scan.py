@@ -3,7 +3,7 @@
     vsn-tools scan dataset=jester dataset.root=/data/20bn-jester-v1 --workers 16
     vsn-tools scan dataset=kinetics400 dataset.root=/data/kinetics400 --no-frames
 
-Prints a line for each split, and every video that cannot be read. Frame counts are kept beside the data, so that a
+Prints a line for each split, and every video that cannot be read. Frame counts are stored next to the data, so that a
 training with dataset.count_frames=true starts at once; a killed scan continues where it stopped. --save writes each
 split's manifest, paths, labels and frame counts, as FOLDER/<dataset>_<split>.npz (Manifest.load reads it).
 Exit code 0: complete, 1: videos are missing or unreadable, 2: wrong input.
