@@ -576,7 +576,14 @@ def test_a_checkpoint_does_not_choose_what_is_imported(tmp_path, monkeypatch, ca
     (tmp_path / "evil.py").write_text("open('RAN', 'w')\ndef insert(network, num_frames): pass\n")
     config = {
         "backbone": {"operator": "evil.insert", "arch": "resnet18", "num_frames": 4, "options": {}},
-        "dataset": {"name": "motion", "root": "data"},
+        "dataset": {
+            "name": "motion",
+            "root": "data",
+            "train_videos": 12,
+            "val_videos": 12,
+            "size": 32,
+            "num_frames": 4,
+        },
         "protocol": {"clips": 1, "placement": "uniform", "crops": 1, "short_side": 40, "crop_size": 32},
         "data": {"short_side": 40, "crop_size": 32},
         "runtime": {},

@@ -41,7 +41,7 @@ def test_flips_of_classes_with_a_direction(tmp_path):
         "swipe_right; 'dataset.flip_pairs=[["
     ) in log_of(run)
     for choice, line in {
-        "dataset.flips=allowed": "on, as the data set allows them in spite of SwipeRight, swipe_left, swipe_right",
+        "dataset.flips=allowed": "on, because the data set allows them despite SwipeRight, swipe_left, swipe_right",
         "augment.flip=false": "off (augment.flip=false)",
     }.items():
         checked = train(root, tmp_path / "check", "check=true", choice)

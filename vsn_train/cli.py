@@ -484,6 +484,7 @@ def _near(name: str, key: str, words: Sequence[str]) -> str:
         return ""
     # A key is misspelt in its last part far more often than in its group, so the same last part elsewhere counts too.
     last = key.rsplit(".", 1)[-1]
+    known = [each for each in known if not key.startswith(f"{each}.")]  # its own group is no suggestion
     close = difflib.get_close_matches(key, known, n=3, cutoff=0.75)
     close += [each for each in known if each.rsplit(".", 1)[-1] == last and each not in close]
     if groups := [each for each in close if "." not in each]:
