@@ -1,4 +1,4 @@
-"""Batches: which video on which process at which step, and what a sample is made of; workers.py decodes them.
+"""Batches: the videos of each rank and step, and the content of a sample; workers.py decodes them.
 
 What a sample looks like depends on (seed, epoch, index) alone: not on workers, processes, order or a restart.
 """
@@ -226,7 +226,7 @@ def by_step(loader: Iterable[Batch], batches: EpochBatches) -> Iterator[list[Bat
 
 
 def training_loader(clips: TrainingClips, batches: EpochBatches, workers: int, timeout: float = 0.0) -> Loader[Batch]:
-    """Yields `Batch`. timeout: seconds that one clip may take in a worker; 0: for ever."""
+    """Yields `Batch`. timeout: seconds that one clip may take in a worker; 0: no limit."""
     channels = 3 if clips.modality == "rgb" else 2 * FLOW_STACK
     collate = _Collate(clips.num_frames, channels, clips.augmentation.crop_size)
     return Loader(clips, batches, collate, workers, timeout)

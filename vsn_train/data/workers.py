@@ -240,7 +240,7 @@ def die_with_parent(parent: int) -> None:
 def _work(
     theirs: Any, ours: Any, progress: Any, dataset: Any, collate: Callable[[list[Any]], Any], parent: int
 ) -> None:
-    """What a worker does until its parent is gone."""
+    """The main loop of a worker, until its parent ends."""
     progress[1] = time.monotonic()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the training decides what to do
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)

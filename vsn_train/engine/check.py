@@ -1,4 +1,4 @@
-"""vsn-train check=true: what goes into the network, how fast, and what limits."""
+"""vsn-train check=true: the batches of the network, the speed, and the bottleneck."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def what_limits(loading: float, training: float, workers: int) -> str:
 
 
 def save_contact_sheet(path: Path, video: Tensor, titles: Sequence[str], clips: int = 8) -> None:
-    """A PNG of what the network sees: one row a clip, its frames from left to right, its label above.
+    """A PNG of augmented clips: one row per clip, its frames from left to right, its label above.
 
     video: uint8 (B, T, C, H, W). Of flow the first field is shown: x in red, y in green, no motion as grey.
     """

@@ -105,7 +105,7 @@ class Checkpoints:
                 path.unlink()
 
     def wait(self) -> None:
-        """Until all is written. Raises StoppedError when it cannot be."""
+        """Wait until everything is written. Raises StoppedError if that fails."""
         if self.pending is None:
             return
         try:
@@ -135,7 +135,7 @@ def _copy(value: Any) -> Any:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """A crash at any moment leaves the previous file or the new one, whole."""
+    """Write atomically: a crash leaves the previous file or the new one, intact."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as written:
         _write_content(written, checkpoint.content())
@@ -172,7 +172,7 @@ class _Watched:
 
 @dataclass(frozen=True)
 class OpenedCheckpoint:
-    """A checkpoint file that was read once: what it held, and what it is called in results.
+    """A checkpoint that was read once: its content, path and hash.
 
     hash: see `file_hash`. checkpoint: without the optimizer's tensors, which only a training needs.
     """
@@ -195,7 +195,7 @@ def _unpacked(path: Path, hash: str, content: bytes) -> OpenedCheckpoint:
 
 
 def open_checkpoint(path: Path) -> OpenedCheckpoint:
-    """For those who use a network and do not train it. Raises InputError as `load_checkpoint`.
+    """Read a checkpoint for inference. Raises InputError as `load_checkpoint`.
 
     The hash is that of the bytes that were read, also while a training replaces the file.
     """
@@ -213,7 +213,7 @@ def open_checkpoint(path: Path) -> OpenedCheckpoint:
 
 
 def checkpoint_in(path: Path) -> Path:
-    """The checkpoint that a path stands for: a file, or of a run folder its best one."""
+    """The checkpoint file of a path: the file itself, or best.pt of a run folder."""
     for folder in (path / "checkpoints", path):
         for name in ("best.pt", "last.pt"):
             if path.is_dir() and (folder / name).is_file():
@@ -272,9 +272,9 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path, Checkpoint, list[str]]:
-    """The newest whole checkpoint of a run, and why newer ones were passed over.
+    """The newest intact checkpoint of a run, and why newer ones were not used.
 
-    Raises InputError when last.pt is missing or no file is whole.
+    Raises InputError if last.pt is missing or no file is intact.
     """
     last = folder / "last.pt"
     if not last.exists():

@@ -1,4 +1,4 @@
-"""This process among the others: rank, device, and the few collectives the loops need.
+"""Rank, device and the collectives that the loops need.
 
 Every function works in a single process too, where there is nothing to exchange.
 """
@@ -87,7 +87,7 @@ class Process:
 
 @contextmanager
 def join_processes(device: str, threads: int) -> Iterator[Process]:
-    """Join the group that the launcher describes in the environment (RANK, WORLD_SIZE, …), or be alone.
+    """Join the process group described by RANK, WORLD_SIZE, …; a group of one without these.
 
     device: "auto", "cpu" or "cuda". threads: CPU threads of this process; 0 takes OMP_NUM_THREADS where the user has
     set it, and otherwise shares the cores evenly. Raises InputError for "cuda" where there is none.

@@ -14,7 +14,7 @@ CANCELLED = 130  # exit code after Ctrl-C, as of any program that SIGINT ends
 
 
 class Interrupts:
-    """Notes the signals that ask for an end; the training loop looks at `received` once a step.
+    """Counts stop signals; the training loop reads `received` once per step.
 
     Ctrl-C a second time ends at once. The same signal within a second counts once: a terminal and a
     launcher both pass it on.
@@ -71,4 +71,4 @@ class Interrupts:
 
 
 class Interrupted(Exception):
-    """A signal came in a part of the work that can be given up."""
+    """A signal arrived during work that can be abandoned."""

@@ -173,7 +173,7 @@ class Progress:
         return self.waited / max(self.seconds, 1e-9)
 
 
-class _Bar(tqdm):  # type: ignore[type-arg]
+class _Bar(tqdm):
     """tqdm cuts a line that is too long, even within a number: `lr 5.4e-06` becomes `lr 5.4`. This one drops whole
     parts."""
 

@@ -1,4 +1,4 @@
-"""In which numbers a network computes: autocast, the scaler that fp16 needs, TF32."""
+"""Numeric precision: autocast, the loss scaler for fp16, TF32."""
 
 from __future__ import annotations
 

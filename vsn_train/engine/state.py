@@ -1,4 +1,4 @@
-"""What a training is at any moment, and what of it a checkpoint holds."""
+"""The state of a training, and its part in a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FORMAT = 2  # of the file; raise it when a reader of today would misunderstand w
 
 @dataclass
 class Position:
-    """Where a training stands; with model, optimizer and scaler all that a resumed one needs.
+    """The position of a training; with model, optimizer and scaler everything that a resumed run needs.
 
     Learning rates and every draw of randomness follow from it: they are functions of seed, epoch, step and sample.
     epoch, step: epochs and optimizer steps done. videos, unreadable: of the epoch under way, videos done and those of
@@ -52,7 +52,7 @@ class Position:
 
 @dataclass
 class TrainState:
-    """All that a training step changes.
+    """Everything that a training step changes.
 
     model: the network whose parameters the optimizer has, and whose tensors a checkpoint keeps. average: its moving
     average, where one is kept. network: what a step calls, (B, T, C, H, W) -> (B, K): the model, or the model wrapped

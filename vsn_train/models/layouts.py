@@ -1,4 +1,4 @@
-"""How weight files name their tensors, turned into torchvision's names for the same network.
+"""Naming schemes of weight files, mapped to torchvision's names for the same network.
 
 Layouts, told apart by their keys (versions read: torchvision 0.29, mit-han-lab/temporal-shift-module 1f6a834,
 open-mmlab/mmaction2 4d6c934 = 1.x):
@@ -62,7 +62,7 @@ Mixing = dict[str, str]  # block -> how frames mix in it, for those in which the
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A file's tensors under torchvision's names, and what is known of the network that they are of."""
+    """The tensors of a file under torchvision's names, and what is known about their network."""
 
     layout: str
     tensors: dict[str, Tensor]
@@ -182,7 +182,7 @@ def own_tensors(model: nn.Module) -> set[str]:
 
 
 def mixing_of(model: nn.Module) -> Mixing:
-    """Block -> how frames mix in it, for those in which they do.
+    """Block -> its operator, for the blocks that mix frames.
 
     The number of frames is a part of it where the weights are tied to it: a shuffle gives each frame its own channels.
     """
@@ -195,7 +195,7 @@ def mixing_of(model: nn.Module) -> Mixing:
 
 
 def strip_wrappers(name: str) -> str:
-    """Without what DataParallel, DistributedDataParallel and torch.compile put in front."""
+    """Strip the prefixes of DataParallel, DistributedDataParallel and torch.compile."""
     while name.startswith(("module.", "_orig_mod.")):
         name = name.partition(".")[2]
     return name

@@ -1,4 +1,4 @@
-"""Frames in, logits out: backbone, dropout, classifier, mean over frames (TSN's segmental consensus)."""
+"""The recognizer: backbone, dropout, classifier, mean of the logits over frames (TSN's segmental consensus)."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Recognizer(nn.Module):
         return self.backbone(video.flatten(0, 1))
 
     def diagnostics(self) -> dict[str, dict[str, float]]:
-        """What of the last forward pass is worth a curve, as {group: {name: scalar}}.
+        """Scalars of the last forward pass to plot, as {group: {name: scalar}}.
 
         attention: of each STH layer with attention, the mean weight of its temporal branch, 0 to 1.
         """

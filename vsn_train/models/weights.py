@@ -41,7 +41,7 @@ RESNETS = {(2, False): "resnet18", (6, False): "resnet34", (6, True): "resnet50"
 
 @dataclass(frozen=True)
 class WeightsReport:
-    """What became of each tensor: the model's names, and the file's for `renamed` and `skipped`."""
+    """The outcome for each tensor: names of the model; for `renamed` and `skipped` also those of the file."""
 
     loaded: tuple[str, ...]  # the model's tensors that hold what the file says
     adapted: dict[str, str]  # those of them that were computed from the file's -> how
@@ -74,7 +74,7 @@ def load_weights(
     class_order: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> WeightsReport:
-    """Copy a file's tensors into a `Recognizer`, in place, and say what became of each.
+    """Copy the tensors of a file into a `Recognizer`, in place, and report the outcome for each.
 
     A 3x3 kernel becomes the kernels of a hybrid convolution by the rule in hybrid.py; a stem for RGB becomes one for
     flow as in TSN (Wang et al., ECCV 2016, section 3.1): the mean over its channels, for each channel of flow.
@@ -165,7 +165,7 @@ def load_weights(
 
 
 def read_tensors(path: str | Path, mmap: bool = False) -> dict[str, Any]:
-    """What `torch.save` wrote, loaded without running any code that the file may hold.
+    """Load what `torch.save` wrote, without running code that the file may contain.
 
     mmap: leave the tensors on disk until they are used; for files that the current torch.save wrote.
     Raises InputError for a missing, truncated or foreign file, and for one with more than tensors and plain types.
@@ -292,7 +292,7 @@ def kernel_shape(module: HybridConv2d | DepthwiseHybridConv2d) -> tuple[int, ...
 
 
 def reason_for_new_head(file: WeightsFile, num_classes: int, new_head: bool) -> str | None:
-    """Why the file's classifier is not taken over; None where it is."""
+    """Why the file's classifier is not used; None if it is."""
     if new_head:
         return "a new classifier was requested"
     rows = file.tensors.get(f"{CLASSIFIER}weight")

@@ -1,4 +1,4 @@
-"""The network, where its weights come from, and how it is made fast."""
+"""Build the network, load its weights, and choose its fastest settings."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def check_network(backbone: schema.Backbone, modality: str) -> None:
 
 
 def start_weights(model: Recognizer, config: schema.Train, class_names: Sequence[str]) -> str:
-    """Load config.weights where it is set. Returns what became of its tensors, for the log."""
+    """Load config.weights if set. Returns the outcome for its tensors, for the log."""
     if not config.weights:
         return "none: random start"
     order = config.weights_class_order
@@ -174,7 +174,7 @@ def choose_speed(
 
 
 def wrap_network(config: schema.Train, model: Recognizer, process: Process) -> nn.Module:
-    """What a training step calls: the model, compiled where that is wanted, and shared where there are processes."""
+    """The module that a training step calls: the model, compiled if requested, in DDP with several processes."""
     runtime = config.runtime
     network: nn.Module = torch.compile(model) if runtime.compile else model  # type: ignore[assignment]
     if process.world_size == 1:

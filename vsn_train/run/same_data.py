@@ -1,4 +1,4 @@
-"""Whether the videos and classes of a run are still those that it was begun with, and what differs."""
+"""Compare the videos and classes of a resumed run with those at its start."""
 
 from __future__ import annotations
 
