@@ -29,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 from tests.conftest import SMALL
 from tests.media import write_counting_video
 from tests.runs import checkpoint_with
-from vsn_train import cli
+from vsn_train import cli, config_keys
 from vsn_train import config as schema
 from vsn_train.engine.checkpoint import save_checkpoint
 from vsn_train.errors import InputError
@@ -42,7 +42,10 @@ from vsn_train.typed_paths import hydra_words
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
-DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
+DOCUMENTS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/reference/*.md"))
+)
 COMMANDS = ("vsn-train", "vsn-eval", "vsn-predict")
 TOOLS = "vsn-tools"
 SHELL = ("", "bash", "sh", "console")
@@ -176,7 +179,7 @@ def files_of(document: str, folder: Path) -> None:
 def composed(tmp_path_factory):
     """(program, choices, own configs, checkpoint's choices) -> config; a new copy each time."""
     schema.register_schemas()
-    for name in ("run_folder", "checkpoint_folder", "choices"):
+    for name in ("run_folder", "checkpoint_folder", "overview"):
         OmegaConf.register_new_resolver(name, lambda *_: "run", replace=True)
 
     @cache
@@ -199,7 +202,11 @@ def check_values(
     flags.add_argument("--cfg", choices=["job"])
     for flag in ("--multirun", "--help", "--version"):
         flags.add_argument(flag, action="store_true")
+    flags.add_argument("--shell-completion")
     known, words = flags.parse_known_args(arguments)
+    if known.help and words and "=" not in words[0]:  # --help GROUP; in a sentence also that word itself
+        assert words[0] in ("GROUP", "experiment", *config_keys.groups_of(program))
+        words = words[1:]
     words = hydra_words(words, schema.PATHS, schema.PATH_LISTS, cli.POSITIONAL[program])
     own = folder / known.config_dir if known.config_dir else None
     assert own is None or own.is_dir(), f"{known.config_dir}: the document shows no file in it"
@@ -235,7 +242,7 @@ def check_values(
 
 def check_command(command: Command, folder: Path, composed) -> None:
     program = command.program.removeprefix("vsn-")
-    if program == "train":
+    if program == "train" or {"--help", "--version", "--shell-completion"} & set(command.arguments):
         check_values(program, command.arguments, folder, composed)
         return
     words = hydra_words(command.arguments, schema.PATHS, schema.PATH_LISTS, cli.POSITIONAL[program])
@@ -421,7 +428,7 @@ def test_the_documents_were_found():
     programs = {command.program for command in ALL_COMMANDS}
     assert {*COMMANDS, TOOLS, "scripts/studies/claims.py", "scripts/compare_readers.py"} <= programs
     assert len(ALL_COMMANDS) > 30
-    assert {"README.md", "CONTRIBUTING.md", "docs/add-an-operator.md", "docs/faq.md"} <= set(DOCUMENTS)
+    assert {"README.md", "CONTRIBUTING.md", "docs/add-an-operator.md", "docs/reference/config.md"} <= set(DOCUMENTS)
 
 
 @pytest.mark.parametrize(
@@ -711,7 +718,7 @@ def test_commands_that_need_nothing_run(document, tmp_path, ucf101_run):
         positional = iter(cli.POSITIONAL[command.program.removeprefix("vsn-")])
         keys = [next(positional, "") if each[0] != "-" and "=" not in each else each for each in command.arguments]
         arguments = [there.get(key.partition("=")[0], key) for key in keys]
-        if "split=test" in arguments or "--help" in arguments:
+        if {"split=test", "--help", "--shell-completion"} & set(arguments):
             continue
         more = tiny if command.program == "vsn-train" and "--cfg" not in arguments else []
         if "resume=true" in arguments:  # of a run that has to be there

@@ -109,7 +109,7 @@ def test_killed_and_resumed_gives_the_same_bytes(ucf101_run, many, whole, tmp_pa
 
     other = run_command("vsn-eval", *arguments_of(ucf101_run, many, folder, "resume=true", "runtime.views_per_batch=9"))
     assert other.code == 2
-    assert "parts of another evaluation: computed differ; set it back, or evaluate anew" in other.err
+    assert "parts of another evaluation: computed differ; restore it, or restart the evaluation" in other.err
     assert found[0].read_bytes() == kept
 
     plain = run_command("vsn-eval", *arguments_of(ucf101_run, many, folder, "resume=true", "features=false"))

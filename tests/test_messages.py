@@ -149,7 +149,7 @@ def test_help_and_mistakes_are_answered_before_torch_is_imported(arguments, tmp_
     assert result.code == (0 if arguments == ["--help"] else 2), result.err
     assert "torch was imported" not in result.err
     if arguments == ["--help"]:
-        assert "backbone   sth, tsm, tsm_online, tsn, vsn_compact, vsn_headtail\n" in result.out
+        assert "backbone    sth, tsm, tsm_online, tsn, vsn_compact, vsn_headtail\n" in result.out
         assert "_schema" not in result.out
     assert time.perf_counter() - started < 30  # far above what it takes: only a hang fails
 

@@ -44,11 +44,11 @@ def test_flips_of_classes_with_a_direction(tmp_path):
     assert not (tmp_path / "ten").exists()
     assert train(root, run).code == 0
     assert (
-        "horizontal flips: off, as classes have a direction and their pairs are not known: SwipeRight, swipe_left, "
+        "horizontal flips: off, because classes have a direction and no flip pairs are known: SwipeRight, swipe_left, "
         "swipe_right; 'dataset.flip_pairs=[["
     ) in log_of(run)
     for choice, line in {
-        "dataset.flips=allowed": "on, as the data set allows them in spite of SwipeRight, swipe_left, swipe_right",
+        "dataset.flips=allowed": "on, because the data set allows them despite SwipeRight, swipe_left, swipe_right",
         "augment.flip=false": "off (augment.flip=false)",
     }.items():
         checked = train(root, tmp_path / "check", "check=true", choice)
@@ -65,7 +65,7 @@ def test_resume_after_the_data_changed(tmp_path):
     renamed = train(root, run, "resume=true", "resume_other_videos=true", epochs=2)
     assert renamed.code == 2
     assert (
-        f"cannot go on from {run}/checkpoints/last.pt: its classes are not those of {root}: 2 then, 2 now, 1 gone "
+        f"cannot resume from {run}/checkpoints/last.pt: its classes are not those of {root}: 2 then, 2 now, 1 gone "
         "(first 'jump'), 1 new (first 'leap'); they differ first at index 1; name the classes as before"
     ) in renamed.err
     (root / "train" / "leap").rename(root / "train" / "jump")
@@ -77,22 +77,22 @@ def test_resume_after_the_data_changed(tmp_path):
     changed = train(root, run, "resume=auto", epochs=2)
     assert changed.code == 2
     assert (
-        "its videos are not those of now: 1 of 6 training videos gone, first train/dance/0.mp4, 1 training videos new, "
-        "first train/jump/new.mp4, 1 of 6 validation videos gone, first val/dance/1.mp4; put them back as they were, "
-        "or go on with what is there now: resume_other_videos=true\n"
+        "the videos have changed: 1 of 6 training videos gone, first train/dance/0.mp4, 1 training videos new, "
+        "first train/jump/new.mp4, 1 of 6 validation videos gone, first val/dance/1.mp4; restore them, or resume with "
+        "the current videos: resume_other_videos=true\n"
     ) in changed.err
     assert (run / "checkpoints" / "last.pt").read_bytes() == before
 
     accepted = train(root, run, "resume=true", "resume_other_videos=true", epochs=2)
     assert accepted.code == 0, accepted.err
-    assert "now 1 training videos new, first train/jump/new.mp4: another training from here on" in log_of(run)
+    assert "now 1 training videos new, first train/jump/new.mp4: results will differ from an uninterr" in log_of(run)
     assert train(root, run, "resume=auto", epochs=3).code == 0  # they are the run's own now
     assert "resumed after epoch 2" in log_of(run)
 
     (run / "manifests" / "train.npz").unlink()  # as in a run of an older version
     (root / "train" / "jump" / "new.mp4").unlink()
     older = train(root, run, "resume=true", epochs=4)
-    assert "its videos are not those of now: the training videos or their labels are others; put them" in older.err
+    assert "the videos have changed: the training videos or their labels are others; restore them" in older.err
 
 
 def test_the_same_videos_in_both_splits(tmp_path):
@@ -110,9 +110,7 @@ def test_the_same_videos_in_both_splits(tmp_path):
     same = train(root, run, "dataset.val=train", "check=true")
     assert "4 of 4 validation videos are also training videos, first train/dance/0.mp4: accuracies" in same.err
     assert train(root, run, "dataset.allow_overlap=true").code == 0
-    assert "first val/dance/link.mp4, which is train/dance/0.mp4: the validation says less than it seems to" in log_of(
-        run
-    )
+    assert "first val/dance/link.mp4, which is train/dance/0.mp4: the validation accuracy overestimates" in log_of(run)
 
 
 def test_folders_of_classes_without_a_split(tmp_path):

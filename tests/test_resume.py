@@ -1,4 +1,4 @@
-"""A training that is stopped or killed and goes on, with the installed commands."""
+"""A training that is stopped or killed and resumed, with the installed commands."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_stopped_and_killed_in_the_middle_and_resumed_is_bit_identical(processes
     if processes == 1:
         again = run_command("vsn-train", *values, f"hydra.run.dir={killed}")
         assert again.code == 2
-        assert "already holds a run; go on with it (resume=true)" in again.err
+        assert "already holds a run; continue it (resume=true)" in again.err
         other = run_command("vsn-train", *values, f"hydra.run.dir={killed}", "resume=true", "optimizer.lr=0.5")
         assert other.code == 2
         assert "optimizer.lr (was 0.02, is 0.5)" in other.err

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from vsn_train.analysis.compare import compare_runs
+from vsn_train.analysis.compare import compare_runs, sweep_text
 from vsn_train.atomic import atomic_folder
 from vsn_train.data.manifest import make_manifest
 from vsn_train.data.prepare import keep_settings
@@ -67,9 +67,9 @@ def test_a_damaged_run_does_not_take_the_others_from_a_sweeps_table(tmp_path, na
         (tmp_path / run / "metrics.jsonl").write_text(line + "\n", encoding="utf-8")
     with open(tmp_path / "1" / name, "a") as file:
         file.write(content)
-    table = compare_runs([tmp_path / "0", tmp_path / "1"])
-    assert "87.5" in table.splitlines()[-2]
-    assert f"1/{name}: damaged, passed over" in capsys.readouterr().err
+    table = sweep_text(compare_runs([tmp_path / "0", tmp_path / "1"]))
+    assert "87.50" in table.splitlines()[1]
+    assert f"1/{name}: damaged, ignored" in capsys.readouterr().err
 
 
 def test_the_settings_of_a_preparation(tmp_path):

@@ -95,7 +95,7 @@ def test_a_full_disk_ends_in_one_message_and_leaves_the_previous_checkpoint(cach
     assert code == 1, text
     message = [line for line in text.splitlines() if line.startswith("vsn-train: ")]
     assert len(message) == 1
-    assert f"cannot save {run}/checkpoints/last.pt: File too large; the previous checkpoint is whole" in message[0]
+    assert f"cannot save {run}/checkpoints/last.pt: File too large; the previous checkpoint is intact" in message[0]
     assert "Traceback" not in text
     assert torch.load(run / "checkpoints" / "last.pt", weights_only=True)["step"] >= 3
     assert [path.name for path in (run / "checkpoints").glob(".*")] == []
@@ -110,7 +110,7 @@ def test_a_full_disk_ends_in_one_message_and_leaves_the_previous_checkpoint(cach
     code, text = finish(start([*values, "resume=true"], run))
     assert code == 0, text
     assert f"passed over: {last}: truncated, or not a checkpoint" in text
-    assert f"going on from {run}/checkpoints/epoch_1.pt" in text
+    assert f"resuming from {run}/checkpoints/epoch_1.pt" in text
     assert not half.exists()
 
 

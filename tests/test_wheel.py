@@ -202,6 +202,11 @@ def test_the_metadata_say_who_what_and_where(installed):
     assert len(metadata.get_all("Classifier")) > 5
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"\nversion: {metadata['Version']}\n" in citation
+    page = metadata.get_payload()  # the README without links and images that the package index could not follow
+    assert page.startswith("# vsn-train\n")
+    assert "| compare operators | `vsn-train --multirun" in page
+    targets = re.findall(r"\]\(([^)]+)\)", page)
+    assert [target for target in targets if not target.startswith(("https://", "#"))] == []
     for line in metadata.get_all("Project-URL"):
         assert f"url: {line.partition(', ')[2]}\n" in citation
 
@@ -220,7 +225,7 @@ def test_the_oldest_versions_are_tested(installed):
     assert {name for name, _ in of_onnx} == {"torch", "onnx", "onnxscript", "onnxruntime"}
     wrong = []
     for requirement in requirements:
-        ours, optional = requirement.name == "vsn-train", re.search("slurm|torchcodec", str(requirement.marker))
+        ours, optional = requirement.name == "vsn-train", re.search("slurm|torchcodec|docs", str(requirement.marker))
         exact = any(each.operator == "==" for each in requirement.specifier)
         if ours or optional or exact:
             continue

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place under another name, flushed to disk, then renamed.
+"""Atomic files: written under another name in the same folder, flushed to disk, then renamed.
 
 What the program writes as a whole goes through here. A crash, a kill or a full disk leaves the file that was there
 before, or the new one. A file is replaced, never written through: where its name is a link, the link goes and what it
@@ -101,7 +101,7 @@ def part_of(target: Path) -> Path:
 def remove_parts(folder: Path) -> None:
     """Remove what processes left in the folder when they were killed while writing: files and whole folders.
 
-    Of another machine's processes nobody here knows whether they live: their files go when they are a day old.
+    Whether another machine's process is alive is unknown here: its files are removed when they are a day old.
     """
     for part in folder.glob(".*.part"):
         match = re.search(r"\.([A-Za-z0-9]*)-(\d+)-[0-9a-f]{8}\.part$", part.name)

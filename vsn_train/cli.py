@@ -7,11 +7,12 @@ key answer at once. Exit codes: 0 done, 2 wrong input (one message, no traceback
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
+import io
 import os
 import re
 import sys
-import textwrap
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -23,10 +24,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from vsn_train import config as schema
+from vsn_train import config_keys
 from vsn_train.errors import InputError, StoppedError, refusal
 from vsn_train.folder_lock import new_folder
 from vsn_train.terminal import forgive_output
@@ -83,7 +85,7 @@ def predict() -> None:
 
 def _run_command(name: str, work: Callable[[Any, Path], None]) -> None:
     forgive_output()
-    if "--version" in sys.argv[1:]:  # Hydra's own flag would tell Hydra's version
+    if "--version" in sys.argv[1:]:  # Hydra's own flag prints Hydra's version
         print(version_line())
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print: the messages below are ours
@@ -95,8 +97,9 @@ def _run_command(name: str, work: Callable[[Any, Path], None]) -> None:
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
     OmegaConf.register_new_resolver("checkpoint_folder", _checkpoint_folder, replace=True)
-    OmegaConf.register_new_resolver("choices", _choices, replace=True)
     OmegaConf.register_new_resolver("new_folder", _new_folder, replace=True)
+
+    OmegaConf.register_new_resolver("overview", _overview, replace=True)
 
     _OPENED.clear()
     program, words = sys.argv[0], sys.argv[1:]
@@ -114,31 +117,38 @@ def _run_command(name: str, work: Callable[[Any, Path], None]) -> None:
             code = error.code
         except OSError as error:
             code = _explain_refusal(name, error, run_folder)
-        except SystemExit as error:  # several processes have told why themselves
+        except SystemExit as error:  # of several processes, which have printed the reason
             code = error.code if isinstance(error.code, int) else FAILED
         finally:
             _remove_if_empty(run_folder)
         sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
         if code and sweeps and (code in (FAILED, WRONG_INPUT) or os.getpid() != command):
-            _note_failed_job(code)  # a sweep goes on with the next one; a signal ends it, unless it is of a job alone
+            _note_failed_job(code)  # a sweep continues with the next job; a signal to the sweep itself ends it
         elif code:
             sys.exit(code)
 
     codes: list[int] = []
     try:
         schema.register_schemas()
+        if group := _group_to_describe(words):
+            print(_help_of(name, group, [word for word in words if word != group]))
+            return
         words = hydra_words(words, schema.PATHS, schema.PATH_LISTS, POSITIONAL[name])
         _refuse_new_keys(words)
         for given in [words] if name == "train" else _for_each_checkpoint(words):
             sys.argv = [program, *given]
             if name != "train":
                 _start_from_checkpoint(name)
+            hydra_main = hydra.main(version_base="1.3", config_path=str(schema.config_folder()), config_name=name)(job)
+            if "query=bash" in words:
+                print(_completions(hydra_main))
+                return
             try:
-                hydra.main(version_base="1.3", config_path=str(schema.config_folder()), config_name=name)(job)()
+                hydra_main()
             except SystemExit as error:
                 if given is words:
                     raise
-                codes.append(error.code if isinstance(error.code, int) else FAILED)  # and on with the next checkpoint
+                codes.append(error.code if isinstance(error.code, int) else FAILED)  # continue with the next checkpoint
     except (InputError, HydraException, OmegaConfBaseException) as error:
         sys.exit(_explain(name, error))  # before OSError, which some of Hydra's errors are too
     except OSError as error:  # Hydra makes the run folder
@@ -150,7 +160,7 @@ def _run_command(name: str, work: Callable[[Any, Path], None]) -> None:
 
 
 def _explain_refusal(command: str, error: OSError, run_folder: Path) -> int:
-    """Say where the system refuses to write; anything else it says is a failure of the program."""
+    """Report that the system refuses to write; any other OSError is a failure of the program."""
     message = refusal(error, run_folder)
     if message is None:
         raise error
@@ -185,14 +195,16 @@ class ComparisonTable(Callback):
     """Hydra calls it after a sweep, wherever its jobs ran."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        from vsn_train.analysis.compare import compare_runs
+        from vsn_train.analysis.compare import compare_runs, save_sweep, sweep_text
 
         folder = Path(config.hydra.sweep.dir)
         jobs = sorted(
             (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")),  # .submitit
             key=lambda path: (len(path.name), path.name),
         )
-        print(f"\n{compare_runs(jobs)}\n\nrun folders: {folder}")
+        sweep = compare_runs(jobs)
+        save_sweep(folder, sweep)
+        print(f"\n{sweep_text(sweep)}\n\nrun folders: {folder}, with sweep.md and sweep.csv")
 
 
 def _refuse_new_keys(words: Sequence[str]) -> None:
@@ -268,7 +280,7 @@ def _start_from_checkpoint(name: str) -> None:
     overrides = _overrides(words)
     sweeps = bool(set(SWEEP_FLAGS) & set(words))
     if not sweeps:
-        _compose(name, overrides)  # a misspelt key is told before torch is imported
+        _compose(name, overrides)  # reports a misspelt key before torch is imported
     config = _opened(path).checkpoint.config
     schema.register_checkpoint(config)
     if (functions := schema.own_functions(config)) and not sweeps:
@@ -328,30 +340,82 @@ def _choose_run_folder(name: str, resume: bool | str) -> str:
 
 
 def _checkpoint_folder(checkpoint: str) -> str:
-    """The run folder that a checkpoint lies in; a stray file gets a folder of its own, named after its content."""
+    """The run folder of a checkpoint; a file outside a run folder gets one named after its hash."""
     opened = _opened(checkpoint)
     folder = opened.path.parent
     return str(folder.parent) if folder.name == "checkpoints" else f"runs/eval/{opened.path.stem}_{opened.hash[:8]}"
 
 
-def _choices(*groups: str) -> str:
-    """For --help: the files that a user may choose. Hydra's own list names the schemas too."""
+def _group_to_describe(words: Sequence[str]) -> str | None:
+    """`data` of `vsn-train --help data`; None for any other command line."""
+    if not {"--help", "-h"} & set(words):
+        return None
+    _, words = _config_dir()
+    return next((word for word in words if not word.startswith("-") and "=" not in word), None)
 
-    def stems(folder: Path) -> str:
-        return ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
 
-    lines = []
-    for group in groups:
-        folder = schema.config_folder() / group
-        lines += textwrap.wrap(f"{group:<11}{stems(folder)}", 107, subsequent_indent=" " * 11)
-        for below in sorted(path for path in folder.iterdir() if path.is_dir()):  # experiment=jester/tsm_r50_8f
-            lines += textwrap.wrap(f"{below.name}/ {stems(below)}", 107, initial_indent=" " * 11,
-                                   subsequent_indent=" " * 15)  # fmt: skip
+def _help_of(name: str, group: str, words: Sequence[str]) -> str:
+    """The keys of a group with the values that they have under the other words of the command line."""
+    known = [*config_keys.groups_of(name), *(["experiment"] if name == "train" else [])]
+    if group not in known:
+        raise InputError(f"--help {group}: no such group; expected one of {', '.join(known)}")
+    if group == "experiment":
+        return _experiments()
+    if name != "train":
+        schema.register_checkpoint(None)
+    config = _compose(name, _overrides(words))
+    values = {}
+    for key in config[group]:
+        try:
+            values[str(key)] = MISSING if OmegaConf.is_missing(config[group], key) else config[group][key]
+        except InterpolationToMissingValueError:
+            values[str(key)] = MISSING
+    return config_keys.help_of_group(group, values, _files(group))
+
+
+def _completions(hydra_main: Callable[[], None]) -> str:
+    """Hydra's answer to the tab key, without the names of schemas and of its own settings, and with all recipes."""
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        hydra_main()
+    found = [
+        word
+        for word in output.getvalue().split()
+        if not re.search(r"_schema$|=from_checkpoint$|^(experiment|hydra)/", word)
+    ]
+    found = ["experiment=" if word == "experiment" else word for word in found if word not in ("hydra", "hydra.")]
+    if any(word.startswith("experiment=") and word != "experiment=" for word in found) or not found:
+        folder = schema.config_folder() / "experiment"
+        asked = os.environ.get("COMP_LINE", "").split(" ")[-1]
+        recipes = [f"experiment={path.parent.name}/{path.stem}" for path in sorted(folder.glob("*/*.yaml"))]
+        found += [word for word in recipes if word.startswith(asked)]
+    return " ".join(found)
+
+
+def _overview(name: str) -> str:
+    """For --help: the groups with the files that a user may choose. Hydra's own list names the schemas too."""
+    files = {group: _files(group) for group in config_keys.groups_of(name)}
+    if name == "train":
+        files["experiment"] = [path.stem for path in (schema.config_folder() / "experiment").glob("*/*.yaml")]
+    return config_keys.overview(name, files).replace("$", "$$")  # Hydra fills in a template
+
+
+def _files(group: str) -> list[str]:
+    return sorted(path.stem for path in (schema.config_folder() / group).glob("*.yaml"))
+
+
+def _experiments() -> str:
+    """For --help experiment: what can be written behind experiment=, one folder per data set."""
+    lines = [
+        "experiment: all settings of a training; anything else on the command line wins", "",
+        *config_keys.wrapped("  ", ", ".join(_files("experiment"))),
+    ]  # fmt: skip
+    for below in sorted(path for path in (schema.config_folder() / "experiment").iterdir() if path.is_dir()):
+        lines += config_keys.wrapped(f"  {below.name}/ ", ", ".join(_files(f"experiment/{below.name}")))
     return "\n".join(lines)
 
 
 def _remove_if_empty(folder: Path) -> None:
-    """Hydra makes the run folder before our checks; one that stayed empty goes, with empty folders above it."""
+    """Remove a run folder that stayed empty, and empty folders above it: Hydra makes it before our checks."""
     if not folder.is_dir():
         return
     here = Path.cwd()
@@ -420,6 +484,7 @@ def _near(name: str, key: str, words: Sequence[str]) -> str:
         return ""
     # A key is misspelt in its last part far more often than in its group, so the same last part elsewhere counts too.
     last = key.rsplit(".", 1)[-1]
+    known = [each for each in known if not key.startswith(f"{each}.")]  # its own group is no suggestion
     close = difflib.get_close_matches(key, known, n=3, cutoff=0.75)
     close += [each for each in known if each.rsplit(".", 1)[-1] == last and each not in close]
     close = [each for each in close if not key.startswith(f"{each}.")]  # the group is right, its key is not

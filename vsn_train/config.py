@@ -1,7 +1,10 @@
-"""What a user may write in configs/ and on the command line: every key, its type and its unit.
+"""The schema of all config keys: type, default, unit and description.
 
-Hydra fills these dataclasses, so a misspelt key or a wrong type fails before anything heavy is imported. `check_*`
-holds what a type cannot say. Below run/ nobody sees a config.
+Hydra fills these dataclasses, so a misspelt key or a wrong type fails before anything heavy is imported. The `check_*`
+functions hold the constraints that a type cannot express. No module below run/ sees a config.
+
+The comment on a key, or directly above it, is its description in `--help` and in docs/reference/config.md; see
+config_keys.py. It starts with the unit in square brackets where the value is a number: `# [seconds] …`.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from vsn_train.typed_values import misfit, shown
 
 @dataclass
 class Dataset:
-    name: str = MISSING
+    name: str = MISSING  # name of the data set in results and log lines
     root: str = MISSING  # folder of the videos
 
 
@@ -32,30 +35,30 @@ class Dataset:
 class Motion(Dataset):
     """Embedded data set, generated into `root` on first use."""
 
-    # what the class is: "direction" of time, "appearance" of the shape, "order" of two events far apart
+    # what defines the class: the "direction" of time, the "appearance" of the shape, or the "order" of two events
     variant: str = "direction"
-    train_videos: int = MISSING
-    val_videos: int = MISSING
-    size: int = MISSING  # pixels, height = width
-    num_frames: int = MISSING  # frames of each video
-    seed: int = 0  # of the generator; another seed gives other videos
+    train_videos: int = MISSING  # [videos] size of the training split
+    val_videos: int = MISSING  # [videos] size of the validation split
+    size: int = MISSING  # [pixels] height and width of the videos
+    num_frames: int = MISSING  # [frames] length of each video
+    seed: int = 0  # [number] seed of the generator; another seed gives other videos
 
 
 @dataclass
 class Official(Dataset):
     """A data set as its authors distribute it: Something-Something V1 and V2, Jester, Kinetics-400."""
 
-    annotations: str | None = None  # folder of the official lists; null: they lie in or beside `root`
-    class_order: str = "official"  # or "sorted" by name, for checkpoints that were trained on sorted lists
-    max_missing_share: float = 0.0  # of a split's listed videos; where more are missing, nothing is started
-    count_frames: bool = False  # count every video's frames first, once; training then need not list frame folders
+    annotations: str | None = None  # folder of the official lists; null: in or next to `root`
+    class_order: str = "official"  # "official", or "sorted" by name for checkpoints that were trained on sorted names
+    max_missing_share: float = 0.0  # [share 0 to 1] listed videos of a split that may be missing; above it: an error
+    count_frames: bool = False  # count the frames of all videos once, up front; frame folders then need no listing
 
 
 @dataclass
 class OfficialSplits(Official):
     """UCF101, HMDB51."""
 
-    split: int = 1  # official split: 1, 2 or 3
+    split: int = 1  # [number] official split: 1, 2 or 3
 
 
 @dataclass
@@ -63,202 +66,208 @@ class Custom(Dataset):
     """Lists of path,label[,num_frames], or folders of classes; all paths are relative to `root`."""
 
     train: str | None = None  # list or folder; null: train.csv, train.txt or train/
-    val: str | None = None  # likewise
-    test: str | None = None  # likewise; may lack labels
-    classes: str | None = None  # file with a class name a line, in index order; null: what the training list names
-    # what the labels of lists are where no header (class, class_index) says it: "names"; "indices" from 0; "auto":
-    # indices where all are whole numbers. Folders are named after their classes
+    val: str | None = None  # list or folder; null: val.csv, val.txt or val/
+    test: str | None = None  # list or folder, labels optional; null: test.csv, test.txt or test/
+    classes: str | None = None  # file with one class name per line, in index order; null: those of the training list
+    # labels in lists without a header (class, class_index): "names", "indices" from 0, or "auto": indices if all of
+    # them are whole numbers. Folder names are always class names
     labels: str = "auto"
-    flip_pairs: list[list[str]] = field(default_factory=list)  # pairs of class names that a horizontal flip exchanges
-    # horizontal flips: "auto": off where a class in no pair is named after a direction; "allowed"; "forbidden"
+    flip_pairs: list[list[str]] = field(default_factory=list)  # pairs of classes that a horizontal flip exchanges
+    # horizontal flips: "allowed", "forbidden", or "auto": off if a class outside the pairs is named after a direction
     flips: str = "auto"
-    # share of each class's videos that is drawn for validation, of a training list or of class folders right in `root`;
-    # 0: there is a validation split
+    # [share 0 to 1] share of each class's videos that is drawn for validation, from the training list or from class
+    # folders directly in `root`; 0: there is a validation split
     val_share: float = 0.0
-    seed: int = 0  # of that draw; another seed draws other videos
-    allow_overlap: bool = False  # train although videos are in both the training and the validation split
-    max_missing_share: float = 0.0
-    count_frames: bool = False
+    seed: int = 0  # [number] seed of that draw
+    allow_overlap: bool = False  # accept videos that are in both the training and the validation split
+    max_missing_share: float = 0.0  # [share 0 to 1] listed videos of a split that may be missing; above it: an error
+    count_frames: bool = False  # count the frames of all videos once, up front; frame folders then need no listing
 
 
 @dataclass
 class OwnDataset(Dataset):
-    """A data set that a function of your own reads (docs/add-a-data-set.md)."""
+    """A data set read by your own function (docs/add-a-data-set.md)."""
 
     loader: str = MISSING  # module.function: (root, split, **options) -> Manifest
-    options: dict[str, Any] = field(default_factory=dict)  # what the function takes beyond root and split
-    allow_overlap: bool = False  # train although files are in both the training and the validation split
-    count_frames: bool = False
+    options: dict[str, Any] = field(default_factory=dict)  # further keyword arguments of the function
+    allow_overlap: bool = False  # accept files that are in both the training and the validation split
+    count_frames: bool = False  # count the frames of all videos once, up front; frame folders then need no listing
 
 
 @dataclass
 class Backbone:
-    operator: str = MISSING
-    arch: str = "resnet50"
-    num_frames: int = 8  # frames of a clip (T)
-    dropout: float = 0.5  # before the classifier
-    partial_bn: bool = False  # train only the first batch norm; the others keep their statistics and parameters
-    frozen_bn: bool = False  # train no batch norm at all
+    operator: str = MISSING  # what mixes frames: "tsn", "tsm", "tsm_online", "vsn_compact", "vsn_headtail" or "sth"
+    arch: str = "resnet50"  # "resnet18", "resnet34", "resnet50", "resnet101" or "mobilenet_v2"
+    num_frames: int = 8  # [frames] length T of a clip
+    dropout: float = 0.5  # [share 0 to 1] dropout probability before the classifier
+    partial_bn: bool = False  # train the first batch norm only; the others keep their statistics and parameters
+    frozen_bn: bool = False  # freeze all batch norms
 
 
 @dataclass
 class Tsm(Backbone):
-    fold_div: int = 8  # 1/fold_div of the channels move one frame back, as many one frame on
-    placement: str = "residual"  # "residual": the shortcut stays as it is; "inplace": it is shifted too
+    fold_div: int = 8  # [divisor] 1/fold_div of the channels come from the next frame, as many from the previous one
+    placement: str = "residual"  # "residual": shift the residual branch only; "inplace": the shortcut as well
 
 
 @dataclass
 class TsmOnline(Backbone):
-    fold_div: int = 8  # 1/fold_div of the channels move one frame on
+    fold_div: int = 8  # [divisor] 1/fold_div of the channels come from the previous frame
 
 
 @dataclass
 class Vsn(Backbone):
-    standard_block: str = "tsm"  # blocks without shuffle: "tsm" or "plain"
-    where: str = "last"  # blocks with shuffle: the "last" of each stage, or "all"
-    remainder: str = "error"  # channels that do not split into num_frames groups: "error", or "keep" the rest in place
+    standard_block: str = "tsm"  # operator of the blocks without shuffle: "tsm" or "plain"
+    where: str = "last"  # blocks with shuffle: the "last" one of each stage, or "all"
+    remainder: str = "error"  # channels that do not divide into num_frames groups: "error", or "keep" them in place
 
 
 @dataclass
 class Sth(Backbone):
-    variant: str = "hybrid"  # "hybrid": the temporal part slides over the kernels; "merge": it has kernels of its own
-    p: float = 0.25  # share of temporal weights: 1/2, 1/3, 1/4, …
-    integration: str = "attention"  # of spatial and temporal part: "attention" or "sum"
-    # start of the temporal kernels: "random"; "rows" of a 2D kernel become its taps in time; "centre": its sum, without
-    # neighbouring frames; "mixed": centre with random neighbours; "auto": rows from trained 2D weights, else random
+    variant: str = "hybrid"  # "hybrid": the temporal channels differ from kernel to kernel; "merge": separate kernels
+    p: float = 0.25  # [share 0 to 1] temporal part of the weights: 1/2, 1/3, 1/4, …
+    integration: str = "attention"  # how the spatial and the temporal part are combined: "attention" or "sum"
+    # initialization of the temporal kernels: "random"; "rows": the row sums of the 2D kernel become the taps in time;
+    # "centre": its sum at the centre tap, zero elsewhere; "mixed": centre, with random outer taps; "auto": rows from
+    # pretrained 2D weights, random otherwise
     temporal_start: str = "auto"
-    outer_taps: float = 3.0  # mixed: deviation of the neighbours' taps / that of the spatial taps
+    outer_taps: float = 3.0  # [factor] temporal_start=mixed: standard deviation of the outer taps / of the spatial taps
 
 
 @dataclass
 class OwnOperator(Backbone):
-    """`operator` is module.function, a function of your own (docs/add-an-operator.md)."""
+    """`operator` is module.function, your own function (docs/add-an-operator.md)."""
 
-    options: dict[str, Any] = field(default_factory=dict)  # what the function takes beyond network and num_frames
+    options: dict[str, Any] = field(default_factory=dict)  # further keyword arguments of the function
 
 
 @dataclass
 class Data:
-    batch_size: int = 8  # videos per process and step
-    workers: int = 2  # loader processes per training process
-    decoder: str = "auto"  # "auto", "decord", "pyav" or "torchcodec"
-    modality: str = "rgb"  # "rgb", or "flow": optical flow from folders of x and y images
+    batch_size: int = 8  # [videos] per process and batch
+    workers: int = 2  # [processes] data loader workers of each training process; 0: decode in that process
+    decoder: str = "auto"  # video reader: "auto", "pyav", "decord" or "torchcodec"
+    modality: str = "rgb"  # "rgb", or "flow": optical flow in folders of x and y images
     sampling: str = "uniform"  # frames of a training clip: "uniform" segments, or a "dense" window of 64 frames
-    short_side: int = 256  # pixels: the test's resize
-    crop_size: int = 224  # pixels: what the network sees
-    # what an epoch trains on: "none": every video once; "classes": as many clips, of every class equally often
+    short_side: int = 256  # [pixels] short side of a frame after resizing
+    crop_size: int = 224  # [pixels] height and width of the network's input
+    # videos of an epoch: "none": every video once; "classes": as many clips, every class equally often
     balance: str = "none"
-    max_bad_share: float = 0.01  # of an epoch's videos; more undecodable ones end the training
-    timeout: float = 120.0  # seconds that a worker may take for one video before it is replaced; 0: for ever
+    max_bad_share: float = 0.01  # [share 0 to 1] undecodable videos of an epoch above which training stops
+    timeout: float = 120.0  # [seconds] time limit of a worker for one video, after which it is replaced; 0: none
 
 
 @dataclass
 class Augment:
-    """What training does to a clip. One draw serves all its frames."""
+    """Augmentation of training clips. All frames of a clip get the same random parameters."""
 
     crop: str = "multiscale"  # "multiscale" (TSN), "random_resized" (Inception) or "center" (as in a test)
-    # multiscale: crop / short side; null: TSN's, which are 1, 0.875, 0.75 and, for RGB, 0.66
+    # [factor] crop=multiscale: crop size / short side; null: TSN's 1, 0.875, 0.75 and, for RGB, 0.66
     scales: list[float] | None = None
-    area: list[float] = field(default_factory=lambda: [0.08, 1.0])  # random_resized: least and largest share of a frame
-    aspect: list[float] = field(default_factory=lambda: [0.75, 1.3333])  # random_resized: width / height, from and to
-    flip: bool = True  # flip every second clip; the label follows the data set's flip pairs
-    rand_augment: int = 0  # RandAugment's N: operations per clip
-    magnitude: int = 9  # RandAugment's M, 0 to 30
-    brightness: float = 0.0  # colour jitter: factors from 1 - value to 1 + value
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0  # turns by up to this share of the colour circle, at most 0.5
-    mixup: float = 0.0  # alpha of Beta(alpha, alpha); 0: no mixup. With cutmix too, a coin decides for each batch
-    cutmix: float = 0.0  # the same for CutMix
+    # [share 0 to 1] crop=random_resized: smallest and largest area of the crop / area of the frame
+    area: list[float] = field(default_factory=lambda: [0.08, 1.0])
+    # [factor] crop=random_resized: smallest and largest width / height
+    aspect: list[float] = field(default_factory=lambda: [0.75, 1.3333])
+    flip: bool = True  # flip horizontally with probability 1/2; labels follow the flip pairs of the data set
+    rand_augment: int = 0  # [operations] RandAugment's N, per clip; 0: off
+    magnitude: int = 9  # [number] RandAugment's M, 0 to 30
+    brightness: float = 0.0  # [factor] colour jitter: drawn from 1 - value to 1 + value; 0: off
+    contrast: float = 0.0  # [factor] colour jitter: drawn from 1 - value to 1 + value; 0: off
+    saturation: float = 0.0  # [factor] colour jitter: drawn from 1 - value to 1 + value; 0: off
+    hue: float = 0.0  # [share 0 to 1] largest rotation of the hue, in turns, at most 0.5; 0: off
+    mixup: float = 0.0  # [number] alpha of mixup's Beta(alpha, alpha); 0: off. With cutmix: one of both for each batch
+    cutmix: float = 0.0  # [number] alpha of CutMix's Beta(alpha, alpha); 0: off
 
 
 @dataclass
 class Optimizer:
-    """What all optimizers share; the parameter groups are TSM's."""
+    """Keys of all optimizers; the parameter groups are TSM's."""
 
-    lr: float = MISSING  # for reference_batch videos a step; where that is 0, for what a step takes
-    reference_batch: int = 0  # videos a step that lr is meant for: lr is scaled linearly; 0: not scaled
-    accumulate: int = 1  # batches of data.batch_size videos that each process adds up for one step
-    weight_decay: float = MISSING
-    clip_norm: float = 20.0  # largest gradient norm; 0: no clipping
-    head_lr_factor: float = 5.0  # learning rate of the classifier / lr (its bias: twice that)
-    flow_stem_lr_factor: float = 5.0  # learning rate of the first convolution / lr, for data.modality=flow
-    # what a clip's loss is multiplied by: null: 1; "balanced": videos / (classes * videos of its class); or a file of
-    # lines class,weight
+    lr: float = MISSING  # [learning rate] for steps of reference_batch videos, or of any size if that is 0
+    reference_batch: int = 0  # [videos] effective batch size that lr is meant for; lr scales linearly; 0: no scaling
+    accumulate: int = 1  # [batches] gradient accumulation: batches of data.batch_size videos per process and step
+    weight_decay: float = MISSING  # [factor] not applied to biases and norms
+    clip_norm: float = 20.0  # [gradient norm] gradients are clipped to this norm; 0: no clipping
+    head_lr_factor: float = 5.0  # [factor] learning rate of the classifier / lr; twice that for its bias
+    flow_stem_lr_factor: float = 5.0  # [factor] data.modality=flow: learning rate of the first convolution / lr
+    # factor of each class's loss: null: 1; "balanced": videos / (classes * videos of the class); or a file with one
+    # class,weight per line
     class_weights: str | None = None
-    label_smoothing: float = 0.0  # share of the target that all classes divide among them
-    ema: float = 0.0  # decay a step of the averaged weights, which are then validated; 0: no average
+    label_smoothing: float = 0.0  # [share 0 to 1] target probability spread evenly over all classes
+    ema: float = 0.0  # [share 0 to 1] decay per step of the weights' moving average, which is then validated; 0: none
 
 
 @dataclass
 class Sgd(Optimizer):
     lr: float = 0.01
     weight_decay: float = 5e-4
-    momentum: float = 0.9
-    nesterov: bool = False
+    momentum: float = 0.9  # [factor] momentum of SGD
+    nesterov: bool = False  # Nesterov momentum
 
 
 @dataclass
 class AdamW(Optimizer):
     lr: float = 1e-4
     weight_decay: float = 0.05
+    # [share 0 to 1] decay of the moving averages of the gradient and of its square
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    eps: float = 1e-8
+    eps: float = 1e-8  # [number] added to the denominator
 
 
 @dataclass
 class Schedule:
-    shape: str = MISSING  # "step", "multistep" or "cosine"
-    epochs: int = 50
-    warmup_epochs: float = 0.0  # linear from 0
-    per: str = "step"  # the rate changes with each "step", or stays within an "epoch"
-    patience: int = 0  # epochs without a better validation after which training ends; 0: never
+    shape: str = MISSING  # "step", "multistep" or "cosine"; set by the choice of schedule
+    epochs: int = 50  # [epochs] length of the training
+    warmup_epochs: float = 0.0  # [epochs] linear warm-up from 0
+    per: str = "step"  # update the learning rate after every "step" or every "epoch"
+    patience: int = 0  # [epochs] stop after this many epochs without a better validation; 0: never
 
 
 @dataclass
 class Step(Schedule):
-    milestones: list[float] = field(default_factory=lambda: [0.4, 0.8])  # shares of `epochs`
-    every: int = 0  # epochs between two milestones, in place of the list; 0: the list
-    factor: float = 0.1
+    # [share 0 to 1] of `epochs` at which the learning rate is multiplied by `factor`
+    milestones: list[float] = field(default_factory=lambda: [0.4, 0.8])
+    every: int = 0  # [epochs] distance of equally spaced milestones, in place of the list; 0: the list
+    factor: float = 0.1  # [factor] multiplies the learning rate at each milestone
 
 
 @dataclass
 class Multistep(Schedule):
-    milestones: list[int] = field(default_factory=lambda: [20, 40])  # epochs
-    factor: float = 0.1
+    # [epochs] after which the learning rate is multiplied by `factor`
+    milestones: list[int] = field(default_factory=lambda: [20, 40])
+    factor: float = 0.1  # [factor] multiplies the learning rate at each milestone
 
 
 @dataclass
 class Checkpoints:
-    """When a run is saved beside the end of each epoch, and what is kept beside last.pt and best.pt."""
+    """Checkpoints in addition to those at the end of each epoch, and those kept besides last.pt and best.pt."""
 
-    every_minutes: float = 10.0  # 0: not by the clock
-    every_steps: int = 0  # optimizer steps; 0: not by steps
-    keep_best: int = 1  # of the best epochs; above 1 also as epoch_<n>.pt
-    best_by: str = "top1"  # of the validation: "top1", "mean_class" (mean of the classes' accuracies) or "loss"
-    milestones: list[int] = field(default_factory=list)  # epochs to keep as epoch_<n>.pt
+    every_minutes: float = 10.0  # [minutes] between two saves; 0: off
+    every_steps: int = 0  # [optimizer steps] between two saves; 0: off
+    keep_best: int = 1  # [epochs] number of best epochs to keep; above 1 also as epoch_<n>.pt
+    best_by: str = "top1"  # what makes an epoch the best: "top1", "mean_class" (mean class accuracy) or "loss"
+    milestones: list[int] = field(default_factory=list)  # [epochs] to keep as epoch_<n>.pt
 
 
 @dataclass
 class Runtime:
     device: str = "auto"  # "auto", "cpu" or "cuda"
-    devices: int = 1  # local processes; under torchrun or srun their number of processes counts
-    precision: str = "auto"  # "auto": bf16 where the device computes in it, else fp32; "fp32", "bf16", "fp16"
-    channels_last: bool | None = None  # null: on CUDA, and for tests and predictions everywhere
-    measure: bool = False  # time what precision and channels_last leave open, and take the fastest
+    devices: int = 1  # [processes] on this machine, one per GPU; ignored under torchrun and srun
+    precision: str = "auto"  # "fp32", "bf16", "fp16", or "auto": bf16 if the device supports it, fp32 otherwise
+    channels_last: bool | None = None  # memory format; null: on CUDA, and in vsn-eval and vsn-predict on any device
+    measure: bool = False  # time the combinations that precision and channels_last leave open, and use the fastest
     compile: bool = False  # torch.compile the network
-    tf32: bool = True  # CUDA: fp32 products may be rounded to TF32
+    tf32: bool = True  # CUDA: allow TF32 in fp32 products
     fused_optimizer: bool | None = None  # one kernel for all parameters; null: on CUDA only
     sync_bn: bool = False  # CUDA: batch-norm statistics over all processes
-    recompute: bool = False  # activation checkpointing: blocks are computed again in the backward pass, to save memory
-    gradient_as_bucket_view: bool = True  # several processes: gradients live where they are exchanged, to save memory
-    static_graph: bool = False  # several processes: promise that every step uses the same parameters
-    prefetch: bool = True  # CUDA: copy the next step's clips while this one is computed
-    threads: int = 0  # CPU threads per process; 0: OMP_NUM_THREADS where it is set, else cores / processes
-    restarts: int = 0  # how often local processes are started anew, from the last checkpoint, after one has failed
-    views_per_batch: int = 16  # views that go through the network together at test time
-    log_every: int = 10  # optimizer steps
-    rank_logs: bool = False  # processes other than the main one write log_rank<n>.txt
+    recompute: bool = False  # activation checkpointing: recompute blocks in the backward pass to save memory
+    gradient_as_bucket_view: bool = True  # DDP: gradients are views of the all-reduce buckets, to save memory
+    static_graph: bool = False  # DDP: every step uses the same parameters
+    prefetch: bool = True  # CUDA: copy the clips of the next step during the current one
+    threads: int = 0  # [threads] of the CPU per process; 0: OMP_NUM_THREADS if set, cores / processes otherwise
+    restarts: int = 0  # [restarts] of the local processes after one has failed, from the last checkpoint
+    views_per_batch: int = 16  # [views] batch size at test time
+    log_every: int = 10  # [optimizer steps] between two log entries
+    rank_logs: bool = False  # each further process writes log_rank<n>.txt
 
 
 def _interpolations(group: str, node: Any) -> dict[str, Any]:
@@ -267,26 +276,27 @@ def _interpolations(group: str, node: Any) -> dict[str, Any]:
 
 @dataclass
 class Train:
+    # name of the run, whose folder is runs/<name>/<time>
     name: str = "${dataset.name}_${backbone.operator}_${backbone.arch}"
-    seed: int = 0
-    resume: Any = False  # true: go on from the newest checkpoint of the run folder; "auto": where there is one
-    resume_other_videos: bool = False  # go on although videos were added, are gone or have another label
-    check: bool = False  # do not train: look at two batches, what limits the speed, and a figure of the clips
-    # to start from: "imagenet", torchvision's for backbone.arch; or a file of torchvision, timm, the TSM repository,
-    # mmaction2 or vsn-train (.pth, .pt, .safetensors); or a folder that vsn-tools export has written
+    seed: int = 0  # [number] seed of initialization, sampling and augmentation
+    resume: Any = False  # true: continue from the newest checkpoint of the run; "auto": only if there is one
+    resume_other_videos: bool = False  # resume although videos were added, removed or relabelled
+    check: bool = False  # do not train: report two batches and the bottleneck, and draw the augmented clips
+    # pretrained weights: "imagenet": torchvision's for backbone.arch; a file (.pth, .pt, .safetensors) of torchvision,
+    # timm, the TSM repository, mmaction2 or vsn-train; or a folder that vsn-tools export wrote
     weights: str | None = None
-    weights_new_head: bool = False  # leave the file's classifier out although the number of classes fits
-    weights_other_operator: bool = False  # take a file that was trained with another operator, or placed otherwise
-    weights_class_order: str | None = None  # of the file's classifier: "sorted", or a text file, one class name a line
+    weights_new_head: bool = False  # initialize a new classifier even if the number of classes matches
+    weights_other_operator: bool = False  # accept weights that were trained with another operator or placement
+    weights_class_order: str | None = None  # class order of the file: "sorted", or a file with one class name per line
     dataset: Dataset = MISSING
     backbone: Backbone = MISSING
     protocol: Protocol = MISSING
     validation: Protocol = field(
-        # Validation follows the protocol key by key, so that one view can be chosen where the test takes a hundred.
+        # Validation follows the protocol key by key, so that it can use one view of a protocol with a hundred.
         default_factory=lambda: Protocol(**_interpolations("protocol", Protocol))
     )
     data: Data = MISSING
-    on_bad_video: str = "error"  # in validation: "error", or count it as "wrong"
+    on_bad_video: str = "error"  # unreadable videos in validation: "error", or count them as "wrong"
     augment: Augment = MISSING
     optimizer: Optimizer = MISSING
     schedule: Schedule = MISSING
@@ -296,12 +306,12 @@ class Train:
 
 @dataclass
 class Eval:
-    checkpoint: str = MISSING
-    split: str = "val"  # "val", "test" (where a data set has one), or "train"
-    resume: Any = False  # true or "auto": go on with an evaluation that was interrupted
-    on_bad_video: str = "error"  # a video that cannot be read ends the evaluation ("error") or counts as "wrong"
-    keep_views: str = "auto"  # each view's scores in scores.npz: "always", "never", "auto" (up to 512 MB of them)
-    features: bool = False  # write features.npz too: what the classifier sees of each video, (N, D)
+    checkpoint: str = MISSING  # checkpoint file, or a run folder: its best.pt
+    split: str = "val"  # "train", "val", or "test" if the data set has one
+    resume: Any = False  # true or "auto": continue an interrupted evaluation
+    on_bad_video: str = "error"  # unreadable videos: "error" stops the evaluation, "wrong" counts them as wrong
+    keep_views: str = "auto"  # scores of single views in scores.npz: "always", "never", or "auto": up to 512 MB
+    features: bool = False  # also write features.npz: the input of the classifier for each video, float32 (N, D)
     report: bool = True  # write report.html
     dataset: Any = MISSING
     backbone: Any = MISSING
@@ -312,14 +322,14 @@ class Eval:
 
 @dataclass
 class Predict:
-    checkpoint: str = MISSING
+    checkpoint: str = MISSING  # checkpoint file, or a run folder: its best.pt
     video: Any = MISSING  # file, folder of videos, glob, or a list of these: [a.mp4,b.mp4]
-    start: float = 0.0  # seconds: where the part to look at begins
-    end: float | None = None  # seconds: where it ends; null: with the video
-    top_k: int = 5  # classes in prediction.json
-    window: float | None = None  # seconds: score every window of a long video; live: what num_frames frames span
-    stride: float | None = None  # seconds from one window to the next; null: half of window
-    live: bool = False  # score frame by frame, from a file, a pipe, a camera or a network address
+    start: float = 0.0  # [seconds] start of the time range
+    end: float | None = None  # [seconds] end of the time range; null: the end of the video
+    top_k: int = 5  # [classes] number of best classes in prediction.json
+    window: float | None = None  # [seconds] length of the windows of a long video; live: what num_frames frames span
+    stride: float | None = None  # [seconds] from one window to the next; null: half of window
+    live: bool = False  # score frame by frame: a file, a pipe, a camera or a network address
     backbone: Any = MISSING
     protocol: Protocol = MISSING
     data: Data = MISSING
@@ -363,7 +373,7 @@ def config_folder() -> Path:
     for folder in (package / "configs", package.parent / "configs"):
         if folder.is_dir():
             return folder
-    raise InputError(f"found no configs folder in or beside {package}; install vsn-train again")
+    raise InputError(f"found no configs folder in or next to {package}; install vsn-train again")
 
 
 def register_schemas() -> None:

@@ -3,7 +3,7 @@
 import errno
 from pathlib import Path
 
-# The system refuses: no place, no right, no such place, or something else in its place.
+# The system refuses to write: no space, no permission, no such folder.
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 CANNOT_USE = {errno.ENOENT, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO}
 
@@ -13,7 +13,7 @@ class InputError(Exception):
 
 
 class StoppedError(Exception):
-    """The work could not go on, or was asked to stop. The message says why, and what is left to go on from.
+    """The work failed, or a signal stopped it. The message says why, and what can be resumed.
 
     code: the exit code; 1 is a failure.
     """
@@ -39,7 +39,7 @@ class VideoError(InputError):
 
 
 def refusal(error: OSError, folder: Path | None) -> str | None:
-    """The message where the system refuses to write; None for what is another failure. folder: of the run; None for a
+    """The message if the system refuses to read or write; None for any other failure. folder: of the run; None for a
     program without one."""
     place = error.filename or folder
     if isinstance(place, bytes):
@@ -52,5 +52,5 @@ def refusal(error: OSError, folder: Path | None) -> str | None:
         return f"cannot write{f' {place}' if place else ''}: {error.strerror}; make room, or choose another place"
     return (
         f"cannot write {place}: {error.strerror}; make room, or choose another place with hydra.run.dir=FOLDER. "
-        "Checkpoints that lie there are whole: resume=true goes on from them"
+        "Checkpoints there are intact: resume=true continues from them"
     )

@@ -1,4 +1,4 @@
-"""Two commands at once in one folder: the second is told, and the first one's files stay as they are."""
+"""A lock on a folder: a second command is refused, and the files of the first stay unchanged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOCK = ".lock"
 def folder_lock(folder: Path, advice: str) -> Iterator[None]:
     """Hold the folder, made where it is missing, for this process alone; killed processes hold nothing.
 
-    advice: the end of the message for whoever comes second. Raises InputError where another process holds it. On file
+    advice: the end of the message to the second command. Raises InputError if another process holds the lock. On file
     systems without locks nothing is held.
     """
     if fcntl is None:
@@ -62,7 +62,7 @@ def _lock(path: Path, folder: Path, advice: str) -> int | None:
 
 
 def new_folder(parent: Path) -> Path:
-    """A folder of this moment's name that nobody else has; of several in one second the later ones get a number."""
+    """A new folder named after the time; of several in one second the later ones get a number."""
     parent.mkdir(parents=True, exist_ok=True)
     stamp, number = f"{datetime.now():%Y-%m-%d_%H-%M-%S}", 1
     while True:

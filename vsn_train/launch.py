@@ -1,4 +1,4 @@
-"""One process, N local processes, torchrun, Slurm: who am I, who starts the others, where do we write."""
+"""Start one process, N local processes, or join those of torchrun or Slurm; agree on the run folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from vsn_train.run.evaluate import evaluate
 from vsn_train.run.train import train
 from vsn_train.terminal import forgive_output
 
-PEER_LOST = 3  # exit code of a process that ended because another one did; that one tells why
+PEER_LOST = 3  # exit code of a process that ended because another one failed, which prints the reason
 
 
 def launch_train(config: schema.Train, run_folder: Path) -> None:
@@ -46,9 +46,9 @@ def launch_evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: P
 
 
 def agree_on_run_folder(name: str, choose: Callable[[], str]) -> str:
-    """One run folder for all processes that torchrun or srun has started: the main process chooses, all others ask it.
+    """One run folder for all processes of torchrun or srun: rank 0 chooses, the others read it from the store.
 
-    Processes that the elastic launcher has started anew get the folder that they had. Raises in all processes what
+    Processes that the elastic launcher has restarted get the same folder. Raises in all processes what
     choose() raises in the main one.
     """
     set_torch_env_from_slurm()
@@ -71,7 +71,7 @@ def _folder_of_this_launch(name: str) -> str | None:
 
 
 def set_torch_env_from_slurm() -> None:
-    """Say in torch's words (RANK, WORLD_SIZE, …) what srun says in its own; what is there already stays.
+    """Set RANK, WORLD_SIZE, … from Slurm's variables unless already set.
 
     A batch script without srun, or srun with a single task, is one process.
     """
@@ -189,9 +189,9 @@ def _local_process(command: str, outcome: Any, parent: int, work: Callable[..., 
 
 
 def _work_or_explain(command: str, outcome: Any, work: Callable[..., None], *arguments: Any) -> None:
-    """What each of several processes runs: what went wrong is told once, and all end with a single process's code.
+    """Runs in each of several processes: an error is printed once, and all end with the exit code of a single process.
 
-    outcome: a shared number for local processes, the exit code of what has been told; 0 for nothing yet.
+    outcome: a shared number for local processes, the exit code of the error that was printed; 0: none yet.
     """
     run_folder = arguments[-1]
     try:
@@ -200,14 +200,14 @@ def _work_or_explain(command: str, outcome: Any, work: Callable[..., None], *arg
         sys.exit(CANCELLED)
     except (InputError, StoppedError) as error:
         code = error.code if isinstance(error, StoppedError) else 2
-        # Most errors are everybody's; the first process tells, and torchrun's main one.
-        tells = outcome.value == 0 if outcome is not None else os.environ["RANK"] == "0" or code == 2
-        if tells:
+        # Most errors occur in all processes; the first local one prints it, under torchrun rank 0.
+        prints = outcome.value == 0 if outcome is not None else os.environ["RANK"] == "0" or code == 2
+        if prints:
             if outcome is not None:
                 outcome.value = code
             print(f"{command}: {error}", file=sys.stderr)
         if outcome is not None and code in (REQUEUE, CANCELLED):
-            return  # all processes end like this; the launcher is not to start them anew
+            return  # all processes end like this; the launcher must not restart them
         sys.exit(code)
     except Exception as error:
         if isinstance(error, OSError) and (message := refusal(error, run_folder)):
@@ -231,5 +231,5 @@ def _work_or_explain(command: str, outcome: Any, work: Callable[..., None], *arg
 
 
 def _silence_launcher() -> None:
-    # Its log repeats every failure that the failing process has told already.
+    # Its log repeats failures that the failing process has printed already.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)

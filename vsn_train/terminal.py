@@ -1,7 +1,7 @@
-"""What a program says never ends it: any name can be printed, and whoever listens may stop listening.
+"""Output never ends a program: any name can be printed, and the reader of the output may disappear.
 
-Without this a video's name that the terminal cannot show, `| head -1` or a closed standard error end a run in the
-middle of its work, and its results are lost.
+Without this, a file name that the terminal cannot show, `| head -1` or a closed standard error end a run, and its
+results are lost.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 
 def forgive_output() -> None:
-    """For the start of a program and of each of its processes."""
+    """Call at the start of a program and of each of its processes."""
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream: Any = getattr(sys, name)
         if stream is None:  # it was closed before we started: its number must not become that of a file with results
@@ -29,7 +29,7 @@ def forgive_output() -> None:
 
 
 class _Forgiving:
-    """A stream whose errors are nobody's: after the first one all that it is given goes nowhere."""
+    """A stream that ignores errors: after the first one, all output is discarded."""
 
     def __init__(self, stream: io.TextIOWrapper) -> None:
         self._stream = stream

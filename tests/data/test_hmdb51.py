@@ -85,7 +85,7 @@ def test_missing_folders_lists_and_videos(tmp_path):
         load_hmdb51(tmp_path / "nowhere", "train")
     root = make(tmp_path, {"clap": ["a_clap_u.avi 1", "b_clap_u.avi 1"]}, files=["a_clap_u.avi"])
     with pytest.raises(
-        InputError, match=r"found no <class>_test_split2.txt in testTrainMulti_7030_splits in or beside"
+        InputError, match=r"found no <class>_test_split2.txt in testTrainMulti_7030_splits in or next to"
     ):
         load_hmdb51(root, "train", 2)
     with pytest.raises(

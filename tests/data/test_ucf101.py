@@ -85,7 +85,7 @@ def test_missing_folders(tmp_path):
         InputError, match=r"dataset.root=.*: no such folder; expected the folder of UCF101's class folders"
     ):
         load_ucf101(tmp_path / "nowhere", "train")
-    with pytest.raises(InputError, match="found no ucfTrainTestlist in or beside"):
+    with pytest.raises(InputError, match="found no ucfTrainTestlist in or next to"):
         load_ucf101(tmp_path, "train")
     root = make(tmp_path)
     with pytest.raises(InputError, match=r"testlist01.txt: no such file; expected an official annotation file"):

@@ -190,7 +190,7 @@ def test_it_ends_when_validations_get_no_better(tmp_path):
 def test_a_signal_saves_after_the_step(tmp_path):
     interrupts = Interrupts()
     interrupts.received = signal.SIGTERM
-    with pytest.raises(StoppedError, match=r"stopped by SIGTERM; saved .*last.pt .to go on: resume=true") as error:
+    with pytest.raises(StoppedError, match=r"stopped by SIGTERM; saved .*last.pt .to resume: resume=true") as error:
         trained(tmp_path, interrupts=interrupts)
     assert error.value.code == 75
     saved = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)

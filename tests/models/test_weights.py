@@ -240,7 +240,7 @@ def test_classifier_is_dropped_on_request_or_for_other_classes(tmp_path):
     path, source = saved(tmp_path, "tsn")
     model = create_model("tsn", "resnet18", 4, 7)
     report = load_weights(model, path, new_head=True)
-    assert report.skipped == dict.fromkeys(("head.weight", "head.bias"), "a new classifier was asked for")
+    assert report.skipped == dict.fromkeys(("head.weight", "head.bias"), "a new classifier was requested")
     assert not torch.equal(model.head.weight, source.head.weight)
     report = load_weights(create_model("tsn", "resnet18", 4, 9), path)
     assert "a classifier of 7 classes, this model has 9" in str(report)

@@ -121,8 +121,8 @@ def test_the_script_goes_on_where_it_was_and_lists_what_failed(tmp_path: Path, r
     assert not (target / "failed.txt").exists()
 
     for arguments, message in [
-        ((source, target, "--method", "dis", "--bound", "15"), "flow.json says that what lies there was made with"),
-        ((source, source / "flow"), "must not lie in each other"),
+        ((source, target, "--method", "dis", "--bound", "15"), "flow.json: the files there were made with"),
+        ((source, source / "flow"), "must not contain each other"),
         ((tmp_path / "nowhere", target), "no such folder or manifest"),
         ((source, target, "--shard", "3/2"), "--shard 3/2"),
     ]:

@@ -214,9 +214,9 @@ def test_the_script_goes_on_and_lists_what_it_cannot_read(tmp_path):
 
     other = run_script(source, target, "--crf", "30")
     assert (other.returncode, other.stderr.count("\n")) == (2, 1)
-    assert "what lies there was made with {'short_side': 256, 'crf': 20" in other.stderr
+    assert "the files there were made with {'short_side': 256, 'crf': 20" in other.stderr
     for arguments, message in [
-        ((source, source / "in"), "must not lie in each other"),
+        ((source, source / "in"), "must not contain each other"),
         ((tmp_path / "none", target), "no such folder"),
         ((source, tmp_path / "t", "--short-side", "255"), "expected an even number"),
         ((target, tmp_path / "t", "--list", source / "list.txt", "--shard", "3/2"), "expected i/n"),

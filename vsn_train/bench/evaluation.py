@@ -188,7 +188,7 @@ def measured(score: Callable[[], np.ndarray]) -> Run:
 
 def peak_of_processes(action: Callable[[], object], every: float = 0.2) -> int | None:
     """Bytes that this process and its children hold at the peak of `action`, above what they held before; shared pages
-    count once. None where the system does not tell (it is Linux that does)."""
+    count once. None if the system does not report it (only Linux does)."""
     before = _proportional_size()
     if not before:
         return None

@@ -1,4 +1,4 @@
-"""Times and memory of networks: forward passes and training steps, under every setting, all in turns."""
+"""Times and memory of networks: forward passes and training steps, under every setting, in interleaved rounds."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class ModelTimes:
 def time_models(
     models: Sequence[str], settings: Sequence[Setting], work: Workload, mode: str, rounds: int
 ) -> ModelTimes:
-    """Every model under every setting, all in turns."""
+    """Every model under every setting, in interleaved rounds."""
     keys = [(model, setting) for model in models for setting in settings]
     actions = {key: model_action(key[0], work, key[1], mode) for key in keys}
     for action in actions.values():

@@ -1,8 +1,8 @@
 """How fast videos are read: ours on the files as they are, ours on fast-seek copies, and the common pipeline.
 
-Everything runs on one core, in turns, over the same videos with the same draws. A stage lasts from the end of the one
-before it to its own. What a GPU does for ours (cutting the test views out, making floats) is timed apart, on the CPU;
-the common pipeline does that in its workers.
+Everything runs on one core, in interleaved rounds, over the same videos with the same draws. A stage lasts from the
+end of the one before it to its own. What a GPU does for ours (cropping the test views, conversion to float) is timed
+separately, on the CPU; the common pipeline does that in its workers.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class ReadTimes:
 
 
 def compare_reading(videos: Videos, reading: Reading, rounds: int) -> ReadTimes:
-    """All pipelines in turns, on one core."""
+    """All pipelines in interleaved rounds, on one core."""
     pipelines = [name for name in PIPELINES if name != "ours, copies" or videos.copies]
     timers = {name: StageTimer() for name in pipelines}
     passes = dict.fromkeys(pipelines, 0)
@@ -340,7 +340,7 @@ def manifest_of(files: Sequence[str]) -> Manifest:
 def worker_memory(files: Sequence[str], reading: Reading, clips: int) -> dict[int, float]:
     """Clips read by one worker process -> its resident memory in MB, at a hundredth, a tenth, … of `clips`."""
     if not Path("/proc/self/statm").exists():
-        raise InputError("--memory: this system does not tell the memory of a process; it needs Linux's /proc")
+        raise InputError("--memory: this system does not report the memory of a process; it needs Linux's /proc")
     marks = sorted({max(1, round(clips * share)) for share in (0.01, 0.1, 0.25, 0.5, 0.75, 1)})
     ours, theirs = multiprocessing.get_context("fork").Pipe(duplex=False)
 

@@ -168,8 +168,8 @@ def image_training_step(choice: str, work: Workload) -> Callable[[], None]:
 
 
 def time_steps(choices: Sequence[str], operator: str, work: Workload, rounds: int, processes: int = 1) -> StepTimes:
-    """Every choice of switches, all in turns. processes: that share each step through DDP, on this machine, one CPU
-    thread each unless there are more cores; timed is the first. Raises InputError as `check_choice`."""
+    """Every choice of switches, in interleaved rounds. processes: that share each step through DDP, on this machine,
+    one CPU thread each unless there are more cores; timed is the first. Raises InputError as `check_choice`."""
     for choice in choices:
         check_choice(choice, work, processes)
     if processes == 1:
@@ -187,7 +187,7 @@ def _time_here(choices: Sequence[str], operator: str, work: Workload, rounds: in
     for choice, action in actions.items():
         action()  # the first step allocates the optimizer's state, and compiles
         if processes > 1:
-            action()  # DDP arranges its buffers anew after the first
+            action()  # DDP rebuilds its buckets after the first
         memory[choice] = peak_memory(action, work.device)
     return StepTimes(interleave(actions, rounds, warmup=0, device=work.device), memory)
 

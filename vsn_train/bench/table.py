@@ -72,7 +72,7 @@ class NetworkTimes:
 
 
 def time_networks(work: Workload, settings: Sequence[Setting], rounds: int) -> NetworkTimes:
-    """Forward passes of all NETWORKS in turns, first of one clip, then of work.batch clips."""
+    """Forward passes of all NETWORKS in interleaved rounds, first of one clip, then of work.batch clips."""
     networks = list(NETWORKS)
     single = time_models(networks, settings, replace(work, batch=1), "forward", rounds)
     return NetworkTimes(single, time_models(networks, settings, work, "forward", rounds))

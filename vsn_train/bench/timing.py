@@ -35,7 +35,7 @@ class Ratio:
 
 
 def ratio(times: np.ndarray, reference: np.ndarray) -> Ratio:
-    """times, reference: (rounds,) seconds, measured in turns."""
+    """times, reference: (rounds,) seconds, measured in interleaved rounds."""
     low, median, high = np.quantile(times / reference, (0.25, 0.5, 0.75))
     return Ratio(float(median), float(low), float(high))
 

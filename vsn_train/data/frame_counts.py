@@ -1,4 +1,4 @@
-"""How many frames each video of a manifest has: counted once, in parallel, resumable, kept beside the data.
+"""How many frames each video of a manifest has: counted once, in parallel, resumable, stored next to the data.
 
 A folder of frames whose count is known need not be listed every time it is read, which spares file servers; and a scan
 finds broken folders and files before a training does.
@@ -25,7 +25,7 @@ from vsn_train.data.video import open_video
 from vsn_train.errors import InputError, VideoError
 
 UNKNOWN = -1
-CHUNK = 64  # videos handed to a worker at once
+CHUNK = 64  # videos per task of a worker
 
 
 def count_frames(

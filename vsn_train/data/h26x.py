@@ -8,7 +8,7 @@ from __future__ import annotations
 
 SLICE_HEAD = 24  # bytes that hold the beginning of a slice header
 # Of how many pictures from a key picture on the whole slice header is read, which takes three times as long. A header
-# that belongs to other parameter sets than those at hand, as after a join that lost them, is followed by more of these.
+# that belongs to other parameter sets than the current ones, as after a join without them, leads to more of these.
 READ_WHOLE = 4
 WHOLE_HEAD = 400  # bytes
 RUN = 1 << 40  # further apart than any two picture order counts

@@ -76,7 +76,7 @@ def work_with_bar(
 ) -> tuple[list[Any], list[str]]:
     """`work_isolated` under a progress bar: the results, and "item<TAB>cause" of each failure.
 
-    A failure is told at once as "<trouble> <item>: <cause>".
+    A failure is printed at once as "<trouble> <item>: <cause>".
     """
     results: list[Any] = []
     failed: list[str] = []

@@ -1,4 +1,4 @@
-"""Batches: which video on which process at which step, and what a sample is made of; workers.py decodes them.
+"""Batches: the videos of each rank and step, and the content of a sample; workers.py decodes them.
 
 What a sample looks like depends on (seed, epoch, index) alone: not on workers, processes, order or a restart.
 """
@@ -233,7 +233,7 @@ class EpochBatches:
         self.seed = seed
         self.classes = classes
         self.epoch = 0
-        self.done = 0  # videos of the epoch that lie behind; counted so, another number of processes can go on
+        self.done = 0  # videos of the epoch that are done; in videos, so that another number of processes can resume
 
     def __len__(self) -> int:
         """Optimizer steps of an epoch."""
@@ -299,7 +299,7 @@ def by_step(loader: Iterable[Batch], batches: EpochBatches) -> Iterator[list[Bat
 
 
 def training_loader(clips: TrainingClips, batches: EpochBatches, workers: int, timeout: float = 0.0) -> Loader[Batch]:
-    """Yields `Batch`. timeout: seconds that one clip may take in a worker; 0: for ever."""
+    """Yields `Batch`. timeout: seconds that one clip may take in a worker; 0: no limit."""
     channels = 3 if clips.modality == "rgb" else 2 * FLOW_STACK
     collate = _Collate(clips.num_frames, channels, clips.augmentation.crop_size)
     return Loader(clips, batches, collate, workers, timeout)

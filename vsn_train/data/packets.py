@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.stream import VideoStream
 
-# What a packet may bring along that changes the stream from there on.
+# Side data of a packet that changes the stream from there on.
 _CHANGES = ("new_extradata", "param_change")
 _FEW = 600  # pictures
 _UNKNOWN = -1 << 40  # still negative when the place within a packet is added

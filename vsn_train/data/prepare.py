@@ -231,11 +231,11 @@ def keep_settings(path: Path, settings: dict[str, object]) -> None:
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise InputError(
-                f"{path}: damaged ({error}); it says how all that lies there was made: remove the folder, or only "
+                f"{path}: damaged ({error}); it records how the files there were made: remove the folder, or only "
                 "this file if you know that the settings are the same"
             ) from error
         if found != settings:
-            raise InputError(f"{path} says that what lies there was made with {found}, now {settings} is asked for")
+            raise InputError(f"{path}: the files there were made with {found}; the settings are now {settings}")
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(settings) + "\n")

@@ -1,4 +1,4 @@
-"""Which views of a video are averaged at test time, and what a result over them is called."""
+"""Which views of a video are averaged at test time, and the name of a result over them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass
 class Protocol:
-    """A video has clips × crops views; its score is their mean."""
+    """The views of a test: clips × crops per video. The score of a video is their mean."""
 
-    clips: int  # per video
+    clips: int  # [clips] per video
     placement: str  # "uniform": T segments of the whole video; "dense": windows of 64 frames
-    crops: int  # 1 centre; 3 along the longer side; 5 corners and centre; 10 those, each also flipped
-    short_side: int  # pixels, after resizing
-    crop_size: int  # pixels
+    crops: int  # [crops] 1: centre; 3: along the longer side; 5: corners and centre; 10: these five, also flipped
+    short_side: int  # [pixels] short side of a frame after resizing
+    crop_size: int  # [pixels] height and width of a crop
     average: str = "logits"  # what is averaged: "logits" or "probabilities"
 
     @property

@@ -1,4 +1,4 @@
-"""Which frames: index arithmetic, nothing else.
+"""Frame sampling: index arithmetic only.
 
 Both ways of choosing frames go back to the TSN and TSM code. Three things differ from it and are stated here: a video
 too short for its T frames is stretched evenly where TSM repeats its first frame; training segments end where the next

@@ -32,7 +32,7 @@ class TorchCodecReader:
         times = [table.times[packet] for packet in frame_map.packet_of]
         known = [time for time in times if time is not None]
         if len(known) < len(times) or any(a >= b for a, b in pairwise(known)):
-            raise self._error("its presentation times do not tell the order of its frames")
+            raise self._error("its time stamps do not define the order of its frames")
         in_turn = list(range(len(frame_map.spare)))
         if table.container == "avi" and not known == frame_map.packet_of == in_turn:
             raise self._error("B-frames in AVI, which holds no presentation times")

@@ -36,7 +36,7 @@ def normalize(video: Tensor) -> Tensor:
 
 @cache
 def mean_and_std(rgb: bool, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Of pixels from 0 to 255, (C or 1, 1, 1) each. Kept, because a GPU stands still while it is given them anew."""
+    """Of pixels of 0 to 255, (C or 1, 1, 1) each. Cached, because a GPU waits while they are copied."""
     with torch.inference_mode(False):
         mean = torch.tensor(MEAN if rgb else (FLOW_MEAN,), device=device).view(-1, 1, 1) * 255
         std = torch.tensor(STD if rgb else (FLOW_STD,), device=device).view(-1, 1, 1) * 255

@@ -195,7 +195,7 @@ class Video:
         """The given frames, in the given order; they may repeat.
 
         Returns uint8 (N, C, H, W), RGB, a view of memory laid out as (N, H, W, C) ("channels last").
-        Ask for all frames of a clip in one call: every call starts decoding anew.
+        Request all frames of a clip in one call: every call restarts decoding.
         Raises IndexError outside 0..num_frames-1, VideoError where the file turns out to be damaged.
         """
         if self._closed:

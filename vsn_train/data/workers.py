@@ -1,4 +1,4 @@
-"""Worker processes that decode batches, and are replaced when a video takes one of them along.
+"""Worker processes that decode batches, and are replaced when a video crashes or hangs one of them.
 
 torch's DataLoader ends the training with the first worker that dies. A damaged video can abort its decoder, or keep it
 busy for ever: at the scale of a published data set that happens, and it should cost one clip. So every worker notes in
@@ -41,8 +41,8 @@ from vsn_train.errors import InputError
 
 Item = TypeVar("Item")
 
-AHEAD = 2  # batches that a worker may be ahead of the one that is asked for
-ATTEMPTS = 2  # a clip that took as many workers along is quarantined
+AHEAD = 2  # batches that a worker may be ahead of the requested one
+ATTEMPTS = 2  # a clip that crashed or hung as many workers is quarantined
 START_TIME = 30.0  # seconds after which a worker that has not begun to run is replaced
 DYING = (
     10.0  # seconds that a killed worker may take to end; one that waits for a dead file system in the kernel never does
@@ -54,7 +54,7 @@ FRUITLESS = 10  # workers in a row that died without having begun a clip: someth
 class BadVideo:
     """A video that could not be read: its index in the manifest, its name and why.
 
-    lost: it took its worker along, and is not to be touched again.
+    lost: it crashed or hung its workers, and is not decoded again.
     """
 
     index: int
@@ -87,7 +87,7 @@ class Loader(Generic[Item]):
         self.dataset, self.batches, self.collate = dataset, batches, collate
         self.workers, self.timeout = workers, timeout
         self.quarantine: dict[int, BadVideo] = {}
-        self.deaths: dict[int, int] = {}  # index -> workers that it took along
+        self.deaths: dict[int, int] = {}  # index -> workers that it crashed or hung
         self.fruitless = 0
         self._workers: list[_Worker] = []
         # Also at the end of the interpreter: multiprocessing would wait for them.
@@ -117,7 +117,7 @@ class Loader(Generic[Item]):
                 yield done.pop(asked)
                 asked += 1
         finally:
-            if any(worker.tasks for worker in self._workers):  # left half-way: nobody wants what they are at
+            if any(worker.tasks for worker in self._workers):  # left half-way: the results are not needed
                 self.close()
 
     def _without_quarantined(self, keys: list[Any]) -> list[Any]:
@@ -200,7 +200,7 @@ class Loader(Generic[Item]):
             self._send(new, task)
 
     def _start(self) -> _Worker:
-        # fork: the manifest is shared and nothing is imported anew. A spawned worker would take seconds to start.
+        # fork: the manifest is shared and nothing is imported again. A spawned worker would take seconds to start.
         context = multiprocessing.get_context("fork")
         ours, theirs = context.Pipe()
         progress = context.RawArray("d", [-1.0, 0.0])
@@ -272,7 +272,7 @@ def die_with_parent(parent: int) -> None:
 def _work(
     theirs: Any, ours: Any, progress: Any, dataset: Any, collate: Callable[[list[Any]], Any], parent: int
 ) -> None:
-    """What a worker does until its parent is gone."""
+    """The main loop of a worker, until its parent ends."""
     progress[1] = time.monotonic()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the training decides what to do
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)

@@ -1,1 +1,1 @@
-"""The training loop, the evaluation loop and what they stand on."""
+"""The training loop, the evaluation loop and the parts that they use."""

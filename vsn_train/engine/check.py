@@ -1,4 +1,4 @@
-"""vsn-train check=true: what goes into the network, how fast, and what limits."""
+"""vsn-train check=true: the batches of the network, the speed, and the bottleneck."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _unreadable(title: str, videos: Iterable[BadVideo]) -> list[str]:
 
 
 def loader_rate(loader: Loader[Batch], batches: int) -> float:
-    """Clips a second that the loader gives when nobody else works; what is in flight at the start is not counted."""
+    """Clips per second of the loader alone; batches in flight at the start are not counted."""
     skipped = min(2 * loader.workers, batches // 2)
     videos, started = 0, time.perf_counter()
     for number, batch in enumerate(loader):
@@ -88,7 +88,7 @@ def what_limits(loading: float, training: float, workers: int) -> str:
 
 
 def save_contact_sheet(path: Path, video: Tensor, titles: Sequence[str], clips: int = 8) -> None:
-    """A PNG of what the network sees: one row a clip, its frames from left to right, its label above.
+    """A PNG of augmented clips: one row per clip, its frames from left to right, its label above.
 
     video: uint8 (B, T, C, H, W). Of flow the first field is shown: x in red, y in green, no motion as grey.
     """

@@ -1,4 +1,4 @@
-"""Checkpoints: when a run is saved, what is kept, and which one to go on from.
+"""Checkpoints: when a run is saved, which files are kept, and which one to resume from.
 
 A half-written file is never read (atomic.py). The tensors are copied first and written by a thread, so that training
 waits for the copy alone.
@@ -67,7 +67,7 @@ class Checkpoints:
         return self.writes and 0 < 60 * self.every_minutes <= time.monotonic() - self.saved_at
 
     def save(self) -> None:
-        """Write last.pt, and best.pt and epoch_<n>.pt where a validation has just earned them, while work goes on.
+        """Write last.pt, and best.pt and epoch_<n>.pt after a validation that calls for them, in the background.
 
         Raises StoppedError when this or the previous one cannot be written; the files before it are whole.
         """
@@ -77,7 +77,7 @@ class Checkpoints:
         self.wait()
         checkpoint = self.current()
         if broken := not_finite(checkpoint.model):
-            left = f"; go on from {self.how_to_go_on()}" if self.last.exists() else ""
+            left = f"; resume from {self.how_to_resume()}" if self.last.exists() else ""
             raise StoppedError(
                 f"after step {checkpoint.step} {broken} has values that are not finite: the training has diverged, and "
                 f"nothing was saved; lower optimizer.lr, or look at the data{left}"
@@ -94,7 +94,7 @@ class Checkpoints:
     def _write(self, content: dict[str, Any], copies: list[str], kept: set[str]) -> None:
         with atomic_path(self.last) as written:
             _write_content(written, content)
-            # The copies first: whoever goes on from the new last.pt can rely on them.
+            # The copies first: a run that resumes from the new last.pt relies on them.
             for name in copies:
                 with atomic_path(self.folder / name) as copy:
                     try:
@@ -106,26 +106,26 @@ class Checkpoints:
                 path.unlink()
 
     def wait(self) -> None:
-        """Until all is written. Raises StoppedError when it cannot be."""
+        """Wait until everything is written. Raises StoppedError if that fails."""
         if self.pending is None:
             return
         try:
             self.pending.result()
         except OSError as error:
             if self.last.exists():
-                left = f"the previous checkpoint is whole: make room, then go on from {self.how_to_go_on()}"
+                left = f"the previous checkpoint is intact: make room, then resume from {self.how_to_resume()}"
             else:
                 left = "there is no checkpoint yet: make room or choose another hydra.run.dir"
             raise StoppedError(f"cannot save {self.last}: {error.strerror or error}; {left}") from error
         finally:
             self.pending = None
 
-    def how_to_go_on(self) -> str:
-        return f"{self.last} (to go on: {paste('resume=true', hydra__run__dir=self.folder.parent)})"
+    def how_to_resume(self) -> str:
+        return f"{self.last} (to resume: {paste('resume=true', hydra__run__dir=self.folder.parent)})"
 
 
 def _copy(value: Any) -> Any:
-    """The same with every tensor copied to the CPU, so that training may go on and change it."""
+    """The same with every tensor copied to the CPU, so that training may continue to change the original."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
@@ -136,7 +136,7 @@ def _copy(value: Any) -> Any:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """A crash at any moment leaves the previous file or the new one, whole."""
+    """Write atomically: a crash leaves the previous file or the new one, intact."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as written:
         _write_content(written, checkpoint.content())
@@ -173,9 +173,9 @@ class _Watched:
 
 @dataclass(frozen=True)
 class OpenedCheckpoint:
-    """A checkpoint file that was read once: what it held, and what it is called in results.
+    """A checkpoint that was read once: its content, path and hash.
 
-    hash: see `file_hash`. checkpoint: without the optimizer's tensors, which nobody needs who does not train.
+    hash: see `file_hash`. checkpoint: without the optimizer's tensors, which only a training needs.
     """
 
     path: Path
@@ -196,7 +196,7 @@ def _unpacked(path: Path, hash: str, content: bytes) -> OpenedCheckpoint:
 
 
 def open_checkpoint(path: Path) -> OpenedCheckpoint:
-    """For those who use a network and do not train it. Raises InputError as `load_checkpoint`.
+    """Read a checkpoint for inference. Raises InputError as `load_checkpoint`.
 
     The hash is that of the bytes that were read, also while a training replaces the file.
     """
@@ -214,7 +214,7 @@ def open_checkpoint(path: Path) -> OpenedCheckpoint:
 
 
 def checkpoint_in(path: Path) -> Path:
-    """The checkpoint that a path stands for: a file, of a run folder its best one, or a folder of model_folder.py."""
+    """The checkpoint of a path: the file itself, best.pt of a run folder, or a folder that model_folder.py wrote."""
     for folder in (path / "checkpoints", path):
         for name in ("best.pt", "last.pt"):
             if path.is_dir() and (folder / name).is_file():
@@ -278,9 +278,9 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path, Checkpoint, list[str]]:
-    """The newest whole checkpoint of a run, and why newer ones were passed over.
+    """The newest intact checkpoint of a run, and why newer ones were not used.
 
-    Raises InputError when last.pt is missing or no file is whole.
+    Raises InputError if last.pt is missing or no file is intact.
     """
     last = folder / "last.pt"
     if not last.exists():
@@ -291,12 +291,12 @@ def newest_checkpoint(folder: Path) -> tuple[Path, Checkpoint, list[str]]:
         try:
             found = load_checkpoint(path)
             if broken := not_finite(found.model):
-                raise InputError(f"{path}: {broken} has values that are not finite; no training goes on from them")
+                raise InputError(f"{path}: {broken} has values that are not finite; a training cannot resume from them")
             return path, found, passed_over
         except InputError as error:
             passed_over.append(str(error))
     raise InputError(
-        f"{passed_over[0]}. No other checkpoint in {folder} is whole either; start anew in another hydra.run.dir"
+        f"{passed_over[0]}. No other checkpoint in {folder} is intact either; start a new run in another hydra.run.dir"
     )
 
 

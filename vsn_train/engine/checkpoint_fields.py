@@ -1,4 +1,4 @@
-"""Is what a file holds a checkpoint, and does it fit the network? Whoever wrote the file may have written anything."""
+"""Validate the content of a checkpoint file, which may come from anybody, and its fit to the network."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def load_network(model: nn.Module, tensors: Mapping[str, Tensor], key: str = "mo
 
 
 def resume_state(state: TrainState, checkpoint: Checkpoint) -> None:
-    """Bring a training to where its checkpoint stood.
+    """Restore a training from its checkpoint.
 
     Raises InputError with the key of what does not fit the training's network or optimizer.
     """

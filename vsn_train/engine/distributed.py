@@ -1,4 +1,4 @@
-"""This process among the others: rank, device, and the few collectives the loops need.
+"""Rank, device and the collectives that the loops need.
 
 Every function works in a single process too, where there is nothing to exchange.
 """
@@ -87,7 +87,7 @@ class Process:
 
 @contextmanager
 def join_processes(device: str, threads: int) -> Iterator[Process]:
-    """Join the group that the launcher describes in the environment (RANK, WORLD_SIZE, …), or be alone.
+    """Join the process group described by RANK, WORLD_SIZE, …; a group of one without these.
 
     device: "auto", "cpu" or "cuda". threads: CPU threads of this process; 0 takes OMP_NUM_THREADS where the user has
     set it, and otherwise shares the cores evenly. Raises InputError for "cuda" where there is none.
@@ -121,7 +121,7 @@ def join_processes(device: str, threads: int) -> Iterator[Process]:
 
 
 def threads_of_user(local_size: int) -> int:
-    """What OMP_NUM_THREADS says; 0 where nobody has set it. local_size: processes on this machine."""
+    """The value of OMP_NUM_THREADS; 0 if it is not set. local_size: processes on this machine."""
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     by_torchrun = launch_id() and local_size > 1 and first == "1" and not os.environ.get(OWN_LAUNCH)
     return int(first) if first.isascii() and first.isdigit() and not by_torchrun else 0  # torchrun sets 1 by itself
@@ -148,7 +148,7 @@ def rendezvous() -> tuple[dist.Store, int, int]:
 def _agree_on_store_prefix(store: dist.Store, rank: int, world_size: int) -> str:
     """A prefix for what these processes keep in the store, which no earlier start of theirs has used.
 
-    torch's elastic launcher keeps its store when it starts processes anew (seen with 2.14), and in it the addresses of
+    torch's elastic launcher keeps its store when it restarts processes (seen with 2.14), and in it the addresses of
     those that are gone; its count of restarts may differ between machines. So each process leaves a number of its own,
     the main one answers every number that it finds there with the prefix, and knows from the reply that it was not an
     old one.
@@ -169,9 +169,9 @@ def _agree_on_store_prefix(store: dist.Store, rank: int, world_size: int) -> str
 def rebuild_buckets(network: DistributedDataParallel, video: Tensor, autocast: torch.autocast) -> None:
     """Have DDP rebuild its buckets before the first step, in a pass that changes nothing. video: (B, T, C, H, W).
 
-    DDP sorts gradients into buckets anew after its first backward pass, by when they were ready. Where in its bucket a
-    gradient lies decides in which order more than two processes add it up. Without this pass the first step of a
-    resumed run would round otherwise than the same step of a run that was never stopped.
+    DDP rebuilds its gradient buckets after the first backward pass, in the order in which gradients became ready. The
+    place of a gradient in its bucket determines the order in which more than two processes add it up. Without this
+    pass the first step of a resumed run would round differently from the same step of an uninterrupted run.
     """
     before = [buffer.clone() for buffer in network.buffers()]
     with autocast:
@@ -189,7 +189,7 @@ def launch_id() -> str:
 
 
 def launched_before(run_folder: Path) -> bool:
-    """Whether the elastic launcher has started a run anew that can go on, after a failure or with other machines."""
+    """Whether the elastic launcher has restarted a run that can be resumed, after a failure or with other machines."""
     path = run_folder / "environment.json"
     if not launch_id() or not path.exists() or not (run_folder / "checkpoints" / "last.pt").exists():
         return False

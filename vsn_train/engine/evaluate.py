@@ -1,4 +1,4 @@
-"""The one evaluation loop: every video once, each frame decoded once, the same scores whoever computes them."""
+"""The one evaluation loop: every video once, each frame decoded once, the same scores from any number of processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vsn_train.engine.distributed import Process
 from vsn_train.engine.log import Progress
 from vsn_train.engine.prefetch import to_device, to_host
 
-# What became of each video, by its index: its views' scores, float32 (V, K), or (1, K) where only their mean is kept.
+# The result of each video, by its index: its views' scores, float32 (V, K), or (1, K) where only their mean is kept.
 Found = dict[int, "np.ndarray | BadVideo"]
 
 
@@ -39,12 +39,12 @@ def score_videos(
     title: str = "evaluate",
     features: int = 0,
 ) -> Found:
-    """What this process found for its groups of videos; `store` is told after every group.
+    """The scores of this process's groups of videos; `store` is called after every group.
 
     model: (B, T, C, H, W) -> (B, K). flipped_labels: (K,), see `Manifest.flipped_labels`. on_bad_video: "wrong"
-    leaves a video that cannot be read in the result as what it is; "error" raises VideoError for it, because a number
-    over fewer videos is another number. title: of the progress bar; empty for none. features: how many of the K
-    columns, the last ones, are no classes: they are averaged over the views as they are.
+    keeps a video that cannot be read in the result as a BadVideo; "error" raises VideoError, because accuracy on fewer
+    videos is not comparable. title: of the progress bar; empty for none. features: how many of the K columns, the
+    last ones, are features and no classes: their mean over the views is taken as it is.
     """
     model.eval()
     found: Found = {}

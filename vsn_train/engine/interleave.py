@@ -1,4 +1,4 @@
-"""Time several things in turns, so that what disturbs the machine meets all of them."""
+"""Time several things in interleaved rounds, so that other load on the machine affects all of them."""
 
 from __future__ import annotations
 

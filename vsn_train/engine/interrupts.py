@@ -1,4 +1,4 @@
-"""SIGTERM, SIGUSR1 (Slurm's pre-emption) and Ctrl-C: save, say how to go on, and end with a code that says so."""
+"""SIGTERM, SIGUSR1 (Slurm's preemption) and Ctrl-C: save, print how to resume, and end with a distinct exit code."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ CANCELLED = 130  # exit code after Ctrl-C, as of any program that SIGINT ends
 
 
 class Interrupts:
-    """Notes the signals that ask for an end; the training loop looks at `received` once a step.
+    """Counts stop signals; the training loop reads `received` once per step.
 
-    Ctrl-C a second time ends at once. The same signal within a second is the same wish, told twice: a terminal and a
+    Ctrl-C a second time ends at once. The same signal within a second counts once: a terminal and a
     launcher both pass it on.
     """
 
@@ -27,7 +27,7 @@ class Interrupts:
 
     @property
     def name(self) -> str:
-        # Another process may have been told, and this one not.
+        # Another process may have received the signal, and this one not.
         return signal.Signals(self.received).name if self.received else "a signal to another process"
 
     @property
@@ -71,4 +71,4 @@ class Interrupts:
 
 
 class Interrupted(Exception):
-    """A signal came in a part of the work that can be given up."""
+    """A signal arrived during work that can be abandoned."""

@@ -1,4 +1,4 @@
-"""What a run says: the terminal, log.txt for grep, metrics.jsonl for machines, TensorBoard for eyes."""
+"""The output of a run: the terminal, log.txt, metrics.jsonl and TensorBoard."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -22,17 +22,17 @@ QUARANTINE = "quarantine.txt"
 
 
 class RunLog:
-    """Writes into a run folder; without one (processes other than the main one) it keeps silent.
+    """Writes into a run folder; without one (ranks other than 0) it writes nothing.
 
-    rank_file: where such a process writes its lines all the same.
+    rank_file: log file of such a rank.
     """
 
     def __init__(
         self, folder: Path | None, first_step: int = 0, metrics_bytes: int = 0, rank_file: Path | None = None
     ) -> None:
-        """first_step: optimizer steps done when a resumed run goes on. metrics_bytes: what metrics.jsonl held then.
+        """first_step: optimizer steps done when a resumed run continues. metrics_bytes: size of metrics.jsonl then.
 
-        What an earlier launch logged from there on is dropped. Raises InputError when another process writes there.
+        Later entries of an earlier launch are dropped. Raises InputError if another process writes there.
         """
         self.folder = folder
         self.quarantined: set[int] = set()  # indices in quarantine.txt
@@ -48,11 +48,11 @@ class RunLog:
         metrics = folder / "metrics.jsonl"
         if metrics.exists():
             os.truncate(metrics, min(metrics_bytes, metrics.stat().st_size))
-        # TensorBoard forgets what an earlier launch wrote for this step and later ones; the step before it is done.
+        # TensorBoard then ignores the entries of an earlier launch for this and later steps.
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else 0)
 
     def line(self, text: str) -> None:
-        """One line on the terminal and, with the time, in log.txt."""
+        """One line on the terminal and, with a time stamp, in log.txt."""
         if self.folder is not None:
             tqdm.write(text)
         if self.file is not None:
@@ -78,7 +78,7 @@ class RunLog:
             self.board.add_image(name, image, step)
 
     def settings(self, config: dict[str, Any]) -> None:
-        """To TensorBoard's table of runs: what was asked for, beside the validation's scalars."""
+        """To TensorBoard's table of runs: the config, next to the scalars of the validation."""
         if self.board is None:
             return
         plain = {key: value for key, value in config.items() if isinstance(value, bool | int | float | str)}
@@ -89,14 +89,14 @@ class RunLog:
             self.board._get_file_writer().add_summary(each)
 
     def quarantine(self, index: int, sample_id: str, cause: str) -> None:
-        """One line of quarantine.txt, which later launches of the run read: this clip is not to be touched again."""
+        """One line of quarantine.txt, which later launches of the run read: this clip is not decoded again."""
         self.quarantined.add(index)
         if self.folder is not None:
             with open(self.folder / QUARANTINE, "a", encoding="utf-8") as file:
                 file.write(f"{quarantine_name(sample_id)}\t{' '.join(cause.split())}\n")
 
     def flush(self) -> int:
-        """Hand everything to the system, so that a checkpoint does not know of more; bytes in metrics.jsonl."""
+        """Flush everything, so that no checkpoint is ahead of the log. Returns the size of metrics.jsonl in bytes."""
         if self.folder is None or self.board is None:
             return 0
         self.board.flush()
@@ -111,17 +111,17 @@ class RunLog:
 
 
 def quarantine_name(sample_id: str) -> str:
-    """A sample's name on one line of quarantine.txt; in quotes, as JSON has it, where it would not stay on one."""
+    """The name of a sample on one line of quarantine.txt; as a JSON string if it has unprintable characters."""
     return sample_id if sample_id.isprintable() and not sample_id.startswith('"') else json.dumps(sample_id)
 
 
 def _lock(file: TextIO, folder: Path) -> None:
-    """Hold the run folder for as long as the file is open. Raises InputError when another process does."""
+    """Lock the run folder while the file is open. Raises InputError if another process holds it."""
     try:
         import fcntl
     except ImportError:  # Windows
         return
-    for _ in range(20):  # a killed launch takes a moment to go
+    for _ in range(20):  # a killed launch takes a moment to end
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
@@ -133,21 +133,22 @@ def _lock(file: TextIO, folder: Path) -> None:
 
 
 class Progress:
-    """A bar over batches that also measures the share of time spent waiting for them."""
+    """A progress bar over batches, which also measures the share of time spent waiting for them."""
 
     def __init__(self, title: str, shown: bool) -> None:
         self.title = title
-        # None: no bar either where the output is a file or a pipe.
+        # None: no bar either if the output is a file or a pipe.
         self.disable = None if shown else True
         self.waited = 0.0
         self.started = 0.0
+        self.passed = 0  # items of this launch
 
     def over(self, items: Iterable[Item], total: int, done: int = 0) -> Iterator[Item]:
-        """Pass the items on. total: how many there are, with the `done` ones that an earlier launch has seen."""
+        """Pass the items on. total: their number, including the `done` ones of an earlier launch."""
         self.started = time.perf_counter()
-        self.waited = 0.0
+        self.waited, self.passed = 0.0, 0
         iterator = iter(items)
-        with tqdm(
+        with _Bar(
             total=total, initial=done, desc=self.title, disable=self.disable, leave=False, dynamic_ncols=True
         ) as self.bar:
             while True:
@@ -157,10 +158,12 @@ class Progress:
                 if item is None:
                     return
                 yield item
+                self.passed += 1
                 self.bar.update()
 
-    def show(self, text: str) -> None:
-        self.bar.set_postfix_str(text, refresh=False)
+    def show(self, parts: Sequence[str]) -> None:
+        """Texts for the end of the bar, most important first; those that do not fit are left out as a whole."""
+        self.bar.parts = list(parts)
 
     @property
     def seconds(self) -> float:
@@ -168,5 +171,53 @@ class Progress:
 
     @property
     def waiting_share(self) -> float:
-        """Of the time since the first batch was asked for, 0 to 1."""
+        """Of the time since the first batch was requested, 0 to 1."""
         return self.waited / max(self.seconds, 1e-9)
+
+
+class _Bar(tqdm):
+    """tqdm cuts a line that is too long, even within a number: `lr 5.4e-06` becomes `lr 5.4`. This one drops whole
+    parts."""
+
+    parts: Sequence[str] = ()
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        facts = super().format_dict
+        ascii_bar = " #" if facts["ascii"] is True else facts["ascii"]  # tqdm's own has digits, which look like a count
+        return facts | {"bar_format": bar_format(facts, self.parts), "ascii": ascii_bar}
+
+
+def bar_format(facts: dict[str, Any], parts: Sequence[str]) -> str:
+    """The format of tqdm for a line that fits the terminal. facts: `tqdm.format_dict`; its ncols may be None."""
+    width = facts["ncols"] or 80
+    done, total = facts["n"], facts["total"]
+    speed = (done - facts["initial"]) / max(facts["elapsed"], 1e-9)
+    left = duration((total - done) / speed) if speed else "?"
+    title = [str(facts["prefix"]).removesuffix(": "), f"{done}/{total}"]
+    text = _joined([*title, f"{left} left"])
+    if len(text) > width:  # narrower than anything useful
+        return _joined(title).replace("{", "{{").replace("}", "}}") if len(_joined(title)) <= width else " "
+    for part in parts:
+        if len(longer := f"{text}  {part}") > width:
+            break
+        text = longer
+    room = width - len(text) - 4  # two blanks and the marks at both ends
+    text = text.replace("{", "{{").replace("}", "}}")
+    return f"{text}  |{{bar:{min(room, 30)}}}|" if room >= 5 else text
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """59 s, 12:05 (minutes), 3:07:09 (hours), 2 d 3 h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d}"
+    if whole < 2 * 86400:
+        return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+    return f"{whole // 86400} d {whole // 3600 % 24} h"

@@ -1,4 +1,4 @@
-"""What a training measures of itself: sums over an epoch's videos, and memory."""
+"""Metrics of a training: sums over the videos of an epoch, and peak memory."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from vsn_train.engine.distributed import Process
 
 
 class Meter:
-    """Sums over an epoch's videos on the device; the host reads them only when it logs.
+    """Sums over an epoch's videos on the device; the host reads them only for a log entry.
 
-    sums: what `all_gather` returned when the run was saved, to go on from; empty at the start of an epoch.
+    sums: what `all_gather` returned when the run was saved, to resume from; empty at the start of an epoch.
     """
 
     def __init__(self, process: Process, sums: list[list[float]]) -> None:
@@ -23,7 +23,7 @@ class Meter:
         start = [0.0] * 4
         if len(sums) == process.world_size:
             start = sums[process.rank]
-        elif sums and process.is_main:  # another number of processes goes on
+        elif sums and process.is_main:  # resumed with another number of processes
             start = np.sum(sums, axis=0).tolist()
         self.sums = torch.tensor(start, dtype=torch.float64, device=process.device)
         self.videos = 0.0
@@ -36,7 +36,7 @@ class Meter:
         self.sums += torch.stack([loss_sum.double(), top5[:, 0].sum(), top5.sum(), counted]).double()
 
     def read(self) -> dict[str, float]:
-        """Mean loss and accuracies in percent over all processes so far; all of them have to ask."""
+        """Mean loss and accuracies in percent over all processes so far; a collective call."""
         loss, top1, top5, self.videos = self.process.all_reduce_sum(*self.sums.tolist())
         videos = max(self.videos, 1)
         return {"loss": loss / videos, "top1": 100 * top1 / videos, "top5": 100 * top5 / videos}

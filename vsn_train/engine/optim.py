@@ -1,4 +1,4 @@
-"""How weights move: TSM's parameter groups, SGD or AdamW, learning rate as a pure function of the position."""
+"""TSM's parameter groups, SGD and AdamW, and the learning rate as a pure function of the position."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def lr_factor(
     factor: float,
     per: str = "step",
 ) -> float:
-    """What the base learning rate is multiplied by at an optimizer step, counted from 0.
+    """The factor of the base learning rate at an optimizer step, counted from 0.
 
     A linear warm-up over warmup_epochs first. Then, with milestones (epochs), `factor` for each one passed; with None,
     half a cosine from 1 to 0 over what the warm-up leaves. per: "step", or "epoch" for a rate that stays the same

@@ -1,4 +1,4 @@
-"""Score parts: what an evaluation has found so far, on disk, so that a killed one can go on where it stopped."""
+"""Score parts: the scores of an evaluation so far, on disk, so that a killed evaluation can be resumed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ScoreParts:
             if differing := [key for key in self.facts if facts.get(key) != self.facts[key]]:
                 raise InputError(
                     f"resume=true, but {self.folder} holds parts of another evaluation: {', '.join(differing)} differ; "
-                    "set it back, or evaluate anew without resume=true"
+                    "restore it, or restart the evaluation without resume=true"
                 )
             found |= zip(arrays["indices"].tolist(), arrays["rows"], strict=True)
         return found

@@ -1,4 +1,4 @@
-"""In which numbers a network computes: autocast, the scaler that fp16 needs, TF32."""
+"""Numeric precision: autocast, the loss scaler for fp16, TF32."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """ "auto" -> bf16 where the hardware multiplies in it, else fp32; others stay."""
+    """ "auto" -> bf16 if the hardware supports it, fp32 otherwise; other values are unchanged."""
     if precision != "auto":
         return precision
     return "bf16" if _multiplies_bf16(device) else "fp32"

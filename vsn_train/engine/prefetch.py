@@ -1,4 +1,4 @@
-"""Tensors on their way to the device and back, without the host waiting for the device."""
+"""Asynchronous copies between host and device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training is at any moment, and what of it a checkpoint holds."""
+"""The state of a training, and its part in a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FORMAT = 2  # of the file; raise it when a reader of today would misunderstand w
 
 @dataclass
 class Position:
-    """Where a training stands; with model, optimizer and scaler all that a resumed one needs.
+    """The position of a training; with model, optimizer and scaler everything that a resumed run needs.
 
     Learning rates and every draw of randomness follow from it: they are functions of seed, epoch, step and sample.
     epoch, step: epochs and optimizer steps done. videos, unreadable: of the epoch under way, videos done and those of
@@ -53,7 +53,7 @@ class Position:
 
 @dataclass
 class TrainState:
-    """All that a training step changes.
+    """Everything that a training step changes.
 
     model: the network whose parameters the optimizer has, and whose tensors a checkpoint keeps. average: its moving
     average, where one is kept. network: what a step calls, (B, T, C, H, W) -> (B, K): the model, or the model wrapped
@@ -100,7 +100,7 @@ class TrainState:
         """Back to where the run stood. state: as of `state_dict`. The learning rates follow by `set_rates`."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.scaler.is_enabled() and state["scaler"]:  # a run may go on in fp16 that was begun in another precision
+        if self.scaler.is_enabled() and state["scaler"]:  # a run in another precision may be resumed in fp16
             self.scaler.load_state_dict(state["scaler"])
         if self.average is not None and state["average"]:
             self.average.module.load_state_dict(state["average"])
@@ -161,7 +161,7 @@ def plain_values(config: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint's config says, as plain values.
 
     Older files refer from one value to another (${data.crop_size}); that is followed. Anything else in ${…} stays text:
-    a file must not read the environment of whoever opens it.
+    a file must not read environment variables of the machine that opens it.
     """
 
     def follow(value: Any, depth: int = 3) -> Any:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from vsn_train.engine.distributed import Process
 from vsn_train.engine.figures import clip_grid
 from vsn_train.engine.finite import FiniteCheck, Step
 from vsn_train.engine.interrupts import Interrupted, Interrupts
-from vsn_train.engine.log import Progress, RunLog
+from vsn_train.engine.log import Progress, RunLog, duration
 from vsn_train.engine.meter import Meter, peak_memory
 from vsn_train.engine.prefetch import on_device
 from vsn_train.engine.state import Position, TrainState
@@ -78,24 +79,25 @@ def train(
     log: RunLog,
     options: TrainOptions,
 ) -> None:
-    """Train from the state's position to the end of the last epoch, or until validations have stopped getting better.
+    """Train from the state's position to the end of the last epoch, or until early stopping.
 
-    validate: what makes an epoch the best, of the one that is about to end; it may raise `Interrupted`. Raises
-    InputError when more than max_bad_share of an epoch's videos cannot be read, and StoppedError when a loss or
-    gradient is not a finite number, which changes no weight, and, after saving, when a signal asked for an end.
+    validate: the value by which checkpoints.best_by ranks the epoch that is about to end; it may raise `Interrupted`.
+    Raises InputError when more than max_bad_share of an epoch's videos cannot be read, and StoppedError when a loss or
+    gradient is not a finite number, which changes no weight, and, after saving, when a signal asks it to stop.
     """
     position, finite = state.position, FiniteCheck(state, loader, batches, process)
+    after_epoch = 0.0  # seconds of the latest validation and saving
     while not options.ended(position):
         state.network.train()
         batches.epoch, batches.done = position.epoch, position.videos
-        # Two sums over the processes, of what an earlier launch has counted in this epoch: the log goes on from there.
+        # Continues the sums that an earlier launch saved in this epoch.
         meter = Meter(process, position.sums)
         values = meter.read()
         progress = Progress(f"epoch {position.epoch + 1}/{options.epochs}", process.is_main)
         steps = on_device(by_step(loader, batches), process.device, options.prefetch)
         for step in progress.over(steps, len(batches), batches.steps_in(position.videos)):
-            # One sum over the processes: the videos that the gradient is the mean over, the unreadable ones, whether
-            # any process was asked to stop, and whether the main one's clock says save: all leave and save together.
+            # One all-reduce: the number of videos of the step, the unreadable ones, whether any process received a
+            # signal, and whether rank 0 wants to save, so that all ranks save and stop at the same step.
             videos, unreadable, stop, due = process.all_reduce_sum(
                 sum(batch.size for batch in step), sum(len(batch.bad) for batch in step),
                 interrupts.received > 0, checkpoints.due(position.step),
@@ -124,7 +126,10 @@ def train(
                 values |= {"memory_gib": peak_memory(process.device)}
                 more = {"learning_rate": rates, **state.model.diagnostics()}
                 log.metrics("train", position.epoch + 1, position.step, **values, **more)
-                progress.show(summary(values))
+                ahead = steps_ahead(position, batches, options.epochs)
+                epochs_ahead = options.epochs - position.epoch
+                left = progress.seconds / max(progress.passed + 1, 1) * ahead + after_epoch * epochs_ahead
+                progress.show([f"end in {duration(left)}", *summary(values)])
             if stop or (due and position.videos < batches.videos):
                 position.sums = meter.all_gather()  # every process's sums, for the main one to save
                 checkpoints.save()
@@ -132,7 +137,8 @@ def train(
                 raise stopped_by(interrupts, checkpoints, process)
 
         position.sums = meter.all_gather()  # every process's: a validation that is interrupted saves them
-        log.line(f"{progress.title}  train {summary(values)}  {position.unreadable} unreadable")
+        log.line(f"{progress.title}  train {'  '.join(summary(values))}  {position.unreadable} unreadable")
+        ended = time.perf_counter()
         try:
             value = validate(position)
         except Interrupted:
@@ -140,6 +146,7 @@ def train(
             raise stopped_by(interrupts, checkpoints, None) from None
         position.end_epoch(value, options.lowest_is_best)
         checkpoints.save()
+        after_epoch = time.perf_counter() - ended
 
 
 def train_step(
@@ -216,10 +223,10 @@ def clip_loss(
 ) -> Tensor:
     """Cross-entropy summed over the batch; of a mixed clip `share` is its own label's, the rest its partner's.
 
-    class_weights: (K,), multiplies what each class has of the target: the label's share, the partner's, and what label
-    smoothing gives to the others. The sum is not divided by the weights: the gradient stays the mean over the videos,
-    however they are shared among steps and processes.
-    One that is no finite number has no finite gradient either, so that with the gradient all processes hear of it.
+    class_weights: (K,), multiplies the share that each class has of the target: of the label, of the partner, and of
+    label smoothing. The sum is not divided by the weights: the gradient stays the mean over the videos, whatever the
+    number of steps and processes that share them.
+    A loss that is not finite gets a gradient that is not finite, so that all ranks detect it through the all-reduce.
     """
     options: Any = {"ignore_index": IGNORED, "reduction": "sum", "label_smoothing": label_smoothing}
     options["weight"] = class_weights
@@ -230,26 +237,31 @@ def clip_loss(
 
 
 def gradient_sync(network: nn.Module, enabled: bool) -> AbstractContextManager[None]:
-    """Processes exchange gradients in the backward pass, or leave that to a later batch of the same step."""
+    """All-reduce gradients in the backward pass, or leave that to the last batch of the step."""
     return nullcontext() if enabled or not isinstance(network, DistributedDataParallel) else network.no_sync()
 
 
 def stopped_by(interrupts: Interrupts, checkpoints: Checkpoints, process: Process | None) -> StoppedError:
-    """What ends a training that was asked to end, once all is written. process: for all to leave together."""
+    """The error that ends a training after a signal, once everything is written. process: all ranks end together."""
     checkpoints.wait()
     if process is not None:
-        process.all_reduce_sum(0)  # nothing to add up: nobody leaves before the main process has written
-    return StoppedError(f"stopped by {interrupts.name}; saved {checkpoints.how_to_go_on()}", interrupts.exit_code)
+        process.all_reduce_sum(0)  # a barrier: no rank ends before rank 0 has written
+    return StoppedError(f"stopped by {interrupts.name}; saved {checkpoints.how_to_resume()}", interrupts.exit_code)
 
 
-def summary(values: dict[str, float]) -> str:
-    """What the bar and the log say of the training so far."""
-    text = f"loss {values['loss']:.3f}  top1 {values['top1']:.1f}"
-    if "lr" in values:  # otherwise this launch found the epoch's last step done
-        text += (
-            f"  lr {values['lr']:.2g}  {values['clips_per_s']:.1f} clips/s  waiting for data {values['data_wait']:.0%}"
-        )
-    return text
+def summary(values: dict[str, float]) -> list[str]:
+    """The state of the training for the progress bar and the log, most important first."""
+    parts = [f"loss {values['loss']:.3f}", f"top1 {values['top1']:.1f}"]
+    if "lr" in values:  # missing if this launch resumed after the last step of the epoch
+        parts += [f"lr {values['lr']:.2g}", f"{values['clips_per_s']:.1f} clips/s"]
+        parts += [f"waiting for data {values['data_wait']:.0%}"]
+    return parts
+
+
+def steps_ahead(position: Position, batches: EpochBatches, epochs: int) -> int:
+    """Optimizer steps from here to the end of the last epoch."""
+    steps = len(batches)
+    return (epochs - position.epoch) * steps - batches.steps_in(position.videos)
 
 
 def report_bad_videos(
@@ -263,10 +275,10 @@ def report_bad_videos(
 ) -> None:
     """Name each unreadable video of a step; raise InputError once they are more than the stated share of the videos.
 
-    position: counts those of the step already. Those that took a worker along are touched by no process again.
+    position: includes those of the step already. No rank decodes videos again that crashed or hung a worker.
     """
     mine: list[BadVideo] = [bad for batch in step for bad in batch.bad]
-    # From every process to every process: the main one writes the names, and all leave these videos alone.
+    # Every rank gets them all: rank 0 logs the names, and all ranks skip the quarantined videos.
     named = [bad for part in process.all_gather(mine) for bad in part]
     for bad in named:
         log.line(f"skipped unreadable video {bad.path}: {bad.cause}")

@@ -1,4 +1,4 @@
-"""2D networks made temporal. `create_model` is the way in."""
+"""2D CNNs with temporal operators; `create_model` builds one."""
 
 from vsn_train.models.recognizer import Recognizer, create_model
 

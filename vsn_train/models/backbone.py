@@ -119,7 +119,7 @@ def build_backbone(
 
 
 def check_options(operator: str, options: dict[str, Any]) -> dict[str, Any]:
-    """All options of an operator, the defaults of those that are not given included. Raises InputError."""
+    """All options of an operator, including the defaults of those not given. Raises InputError."""
     if operator not in OPERATORS:
         raise InputError(f"operator {operator!r}: expected one of {', '.join(OPERATORS)}")
     if unknown := set(options) - set(OPERATORS[operator]):
@@ -276,7 +276,7 @@ def _hybridise(
 
 
 def placement(model: nn.Module) -> list[tuple[str, str]]:
-    """What each residual block got, read off the modules: [("layer1.0", "shift 1/8 before conv1"), …]."""
+    """The operator of each residual block, read from the modules: [("layer1.0", "shift 1/8 before conv1"), …]."""
     blocks = {
         name: block
         for name, block in model.named_modules()
@@ -321,7 +321,7 @@ def _describe(path: str, module: nn.Module) -> str:
 
 
 def is_own(module: nn.Module) -> bool:
-    """Whether a user wrote it."""
+    """Whether the operator is a user's own function."""
     return not type(module).__module__.startswith(("torch.", "torchvision.", "vsn_train."))
 
 

@@ -158,14 +158,14 @@ def split_kernel(kernel: Tensor, groups: int, variant: str) -> tuple[Tensor, Ten
 
 
 def chosen_start(temporal_start: str, trained: bool) -> str:
-    """The form that "auto" stands for: from a trained 2D network "rows", from random weights "random"."""
+    """The initialization behind "auto": "rows" from a pretrained 2D network, "random" otherwise."""
     if temporal_start != "auto":
         return temporal_start
     return "rows" if trained else "random"
 
 
 def temporal_taps(replaced: Tensor, deviation: Tensor, start: str, outer_taps: float) -> Tensor:
-    """W_T at the start of a training.
+    """The initial W_T.
 
     replaced: (N, C, 3, 3), the 3x3 kernels in whose place it stands; deviation: scalar, the standard deviation of
     the layer's spatial taps. Returns (N, C, 3, 1):

@@ -1,4 +1,4 @@
-"""How weight files name their tensors, turned into torchvision's names for the same network.
+"""Naming schemes of weight files, mapped to torchvision's names for the same network.
 
 Layouts, told apart by their keys (versions read: torchvision 0.29, mit-han-lab/temporal-shift-module 1f6a834,
 open-mmlab/mmaction2 4d6c934 = 1.x):
@@ -62,14 +62,14 @@ Mixing = dict[str, str]  # block -> how frames mix in it, for those in which the
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A file's tensors under torchvision's names, and what is known of the network that they are of."""
+    """The tensors of a file under torchvision's names, and what is known about their network."""
 
     layout: str
     tensors: dict[str, Tensor]
     names: dict[str, str]  # torchvision's name -> name in the file
     ignored: dict[str, str]  # name in the file -> why it is no part of a network
     mixing: Mixing | None  # of our own files with a config
-    shifted: Mixing  # of others: RESIDUAL or INPLACE, for the blocks whose names tell of a shift
+    shifted: Mixing  # of others: RESIDUAL or INPLACE, for the blocks whose names indicate a shift
     class_names: list[str] | None  # of our own files
 
 
@@ -133,7 +133,7 @@ def own_names(
     config = _backbone_of(content)
     own_operator = "." in config.get("operator", "")
     trained = model
-    if config and not own_operator:  # one of the user's own is not built anew: that would run code that a file names
+    if config and not own_operator:  # a user's own operator is not rebuilt: that would run code that a file names
         arguments = {"modality": "rgb"} | {key: value for key, value in config.items() if key not in HEAD_KEYS}
         try:
             with torch.device("meta"):  # names and modules alone
@@ -182,7 +182,7 @@ def own_tensors(model: nn.Module) -> set[str]:
 
 
 def mixing_of(model: nn.Module) -> Mixing:
-    """Block -> how frames mix in it, for those in which they do.
+    """Block -> its operator, for the blocks that mix frames.
 
     The number of frames is a part of it where the weights are tied to it: a shuffle gives each frame its own channels.
     """
@@ -195,7 +195,7 @@ def mixing_of(model: nn.Module) -> Mixing:
 
 
 def strip_wrappers(name: str) -> str:
-    """Without what DataParallel, DistributedDataParallel and torch.compile put in front."""
+    """Strip the prefixes of DataParallel, DistributedDataParallel and torch.compile."""
     while name.startswith(("module.", "_orig_mod.")):
         name = name.partition(".")[2]
     return name

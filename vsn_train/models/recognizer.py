@@ -1,4 +1,4 @@
-"""Frames in, logits out: backbone, dropout, classifier, mean over frames (TSN's segmental consensus)."""
+"""The recognizer: backbone, dropout, classifier, mean of the logits over frames (TSN's segmental consensus)."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Recognizer(nn.Module):
         return self.backbone(video.flatten(0, 1))
 
     def diagnostics(self) -> dict[str, dict[str, float]]:
-        """What of the last forward pass is worth a curve, as {group: {name: scalar}}.
+        """Scalars of the last forward pass to plot, as {group: {name: scalar}}.
 
         attention: of each STH layer with attention, the mean weight of its temporal branch, 0 to 1.
         """
@@ -115,7 +115,7 @@ def create_model(
     vsn_headtail   (channels that do not split into T groups)
     sth            variant="hybrid" or "merge"; p=0.25; integration="attention" or "sum"
 
-    `placement` in models/backbone.py tells what each block got. Raises InputError for anything else.
+    `placement` in models/backbone.py lists the operator of each block. Raises InputError for anything else.
     """
     for key, value in {"num_frames": num_frames, "num_classes": num_classes}.items():
         if value < 1:

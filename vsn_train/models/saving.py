@@ -1,4 +1,4 @@
-"""What autograd keeps between forward and backward pass: of what an operator only moves, and of whole blocks."""
+"""Activation memory: what autograd stores for operators that only move data, and for whole blocks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 
 def run_on_moved(layer: Callable[[Tensor], Tensor], source: Tensor, move: Callable[[Tensor], Tensor]) -> Tensor:
-    """layer(move(source)), where autograd keeps `source` wherever the layer would have it keep the moved tensor.
+    """layer(move(source)); autograd stores `source` instead of the moved tensor, which the backward pass recomputes.
 
     A convolution keeps its input for the gradient of its weights. Behind a shift that input is a copy, while the
     original is being kept as well, for the ReLU in front. So the original is noted in place of the copy and moved

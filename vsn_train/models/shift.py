@@ -17,7 +17,7 @@ from vsn_train.models.saving import run_on_moved
 
 
 def temporal_shift(x: Tensor, num_frames: int, fold_div: int = 8) -> Tensor:
-    """Move 1/fold_div of the channels one frame back and as many one frame on (TSM, section 3 and figure 1).
+    """Shift 1/fold_div of the channels by one frame to the past and as many to the future (TSM, section 3, figure 1).
 
     x: (B*T, C, H, W). With fold = C // fold_div, channels [0, fold) of frame t are those of frame t + 1, channels
     [fold, 2 fold) those of frame t - 1, and the rest stays. Frames that do not exist are zeros: nothing wraps.
@@ -31,7 +31,7 @@ def temporal_shift(x: Tensor, num_frames: int, fold_div: int = 8) -> Tensor:
 
 
 def shift_from_past(x: Tensor, num_frames: int, fold_div: int = 8) -> Tensor:
-    """Move 1/fold_div of the channels one frame on, and none back: the online shift (TSM, section 3.3 and figure 1c).
+    """Shift 1/fold_div of the channels from the previous frame only: online TSM (section 3.3 and figure 1c).
 
     x: (B*T, C, H, W). Channels [0, C // fold_div) of frame t are those of frame t - 1, of the first frame zeros; the
     rest stays. So a frame depends on none that comes later. Raises ValueError as `temporal_shift`.
@@ -44,7 +44,7 @@ def shift_from_past(x: Tensor, num_frames: int, fold_div: int = 8) -> Tensor:
 class ShiftedConv2d(nn.Module):
     """A convolution that sees shifted channels: the first one of a residual branch (TSM's residual shift).
 
-    The shortcut beside it stays untouched, so every frame keeps its own features.
+    The shortcut is unchanged, so every frame keeps its own features.
     """
 
     def __init__(self, conv: nn.Conv2d, num_frames: int, fold_div: int = 8) -> None:

@@ -43,7 +43,7 @@ RESNETS = {(2, False): "resnet18", (6, False): "resnet34", (6, True): "resnet50"
 
 @dataclass(frozen=True)
 class WeightsReport:
-    """What became of each tensor: the model's names, and the file's for `renamed` and `skipped`."""
+    """The outcome for each tensor: names of the model; for `renamed` and `skipped` also those of the file."""
 
     loaded: tuple[str, ...]  # the model's tensors that hold what the file says
     adapted: dict[str, str]  # those of them that were computed from the file's -> how
@@ -76,7 +76,7 @@ def load_weights(
     class_order: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> WeightsReport:
-    """Copy a file's tensors into a `Recognizer`, in place, and say what became of each.
+    """Copy the tensors of a file into a `Recognizer`, in place, and report the outcome for each.
 
     path: a file that torch.save wrote, a .safetensors file, a folder that vsn-tools export has written, or "imagenet":
     torchvision's weights of this network.
@@ -175,7 +175,8 @@ def load_weights(
 
 
 def read_tensors(path: str | Path, mmap: bool = False) -> dict[str, Any]:
-    """What `torch.save` wrote, a .safetensors file, or a folder as of model_folder.py; no code in it is run.
+    """Load what `torch.save` wrote, a .safetensors file, or a folder as of model_folder.py, without running code that
+    it may contain.
 
     mmap: leave the tensors on disk until they are used; for files that the current torch.save wrote.
     Raises InputError for a missing, truncated or foreign file, and for one with more than tensors and plain types.
@@ -311,9 +312,9 @@ def kernel_shape(module: HybridConv2d | DepthwiseHybridConv2d) -> tuple[int, ...
 
 
 def reason_for_new_head(file: WeightsFile, num_classes: int, new_head: bool) -> str | None:
-    """Why the file's classifier is not taken over; None where it is."""
+    """Why the file's classifier is not used; None if it is."""
     if new_head:
-        return "a new classifier was asked for"
+        return "a new classifier was requested"
     rows = file.tensors.get(f"{CLASSIFIER}weight")
     if rows is not None and len(rows) != num_classes:
         return f"a classifier of {len(rows)} classes, this model has {num_classes}"

@@ -1,4 +1,4 @@
-"""vsn-train check=true: looks and measures, and trains nothing."""
+"""vsn-train check=true: reports batches and speed without training."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def check_training(
     process: Process,
     run_folder: Path,
 ) -> None:
-    """check=true: two batches of training and validation, what limits the speed, and a figure of the clips."""
+    """Print two batches of training and validation and the bottleneck; save a figure of the clips."""
     autocast, names = autocast_for(config.runtime.precision, process.device), manifest.class_names
     model = prepare_model(model, config.runtime, process).train()
     loader = training_loader(training_clips(config, manifest), batches, config.data.workers, config.data.timeout)

@@ -100,7 +100,7 @@ def check_overlap(train: Manifest, val: Manifest, dataset: schema.Dataset, refus
     """The line for the log where the two splits share videos; empty where they do not.
 
     The lists of published data sets are their authors' and are taken as they are; of those that a loader of one's own
-    reads, copies under other names are only told. Raises InputError for shared videos, unless dataset.allow_overlap
+    reads, copies under other names are only reported. Raises InputError for shared videos, unless dataset.allow_overlap
     says that they may be, or refuse is False.
     """
     if not isinstance(dataset, schema.Custom | schema.OwnDataset) or not (shared := shared_videos(train, val)):
@@ -115,7 +115,7 @@ def check_overlap(train: Manifest, val: Manifest, dataset: schema.Dataset, refus
     text += f", which is {first.first}" if first.first != first.second else ""
     told = dataset.allow_overlap or not refuse or (isinstance(dataset, schema.OwnDataset) and copies == len(shared))
     if told:
-        return f"{text}: the validation says less than it seems to"
+        return f"{text}: the validation accuracy overestimates the accuracy on new videos"
     drawn = isinstance(dataset, schema.Custom) and dataset.val_share
     remedy = "remove the copies, which vsn-tools scan names" if drawn else "take them out of one of the two splits"
     raise InputError(
@@ -147,7 +147,7 @@ def note_empty_classes(manifest: Manifest) -> str:
 
 
 def check_classes(manifest: Manifest, trained: list[str], path: str) -> None:
-    """Scores of another class order look like chance; refuse instead."""
+    """Raise InputError for another class order, with which the scores would look like chance."""
     found = list(manifest.class_names)
     if list(map(class_name_of, found)) == list(map(class_name_of, trained)):
         return
@@ -172,9 +172,10 @@ def describe_flips(manifest: Manifest, wanted: bool) -> str:
         return "horizontal flips: off (augment.flip=false)"
     if not manifest.flips_allowed:
         if not open_names:
-            return "horizontal flips: off, as the data set forbids them"
+            return "horizontal flips: off, because the data set forbids them"
         pairs = [pair for pair in likely_pairs(names) if set(pair) & set(open_names)]
-        text = f"horizontal flips: off, as classes have a direction and their pairs are not known: {_some(open_names)}"
+        text = "horizontal flips: off, because classes have a direction and no flip pairs are known: "
+        text += _some(open_names)
         if manifest.name == "custom":
             known = [(names[left], names[right]) for left, right in manifest.flip_pairs]
             listed = ",".join(f"[{','.join(map(quoted, pair))}]" for pair in [*known, *pairs])
@@ -182,11 +183,11 @@ def describe_flips(manifest: Manifest, wanted: bool) -> str:
             text += f"; {named} exchanges their labels, dataset.flips=allowed says that a flip changes none of them"
         return text
     if open_names:
-        return f"horizontal flips: on, as the data set allows them in spite of {_some(open_names)}"
+        return f"horizontal flips: on, because the data set allows them despite {_some(open_names)}"
     if manifest.flip_pairs:
         pairs = [(names[left], names[right]) for left, right in manifest.flip_pairs]
         return f"horizontal flips: on, exchanging labels: {_some([f'{a} <-> {b}' for a, b in pairs])}"
-    return "horizontal flips: on, as no class is named after a direction"
+    return "horizontal flips: on, because no class is named after a direction"
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:

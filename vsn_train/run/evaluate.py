@@ -77,7 +77,7 @@ def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) ->
         if process.is_main and not schema.resume_choice(config.resume):
             parts.remove()
         done: Found = dict(parts.read()) if process.is_main else {}
-        finished = process.all_gather(list(done))[0]  # also: nobody writes a part before the old ones are gone
+        finished = process.all_gather(list(done))[0]  # and a barrier: old parts are removed first
         autocast = autocast_for(config.runtime.precision, process.device)
         evaluation = Evaluation(
             model, manifest, config.protocol, config, process, autocast,
@@ -88,7 +88,7 @@ def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) ->
             replaced = differing_facts(folder, facts)
             lines = [f"checkpoint {opened.path}: epoch {checkpoint.epoch}, {opened.hash}"]
             lines += [f"manifest {facts['manifest']}", *manifest.notes]
-            # All of it or none, in place of what lay there: nothing old stays beside something new.
+            # Replaced as a whole: no file of an earlier evaluation stays next to a new one.
             with atomic_folder(folder) as written:
                 position = {"epoch": checkpoint.epoch, "step": checkpoint.step}
                 save_results(written, scores, position, environment())
@@ -109,7 +109,7 @@ def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) ->
 
 def hold(held: ExitStack, folder: Path) -> None:
     """Keep other evaluations out of the folder of this one. Raises InputError where one is at work there."""
-    # Beside it: what lies in the folder is replaced as a whole.
+    # Next to it: the folder itself is replaced as a whole.
     place = folder.parent / f".{folder.name}"
     for each in (folder.parent.parent, folder.parent, folder, place):  # the last first; where nothing was written
         held.callback(remove_if_empty, each)
@@ -122,7 +122,7 @@ def remove_if_empty(folder: Path) -> None:
 
 
 def differing_facts(folder: Path, facts: dict[str, Any]) -> list[str]:
-    """What the evaluation whose results lie there stood on, where it was another one."""
+    """Which inputs of the evaluation whose results are there differ from these."""
     try:
         before = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -131,7 +131,7 @@ def differing_facts(folder: Path, facts: dict[str, Any]) -> list[str]:
 
 
 class Evaluation:
-    """One split under one protocol, as often as asked: worker processes stay between validations.
+    """One split under one protocol, evaluated repeatedly: workers are kept between validations.
 
     done: videos whose scores are known already, from an evaluation that was interrupted. features: how many features
     the classifier sees, where they are wanted too: `self.features` then holds those of the last call; else 0.

@@ -1,4 +1,4 @@
-"""The network, where its weights come from, and how it is made fast."""
+"""Build the network, load its weights, and choose its fastest settings."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def fetch_weights(config: schema.Train, process: Process) -> None:
 
 
 def start_weights(model: Recognizer, config: schema.Train, class_names: Sequence[str]) -> str:
-    """Load config.weights where it is set. Returns what became of its tensors, for the log."""
+    """Load config.weights if set. Returns the outcome for its tensors, for the log."""
     if not config.weights:
         return "none: random start"
     order = config.weights_class_order
@@ -193,7 +193,7 @@ def choose_speed(
 
 
 def wrap_network(config: schema.Train, model: Recognizer, process: Process) -> nn.Module:
-    """What a training step calls: the model, compiled where that is wanted, and shared where there are processes."""
+    """The module that a training step calls: the model, compiled if requested, in DDP with several processes."""
     runtime = config.runtime
     network: nn.Module = torch.compile(model) if runtime.compile else model  # type: ignore[assignment]
     if process.world_size == 1:
@@ -211,7 +211,7 @@ def wrap_network(config: schema.Train, model: Recognizer, process: Process) -> n
 def fastest_choices(
     step: Callable[[str, bool], None], precisions: list[str], formats: list[bool], device: torch.device, rounds: int = 3
 ) -> tuple[str, bool, list[str]]:
-    """Time a training step in turns with each precision and memory format that is left to choose.
+    """Time a training step, in interleaved rounds, with each precision and memory format that the config leaves open.
 
     step(precision, channels_last) computes one. Returns the fastest two and lines for the log. fp16 is never among the
     candidates: its range is a matter of the model, not of speed alone.

@@ -1,4 +1,4 @@
-"""What a run says of itself: config.yaml, environment.json, versions."""
+"""What a run records about itself: config.yaml, environment.json, versions."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of what decides numbers: this program, torch, torchvision and the decoders."""
+    """Versions of everything that affects the numbers: this program, torch, torchvision and the decoders."""
     found = {"vsn-train": __version__, "python": platform.python_version()}
     return found | installed("torch", "torchvision", "decord", "av", "torchcodec", "numpy", "scipy", "pillow")
 
 
 def computed(precision: str, model: nn.Module, process: Process) -> dict[str, Any]:
-    """What a network is computed in, as used: no "auto". For the records of trainings, evaluations and predictions."""
+    """Device, precision and memory format as used, never "auto"; for the records of all commands."""
     weights = [each for each in model.parameters() if each.dim() == 4 and each.shape[1] > 1 and each.shape[2] > 1]
     last = any(each.is_contiguous(memory_format=torch.channels_last) for each in weights[:1])
     return {
@@ -44,10 +44,11 @@ def computed(precision: str, model: nn.Module, process: Process) -> dict[str, An
     }
 
 
-def write_config(run_folder: Path, given: dict[str, Any], used: dict[str, Any]) -> None:
-    """config.yaml and environment.json: what was asked for and where it ran. used: see `computed`."""
+def write_config(run_folder: Path, given: dict[str, Any], used: dict[str, Any], model: nn.Module) -> None:
+    """config.yaml and environment.json: the config, and where it runs. used: see `computed`."""
     write_atomic(run_folder / "config.yaml", yaml.safe_dump(given, sort_keys=False, allow_unicode=True))
-    write_atomic(run_folder / "environment.json", json.dumps(environment() | {"computed": used}, indent=2) + "\n")
+    facts = environment() | {"computed": used, "parameters": sum(each.numel() for each in model.parameters())}
+    write_atomic(run_folder / "environment.json", json.dumps(facts, indent=2) + "\n")
 
 
 def environment() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a run goes on from, and whether it may."""
+"""The checkpoint that a run resumes from, and whether it fits."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def find_checkpoint(
     manifests: Sequence[Manifest],
     other_videos: bool = False,
 ) -> tuple[Checkpoint | None, list[str]]:
-    """What to go on from, if anything, and lines for the log.
+    """The checkpoint to resume from, if any, and lines for the log.
 
-    resume: True, False, or "auto", which goes on where there is a checkpoint. manifests: of the training and the
-    validation split. other_videos: go on although videos came or went.
+    resume: True, False, or "auto": only if there is a checkpoint. manifests: of the training and the
+    validation split. other_videos: accept added and removed videos.
     Raises InputError when a run is there and resume=true is not, when the config is another run's, or when its videos
     or classes are not those that it was begun with.
     """
@@ -61,7 +61,7 @@ def find_checkpoint(
     if not resume:
         if (folder / "last.pt").exists():
             raise InputError(
-                f"{folder.parent} already holds a run; go on with it (resume=true) or choose another hydra.run.dir"
+                f"{folder.parent} already holds a run; continue it (resume=true) or choose another hydra.run.dir"
             )
         return None, []
     path, checkpoint, passed_over = newest_checkpoint(folder)
@@ -87,8 +87,8 @@ def find_checkpoint(
     ]
     if differing and not other_videos:
         raise InputError(
-            f"cannot go on from {path}: its videos are not those of now: {', '.join([*differing, *changed])}; put them "
-            "back as they were, or go on with what is there now: resume_other_videos=true"
+            f"cannot resume from {path}: the videos have changed: {', '.join([*differing, *changed])}; restore them, "
+            "or resume with the current videos: resume_other_videos=true"
         )
     if changed:
         raise InputError(
@@ -96,16 +96,18 @@ def find_checkpoint(
             "new run without resume=true"
         )
     notes = [f"passed over: {text}" for text in passed_over]
-    notes += [f"now {line}: another training from here on (resume_other_videos=true)" for line in differing]
+    notes += [
+        f"now {line}: results will differ from an uninterrupted run (resume_other_videos=true)" for line in differing
+    ]
     if manifests and checkpoint.flips_allowed != manifests[0].flips_allowed:
         notes.append(f"flips were {'allowed' if checkpoint.flips_allowed else 'off'} when the run was begun")
-    return checkpoint, [*notes, f"going on from {path}"]
+    return checkpoint, [*notes, f"resuming from {path}"]
 
 
 def not_bit_identical(
     checkpoint: Checkpoint, now: dict[str, Any], batches: EpochBatches, process: Process
 ) -> list[str]:
-    """For the log: what keeps a resumed run from giving the very bits of one that was never stopped."""
+    """For the log: why a resumed run will not be bit-identical to an uninterrupted one."""
     before = checkpoint.config.get("runtime", {}) | checkpoint.choices
     changed = [f"runtime.{key} {now[key]} (was {before.get(key)})" for key in ROUNDING if before.get(key) != now[key]]
     if process.world_size != checkpoint.processes:
@@ -113,13 +115,13 @@ def not_bit_identical(
     lines = []
     if changed:
         lines.append(
-            f"now {', '.join(changed)}: the videos come in the same order, but sums are rounded in another one, and "
-            "dropout differs between processes, so that the weights will not be bit-identical to those of a run that "
-            "was never stopped"
+            f"now {', '.join(changed)}: the order of the videos is the same, but sums are rounded differently and "
+            "dropout differs between ranks: the weights will not be bit-identical to those of an uninterrupted run"
         )
     if batches.step_videos != checkpoint.step_videos:
         lines.append(
-            f"now {batches.step_videos} videos a step (was {checkpoint.step_videos}): another training from here on"
+            f"the effective batch size changed from {checkpoint.step_videos} to {batches.step_videos} videos: results "
+            "will differ from an uninterrupted run"
         )
     return lines
 
@@ -152,7 +154,7 @@ def read_quarantine(run_folder: Path, clips: TrainingClips, other_videos: bool =
         if name not in index_of:
             if other_videos:
                 continue
-            raise InputError(f"{listing}: {name!r} is no video of the training split; remove the line")
+            raise InputError(f"{listing}: {name!r} is not a video of the training split; remove the line")
         index = index_of[name]
         path = str(clips.manifest.path(index))
         found[index] = BadVideo(index, path, cause or "listed in the quarantine", lost=True)

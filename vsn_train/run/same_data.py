@@ -1,4 +1,4 @@
-"""Whether the videos and classes of a run are still those that it was begun with, and what differs."""
+"""Compare the videos and classes of a resumed run with those at its start."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check_same_classes(checkpoint: Checkpoint, path: Path, manifest: Manifest) -
     gone, added = [name for name in before if name not in set(now)], [name for name in now if name not in set(before)]
     parts = [f"{len(names)} {what} (first {names[0]!r})" for names, what in ((gone, "gone"), (added, "new")) if names]
     raise InputError(
-        f"cannot go on from {path}: its classes are not those of {manifest.root}: {len(before)} then, {len(now)} now, "
+        f"cannot resume from {path}: its classes are not those of {manifest.root}: {len(before)} then, {len(now)} now, "
         f"{', '.join(parts) or 'the same names in another order'}; they differ first at index {where}; name the "
         "classes as before, or start a new run in another hydra.run.dir"
     )

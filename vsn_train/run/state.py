@@ -1,4 +1,4 @@
-"""The state that a training starts from: optimizer, schedule, scaler and average, as the config has them."""
+"""Build the initial training state from the config: optimizer, schedule, scaler and moving average."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def build_state(config: schema.Train, model: Recognizer, batches: EpochBatches, 
 
 
 def trial_state(config: schema.Train, model: Recognizer, process: Process) -> TrainState:
-    """For steps that are timed and learn nothing: as the run's own, with a learning rate of 0 and no average."""
+    """A state for timing steps: like that of the run, with learning rate 0 and no moving average."""
     optimizer = build_optimizer(config, model, 0.0, process)
     schedule = Schedule(optimizer, lambda steps: 0.0)
     return TrainState(model.train(), optimizer, schedule, scaler_for(config.runtime.precision, process.device))
@@ -66,7 +66,7 @@ def train_options(config: schema.Train, process: Process, weights: np.ndarray | 
 
 
 def learning_rate(config: schema.Train, batches: EpochBatches) -> float:
-    """What the config asks for, scaled with the videos of a step where it says so."""
+    """The learning rate of the config, scaled with the effective batch size if optimizer.reference_batch is set."""
     return scaled_lr(config.optimizer.lr, batches.step_videos, config.optimizer.reference_batch)
 
 

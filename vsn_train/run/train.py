@@ -67,11 +67,11 @@ def train(config: schema.Train, run_folder: Path) -> None:
     given = schema.plain(config)  # what a checkpoint keeps
     check_network(config.backbone, config.data.modality)
     with join_processes(config.runtime.device, config.runtime.threads) as process, ExitStack() as held:
-        # 1. What is learnt from, and what learns.
+        # 1. Data and network.
         resume = schema.resume_choice(config.resume) or launched_before(run_folder)
-        goes_on = resume and any((run_folder / "checkpoints").glob("*.pt"))
+        resumes = resume and any((run_folder / "checkpoints").glob("*.pt"))
         check_place(config.dataset, run_folder)
-        dataset = kept_split(config.dataset, run_folder) if goes_on else config.dataset
+        dataset = kept_split(config.dataset, run_folder) if resumes else config.dataset
         manifests = [load_manifest(dataset, split, process, config.data) for split in ("train", "val")]
         weights_of_classes = class_weights(config.optimizer.class_weights, manifests[0])
         check_flips(config.validation, manifests[1].flips_allowed, manifests[1].name, manifests[1].class_names)
@@ -89,7 +89,7 @@ def train(config: schema.Train, run_folder: Path) -> None:
             check_training(config, manifests[0], manifests[1], model, batches, process, run_folder)
             return
 
-        # 2. What the run goes on from, if anything, and how it is fastest here.
+        # 2. The checkpoint to resume from, if any, and the fastest settings on this machine.
         process.on_rank_zero(lambda: held.enter_context(folder_lock(run_folder, "choose another hydra.run.dir")))
         hashes = [each.content_hash() for each in manifests]
         found, notes = process.on_rank_zero(
@@ -97,25 +97,25 @@ def train(config: schema.Train, run_folder: Path) -> None:
                 resume, run_folder / "checkpoints", given, batches.step_videos, manifests, config.resume_other_videos
             )
         )
-        # A run that an older version let begin may go on: it is told all the same.
+        # A run that an older version started may continue, with a line in the log.
         refuse = not found or "allow_overlap" in found.config["dataset"]
         overlap = process.on_rank_zero(lambda: check_overlap(manifests[0], manifests[1], config.dataset, refuse))
         other_videos = bool(found and found.manifests and found.manifests != hashes)
         choices, reasons = choose_speed(config, model, process, found.choices if found else None)
         config = replace(config, runtime=replace(config.runtime, **choices))
 
-        # 3. Where the training starts, or stood.
+        # 3. The training state, new or resumed.
         state = build_state(config, prepare_model(model, config.runtime, process), batches, process)
         if found:
             resume_state(state, found)
             if other_videos and state.position.videos:
                 state.position.begin_epoch_anew()
-                notes.append(f"epoch {state.position.epoch + 1} begins anew, with the videos that are there now")
+                notes.append(f"epoch {state.position.epoch + 1} restarts, with the current videos")
             notes += not_bit_identical(found, given["runtime"] | choices, batches, process)
         state.set_rates(batches)
         state.network = wrap_network(config, state.model, process)
 
-        # 4. What it reads, and where it writes.
+        # 4. Loader, log and checkpoints.
         log = open_log(config, run_folder, process, state.position.step, found.metrics_bytes if found else 0)
         loader = open_loader(config, manifests[0], batches, process, run_folder, log)
         options, interrupts = train_options(config, process, weights_of_classes), Interrupts()
@@ -124,7 +124,7 @@ def train(config: schema.Train, run_folder: Path) -> None:
         facts = facts_of(given, choices, state, manifests[0], hashes, batches, process)
         checkpoints = open_checkpoints(config, run_folder, state, facts, log, process)
         if process.is_main:
-            write_config(run_folder, given, computed(config.runtime.precision, state.model, process))
+            write_config(run_folder, given, computed(config.runtime.precision, state.model, process), state.model)
         origin = f"resumed {describe_position(state.position, len(batches))}" if found else f"weights: {weights}"
         if dataset is not config.dataset and process.is_main and (added := note_unlisted(config.dataset, manifests)):
             notes.append(added)
@@ -134,13 +134,13 @@ def train(config: schema.Train, run_folder: Path) -> None:
         for line in describe_run(config, manifests, process, run_folder) + said:
             log.line(line)
 
-        # 5. The training itself.
+        # 5. The training.
         started = time.monotonic()
         with interrupts.caught(), closing(loader), closing(evaluation.loader):
             if not state.position.step:
                 log.settings(flatten(given))
             if not found or other_videos:
-                # At once: a full disk or a folder that cannot be written to is better found now than after an epoch.
+                # At once, to detect a full disk or a read-only folder before the first epoch.
                 checkpoints.save()
             if process.is_main:
                 save_manifests(run_folder, manifests)
@@ -155,7 +155,7 @@ def train(config: schema.Train, run_folder: Path) -> None:
 
 
 def open_log(config: schema.Train, run_folder: Path, process: Process, steps: int, metrics_bytes: int) -> RunLog:
-    """steps, metrics_bytes: of what a resumed run goes on from."""
+    """steps, metrics_bytes: of the checkpoint that the run resumes from."""
     others = run_folder / f"log_rank{process.rank}.txt" if config.runtime.rank_logs else None
     return RunLog(run_folder if process.is_main else None, steps, metrics_bytes, others)
 
@@ -163,7 +163,7 @@ def open_log(config: schema.Train, run_folder: Path, process: Process, steps: in
 def open_loader(
     config: schema.Train, manifest: Manifest, batches: EpochBatches, process: Process, run_folder: Path, log: RunLog
 ) -> Loader[Batch]:
-    """It leaves alone what earlier launches of the run have put into quarantine."""
+    """The loader skips the videos that earlier launches of the run have quarantined."""
     clips = training_clips(config, manifest)
     loader = training_loader(clips, batches, config.data.workers, config.data.timeout)
     loader.quarantine |= process.on_rank_zero(lambda: read_quarantine(run_folder, clips, config.resume_other_videos))
@@ -180,7 +180,7 @@ def facts_of(
     batches: EpochBatches,
     process: Process,
 ) -> dict[str, Any]:
-    """What a checkpoint says of the run, and what does not change while training; see `Checkpoint`.
+    """The part of a checkpoint that does not change during training; see `Checkpoint`.
 
     manifest: of the training split. hashes: content hashes of the training and the validation split.
     """
@@ -215,8 +215,8 @@ def open_checkpoints(
 def validation(
     config: schema.Train, evaluation: Evaluation, manifest: str, interrupts: Interrupts, process: Process, log: RunLog
 ) -> Callable[[Position], float]:
-    """What the loop calls at the end of an epoch: logs the validation's metrics and returns what checkpoints.best_by
-    says: an accuracy in percent, or the loss.
+    """Called by the loop at the end of an epoch: logs the validation's metrics and returns what checkpoints.best_by
+    names: an accuracy in percent, or the loss.
 
     manifest: content hash of the validation split.
     """
@@ -241,7 +241,7 @@ def validation(
 
 
 def describe_run(config: schema.Train, manifests: list[Manifest], process: Process, run_folder: Path) -> list[str]:
-    """For the log: the run, its videos, and what is left out; the main process writes lists of the missing ones."""
+    """For the log: the run, its videos and the missing ones; rank 0 writes lists of the missing videos."""
     train, val = manifests
     lines = [
         f"{config.name}: {len(train)} training and {len(val)} validation videos of {len(train.class_names)} classes, "
@@ -279,7 +279,7 @@ def describe_step(config: schema.Train, batches: EpochBatches, process: Process)
 def final_summary(
     config: schema.Train, position: Position, loader: Loader[Batch], log: RunLog, run_folder: Path, seconds: float
 ) -> list[str]:
-    """What the terminal shows at the end."""
+    """The last lines of the log."""
     value, epoch = position.best[0]
     best_by = {"mean_class": "mean class accuracy"}.get(config.checkpoints.best_by, config.checkpoints.best_by)
     protocol = config.validation.name(config.data.short_side, config.data.crop_size)
@@ -294,7 +294,10 @@ def final_summary(
         f"{', averaged weights' if config.optimizer.ema else ''})"
     )
     if loader.quarantine:
-        lines.append(f"{len(loader.quarantine)} clips took their worker along: {run_folder / QUARANTINE}")
+        lines.append(
+            f"{len(loader.quarantine)} videos crashed or hung a loader worker and were quarantined; see "
+            f"{run_folder / QUARANTINE}"
+        )
     if random_start := note_random_start(config):
         lines.append(random_start)
     return [*lines, f"evaluate: {paste('vsn-eval', checkpoint=run_folder / 'checkpoints' / 'best.pt')}"]

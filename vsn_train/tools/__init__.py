@@ -1,1 +1,1 @@
-"""vsn-tools: one file a verb. main.py imports the verb that is asked for, and no other."""
+"""vsn-tools: one file a verb. main.py imports only the requested verb."""

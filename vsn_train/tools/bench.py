@@ -8,10 +8,10 @@
     vsn-tools bench step                          what each speed switch changes in a training step
     vsn-tools bench step --only fp32 bf16,channels_last --size 224 --batch 8 --device cuda
     vsn-tools bench step --processes 2            the switches for several processes
-    vsn-tools bench table --arch resnet50 --frames 8     latency and throughput, beside the papers' tables
+    vsn-tools bench table --arch resnet50 --frames 8     latency and throughput, compared with the papers' tables
 
-Everything that is compared runs in turns; reported are medians and the ratios within each round with their quartiles.
-Run it on a machine with nothing else to do.
+Everything that is compared runs in interleaved rounds; reported are medians and the ratios within each round with their
+quartiles. Run it on a machine with nothing else to do.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     eval_arguments(commands.add_parser("eval", help="videos/s and memory of each protocol, against view by view"))
     loader_arguments(commands.add_parser("loader", help="reading videos for training and for each protocol"))
     step_arguments(commands.add_parser("step", help="what each speed switch changes in a training step"))
-    table_arguments(commands.add_parser("table", help="latency and throughput, beside the papers' speed tables"))
+    table_arguments(commands.add_parser("table", help="latency and throughput, compared with the papers' speed tables"))
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -111,7 +111,7 @@ def setting_arguments(parser: argparse.ArgumentParser, channels_last: list[str])
 
 
 def settings_of(arguments: argparse.Namespace) -> list[Setting]:
-    """Every combination of what was asked for; each network is reported in its fastest one."""
+    """Every requested combination; each network is reported in its fastest one."""
     return [
         Setting(precision, channels_last == "on", compiled == "on")
         for precision in arguments.precision
@@ -412,7 +412,7 @@ def earlier(output: Path, facts: dict[str, str]) -> list[NetworkTimes]:
         raise InputError(f"{path}: --add needs what an earlier `bench table` wrote there ({error!r})") from None
     for key in set(facts) - {"date", "load before"}:
         if theirs.get(key) != facts[key]:
-            raise InputError(f"{path}: --add: {key} was {theirs.get(key)!r} and is {facts[key]!r}; measure all anew")
+            raise InputError(f"{path}: --add: {key} was {theirs.get(key)!r} and is {facts[key]!r}; measure all again")
     sizes = dict.fromkeys((arch, frames) for arch, frames, _ in times)
     batch = max(batch for *_, batch in times)
     return [NetworkTimes(times[arch, frames, 1], times[arch, frames, batch]) for arch, frames in sizes]

@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulate operations (MACs) of the operators, beside what the papers print.
+"""Parameters and multiply-accumulate operations (MACs) of the operators, compared with the papers.
 
     vsn-tools complexity                                              the table of the papers' models
     vsn-tools complexity --operator sth --arch resnet50 --classes 174 one model, layer by layer

@@ -8,7 +8,7 @@
 
 Sources are videos or folders of images below a folder, or the videos of a manifest (Manifest.save). The flow of
 `Archery/v_Archery_g01_c01.avi` goes to the folder `Archery/v_Archery_g01_c01`: flow_x_00001.jpg, flow_y_00001.jpg, ….
-A folder gets its name when it is complete; started again, the work goes on with what is missing. Sources that cannot be
+A folder gets its name when it is complete; a second call continues with what is missing. Sources that cannot be
 read are listed in failed.txt and do not stop the rest. Exit code 0: done, 1: some failed, 2: wrong input.
 """
 
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     root, names, note = sources_of(arguments.source.expanduser().resolve())
     target = arguments.target.expanduser().resolve()
     if target == root or root in target.parents or target in root.parents:
-        raise InputError(f"{target}: source and target must not lie in each other")
+        raise InputError(f"{target}: source and target must not contain each other")
     folders = Counter(video_name(name) for name in names)
     if twice := next((name for name, count in folders.items() if count > 1), None):
         raise InputError(f"{root}: the flow of several videos would go to {twice}: rename all but one of them")

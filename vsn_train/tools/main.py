@@ -1,8 +1,8 @@
 """The command vsn-tools: `vsn-tools VERB …`. Each verb is a file beside this one with two functions.
 
 `add_arguments(parser)` says what it takes, `run(arguments)` does it and returns the exit code; the file's docstring is
-its help. Only the verb that is asked for is imported, so that `vsn-tools --help` answers at once. Exit codes: 0 done,
-1 the work found something wrong, 2 wrong input (one message, no traceback).
+its help. Only the requested verb is imported, so that `vsn-tools --help` answers at once. Exit codes: 0 done,
+1 a problem was found, 2 wrong input (one message, no traceback).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import importlib
 import re
 import sys
+import textwrap
 from typing import Any, NoReturn
 
 from hydra.errors import HydraException
@@ -23,16 +24,16 @@ from vsn_train.versions import version_line
 WRONG_INPUT = 2
 FAILED = 1
 VERBS = {
-    "scan": "is a copy of a data set complete? Counts its videos, classes and frames",
-    "check": "find the videos that cannot be read, hang, or hold another number of frames",
-    "split": "divide videos into a training and a validation list, class by class",
+    "scan": "check that a data set is complete; count videos, classes, frames",
+    "check": "find videos that are unreadable, hang, or have a wrong frame count",
+    "split": "divide videos into a training and a validation list",
     "prepare": "make copies of a data set that are read several times faster",
     "flow": "compute the optical flow of a data set",
-    "scores": "read, compare, break down and fuse the score files of vsn-eval; mean of splits",
+    "scores": "read, compare, analyse and fuse score files; mean of splits",
     "export": "write a network as ONNX or torch.export, and check the file",
-    "complexity": "parameters and multiplications of the networks, beside the papers'",
-    "attention": "how much of an STH network's attention is temporal, layer by layer",
-    "bench": "measure speed and memory here: model, step, loader, eval, table",
+    "complexity": "parameters and multiply-adds of networks, compared with the papers",
+    "attention": "how temporal the attention of an STH network is, layer by layer",
+    "bench": "measure speed and memory: model, step, loader, eval, table",
 }
 # They take values of vsn-train between their options, which argparse does for parsers without commands only.
 WITH_VALUES = {"scan": "train", "attention": "eval"}  # and the config whose keys these are
@@ -76,7 +77,9 @@ def main() -> None:
 def parse(verb: str, module: Any, words: list[str]) -> argparse.Namespace:
     """The arguments of a verb. Ends the program for --help; raises InputError for what the verb does not take."""
     parser = Parser(
-        prog=f"vsn-tools {verb}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"vsn-tools {verb}",
+        description=_fitted(module.__doc__),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)
     if verb in WITH_KEYS:
@@ -94,11 +97,20 @@ def as_options(words: list[str]) -> list[str]:
     ]
 
 
+def _fitted(text: str) -> str:
+    """A docstring for a terminal of 80 columns: paragraphs are wrapped, indented examples are kept."""
+    paragraphs = text.strip().split("\n\n")
+    return "\n\n".join(
+        each if any(line.startswith(" ") for line in each.splitlines()) else textwrap.fill(each, 80)
+        for each in paragraphs
+    )
+
+
 class Parser(argparse.ArgumentParser):
     """Refuses like everything else here: one message instead of the usage and a message."""
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; {self.prog} --help says what it takes")
+        raise InputError(f"{message}; see {self.prog} --help")
 
 
 def refuse(verb: str, message: str) -> None:
@@ -107,10 +119,10 @@ def refuse(verb: str, message: str) -> None:
 
 
 def help_text() -> str:
-    lines = ["vsn-tools VERB …: what is done around a training. vsn-tools VERB --help says more, with examples.", ""]
+    lines = ["vsn-tools VERB …: the programs around a training. VERB --help has examples.", ""]
     lines += [f"  {verb:<11} {about}" for verb, about in VERBS.items()]
     lines += ["", "vsn-tools --version prints the versions of vsn-train, torch, torchvision and av."]
-    lines += ["Exit codes: 0 done, 1 something is wrong with what was looked at, 2 wrong input."]
+    lines += ["Exit codes: 0 done, 1 a problem was found, 2 wrong input."]
     return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ Videos are brought to a short side of 256 pixels and re-encoded as H.264 in whic
 JPEG or PNG images are put into one file each, byte for byte. Every copy has the relative path of its source (a
 video keeps its suffix, a folder `78687` becomes `78687.mp4`): training needs another dataset.root and nothing else.
 
-A copy gets its name when it has been checked; started again, the work goes on with what is missing. Sources that cannot
+A copy gets its name when it has been checked; a second call continues with what is missing. Sources that cannot
 be read are listed in failed.txt and do not stop the rest. Exit code 0: done, 1: some failed, 2: wrong input.
 """
 
@@ -103,7 +103,7 @@ def check_arguments(arguments: argparse.Namespace, source: Path, target: Path) -
     if not source.is_dir():
         raise InputError(f"{source}: no such folder")
     if target == source or source in target.parents or target in source.parents:
-        raise InputError(f"{target}: source and target must not lie in each other")
+        raise InputError(f"{target}: source and target must not contain each other")
     if arguments.short_side < 2 or arguments.short_side % 2:
         raise InputError(f"--short-side {arguments.short_side}: expected an even number of pixels")
     if not 0 <= arguments.crf <= 51:

@@ -4,9 +4,9 @@
     vsn-tools scan dataset=kinetics400 dataset.root=/data/kinetics400 --no-frames
 
 Prints a line for each split, every video that cannot be read, every one that is there twice under two names, and, of
-videos of your own, those that training and validation share. Frame counts are kept beside the data, so that a training
-with dataset.count_frames=true starts at once; a killed scan goes on where it stopped. --no-frames opens only videos of
-your own that may be the same. --save writes each split's manifest, paths, labels and frame counts, as
+videos of your own, those that training and validation share. Frame counts are stored next to the data, so that a
+training with dataset.count_frames=true starts at once; a killed scan continues where it stopped. --no-frames opens only
+videos of your own that may be the same. --save writes each split's manifest, paths, labels and frame counts, as
 FOLDER/<dataset>_<split>.npz (Manifest.load reads it).
 Exit code 0: complete, 1: videos are missing, unreadable, or in both splits, 2: wrong input.
 """

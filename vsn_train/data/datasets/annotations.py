@@ -20,7 +20,7 @@ def video_root(root: Path, official: Sequence[str], expected: str) -> Path:
 
 
 def search_places(root: Path, annotations: Path | None, *subfolders: str) -> list[Path]:
-    """Where annotation files may lie: `annotations`, or in and beside the root; and in the subfolders of each.
+    """Where annotation files may lie: `annotations`, or in and next to the root; and in the subfolders of each.
 
     Raises InputError where `annotations` is given and is no folder.
     """

@@ -27,7 +27,7 @@ def load_hmdb51(
     """split: "train"; "val" and "test" are both the official test list: HMDB51 has no validation set.
 
     root: folder of the class folders. list_number: official split 1, 2 or 3. annotations: folder of the lists; None
-    looks for testTrainMulti_7030_splits in and beside the root. Raises InputError for missing folders or lists, for
+    looks for testTrainMulti_7030_splits in and next to the root. Raises InputError for missing folders or lists, for
     more than max_missing_share missing videos and for a line that does not fit, with file and line.
     """
     videos = video_root(root, ["hmdb51_org", "hmdb51"], "the folder of HMDB51's class folders")
@@ -64,6 +64,6 @@ def _find_listings(root: Path, annotations: Path | None, list_number: int) -> tu
         if listings:
             return place, listings
     raise InputError(
-        f"found no <class>_test_split{list_number}.txt in {annotations or f'{official} in or beside {root}'}; unpack "
+        f"found no <class>_test_split{list_number}.txt in {annotations or f'{official} in or next to {root}'}; unpack "
         "test_train_splits.rar there, or name the folder of the lists with dataset.annotations"
     )

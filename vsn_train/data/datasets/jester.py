@@ -24,7 +24,7 @@ FLIP_CLASSES = (
 def load_jester(root: Path, split: str, annotations: Path | None = None, max_missing_share: float = 0.0) -> Manifest:
     """split: "train", "val" or "test", which has no labels.
 
-    root: folder of the frame folders. annotations: folder of the CSV files; None looks in and beside the root.
+    root: folder of the frame folders. annotations: folder of the CSV files; None looks in and next to the root.
     Raises InputError for missing folders or files, for more than max_missing_share missing videos and for a line that
     does not fit, with file and line.
     """

@@ -37,7 +37,7 @@ def load_kinetics400(
 ) -> Manifest:
     """split: "train", "val" or "test", which has labels where the CSV has the column.
 
-    root: folder of the videos of all splits. annotations: folder of the CSV files; None looks in and beside the root.
+    root: folder of the videos of all splits. annotations: folder of the CSV files; None looks in and next to the root.
     Videos that are not there are left out and named in the manifest's `missing`; more than max_missing_share of them is
     an InputError, and so are missing folders or files and a line that does not fit, with file and line.
     """

@@ -1,4 +1,4 @@
-"""Which of the listed videos are there. Every folder is listed once; no question is asked per file."""
+"""Which of the listed videos exist. Every folder is listed once; there is no system call per file."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def make_present_manifest(
         raise InputError(
             f"{len(missing)} of {len(ids)} videos of {listing.name} are not under {root}, first {missing[0]}; "
             "complete the folder or correct dataset.root"
-            + (f", or go on without them: dataset.max_missing_share={accept}" if len(missing) < len(ids) else "")
+            + (f", or continue without them: dataset.max_missing_share={accept}" if len(missing) < len(ids) else "")
         )
     rows = [row for row, path in enumerate(found) if path is not None]
     return make_manifest(

@@ -42,7 +42,7 @@ def load_something_v2(
     """split: "train", "val" or "test", which has labels where test-answers.csv is there.
 
     root: folder of the videos, whatever their suffix, or of frame folders. annotations: folder of the JSON files; None
-    looks in and beside the root. Raises InputError for missing folders or files, for more than max_missing_share
+    looks in and next to the root. Raises InputError for missing folders or files, for more than max_missing_share
     missing videos and for an entry that does not fit, with file and line.
     """
     videos = video_root(root, ["20bn-something-something-v2"], "the folder of Something-Something V2's <id>.webm")

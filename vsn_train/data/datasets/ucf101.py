@@ -25,7 +25,7 @@ def load_ucf101(
     """split: "train"; "val" and "test" are both the official test list: UCF101 has no validation set.
 
     root: folder of the class folders. list_number: official split 1, 2 or 3. annotations: folder of the lists; None
-    looks for ucfTrainTestlist in and beside the root. Raises InputError for missing folders or lists, for more than
+    looks for ucfTrainTestlist in and next to the root. Raises InputError for missing folders or lists, for more than
     max_missing_share missing videos and for a line that does not fit, with file and line.
     """
     videos = video_root(
@@ -60,7 +60,7 @@ def _find_lists(root: Path, annotations: Path | None) -> Path:
     for place in search_places(root, annotations, "ucfTrainTestlist", "annotations"):
         if (place / "classInd.txt").is_file():
             return place
-    where = f"no classInd.txt in {annotations}" if annotations else f"no ucfTrainTestlist in or beside {root}"
+    where = f"no classInd.txt in {annotations}" if annotations else f"no ucfTrainTestlist in or next to {root}"
     raise InputError(
         f"found {where}; unpack UCF101TrainTestSplits-RecognitionTask.zip there or set dataset.annotations"
     )
