@@ -290,7 +290,7 @@ def test_every_published_key_of_resnet50_is_used(tmp_path, column, operator, lay
     assert len(rows) == 320
     classes = 1000
     shapes |= {"fc.weight": [classes, 2048], "fc.bias": [classes]}
-    state = {row[column]: torch.zeros(()).expand(shapes[row["torchvision"]]) for row in rows}
+    state = {row[column]: torch.zeros(shapes[row["torchvision"]]) for row in rows}
     torch.save({"state_dict": state}, tmp_path / "file.pth")
     report = load_weights(create_model(operator, "resnet50", 8, classes), tmp_path / "file.pth")
     assert len(report.loaded) == 320

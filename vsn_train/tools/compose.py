@@ -37,12 +37,7 @@ def eval_config(opened: OpenedCheckpoint, values: Sequence[str]) -> schema.Eval:
 def composed(name: str, values: Sequence[str], config_dir: Path | None = None) -> DictConfig:
     """The file configs/<name>.yaml with these values, not yet checked. A ~ is the home folder."""
     schema.register_schemas()
-    for resolver in (
-        "run_folder",
-        "checkpoint_folder",
-        "overview",
-        "new_folder",
-    ):  # used by runs only
+    for resolver in ("run_folder", "checkpoint_folder", "overview", "new_folder"):  # used by runs only
         OmegaConf.register_new_resolver(resolver, lambda *_: "", replace=True)
     overrides = hydra_words(values, schema.PATHS, schema.PATH_LISTS)
     if config_dir:

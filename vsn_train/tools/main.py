@@ -62,16 +62,16 @@ def main() -> None:
         sys.exit(f"vsn-tools {verb}: interrupted")
     except InputError as error:
         refuse(verb, str(error))
+    except (HydraException, OmegaConfBaseException) as error:  # before OSError, which some of Hydra's are too
+        from vsn_train.cli import described
+
+        refuse(verb, described(error, WITH_VALUES[verb], words[1:]))
     except OSError as error:
         message = refusal(error, None)
         if message is None:
             raise
         print(f"vsn-tools {verb}: {message}", file=sys.stderr)
         sys.exit(FAILED)
-    except (HydraException, OmegaConfBaseException) as error:
-        from vsn_train.cli import described
-
-        refuse(verb, described(error, WITH_VALUES[verb], words[1:]))
 
 
 def parse(verb: str, module: Any, words: list[str]) -> argparse.Namespace:
