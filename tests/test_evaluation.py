@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from torch import nn
 
 from tests.conftest import SMALL, run_command
 from tests.media import write_counting_folder, write_counting_video
+from tests.warm import Command
 from vsn_train.analysis.scores import Scores
 from vsn_train.data.datasets.something_v1 import FLIP_CLASSES, load_something_v1
 from vsn_train.data.loader import EvalVideos, eval_loader
@@ -364,6 +366,73 @@ def test_results_of_another_checkpoint_are_replaced_as_a_whole_and_one_in_use_is
     assert "replaced: results of another evaluation there (checkpoint differed)" in second.out
     assert {path.name for path in folder.iterdir()} == {"metrics.json", "scores.npz"}  # no report of another one
     assert json.loads((folder / "metrics.json").read_text())["epoch"] == 7
+
+
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_full_disk_leaves_the_results_that_were_there_and_names_the_file(ucf101_run, many, tmp_path, devices):
+    few = [
+        f"checkpoint={ucf101_run}/checkpoints/last.pt", "runtime.threads=1", f"dataset.root={many}", "data.workers=0",
+        "protocol=center_1clip", f"hydra.run.dir={tmp_path}/run", f"runtime.devices={devices}",
+    ]  # fmt: skip
+    folder = tmp_path / "run" / "eval" / "last" / "center_1clip"
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text("{}")
+    process = Command("vsn-eval", few, tmp_path)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (8000, 8000))  # less than the report
+    code, text = process.wait(timeout=300), process.output()
+    assert code == 1, text
+    (message,) = [line for line in text.splitlines() if line.startswith("vsn-eval: ")]
+    assert f"cannot write {folder}/report.html: File too large; make room" in message
+    assert "Traceback" not in text
+    assert [(path.name, path.read_text()) for path in folder.iterdir() if path.is_file()] == [("metrics.json", "{}")]
+    assert not list(folder.parent.glob(".*"))
+
+
+def test_a_folder_of_predictions_holds_those_of_one_command(ucf101_run, many, tmp_path):
+    videos = sorted(many.glob("*/*.avi"))[:2]
+    few = [f"checkpoint={ucf101_run}", "protocol=center_1clip", f"hydra.run.dir={tmp_path}/out", "data.workers=0"]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.png").touch()
+    (tmp_path / "victim.png").touch()
+    with folder_lock(tmp_path / "out", ""):
+        held = run_command("vsn-predict", *few, f"video={videos[0]}")
+    assert held.code == 2
+    assert f"out is in use by process {os.getpid()}" in held.err
+    two = run_command("vsn-predict", *few, f"video=[{videos[0]},{videos[1]}]")
+    assert two.code == 0, two.err
+    pictures = {path.name for path in (tmp_path / "out").iterdir()} - {"prediction.json", "mine.png"}
+    assert len(pictures) == 2
+    found = json.loads((tmp_path / "out" / "prediction.json").read_text())
+    found["predictions"] += [{"picture": "../victim.png"}, {"picture": 3}]
+    (tmp_path / "out" / "prediction.json").write_text(json.dumps(found))
+    one = run_command("vsn-predict", *few, f"video={videos[0]}")
+    assert one.code == 0, one.err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"prediction.json", "prediction.png", "mine.png"}
+    assert (tmp_path / "victim.png").exists()
+
+
+def test_links_in_a_foreign_run_folder_lead_nowhere(ucf101_run, many, tmp_path):
+    """Whoever made the folder does not choose where we write: nothing outside of it is made, or written through."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "victim.txt").write_text("whole")
+    evaluation = ["runtime.threads=1", f"dataset.root={many}", "data.workers=0", "protocol=center_1clip"]
+    training = ["dataset=ucf101", f"dataset.root={many}", *SMALL, "resume=true"]
+    for number, (name, to) in enumerate(
+        (("eval", "."), ("eval/best", "."), ("eval/best/center_1clip", "."), ("eval/best/.center_1clip", "."),
+         ("log.txt", "victim.txt"), ("metrics.jsonl", "victim.txt"), ("tensorboard", "."), ("manifests", "."))
+    ):  # fmt: skip
+        run = tmp_path / str(number)
+        shutil.copytree(ucf101_run, run, ignore=shutil.ignore_patterns("eval", name))
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).symlink_to(outside / to)
+        if name.startswith("eval"):
+            refused = run_command("vsn-eval", f"checkpoint={run}", *evaluation)
+        else:
+            refused = run_command("vsn-train", f"hydra.run.dir={run}", *training)
+        assert refused.code == 2, (name, refused.err)
+        assert f"{run}/{name} is a link to {outside}" in refused.err
+        assert [(path.name, path.read_text()) for path in outside.iterdir()] == [("victim.txt", "whole")]
 
 
 def test_two_trainings_in_one_folder(ucf101, tmp_path):

@@ -43,7 +43,11 @@ def folder_lock(folder: Path, advice: str) -> Iterator[None]:
 
 def _lock(path: Path, folder: Path, advice: str) -> int | None:
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        except FileNotFoundError:  # whoever held it has just removed the folder
+            folder.mkdir(parents=True, exist_ok=True)
+            continue
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -59,6 +63,19 @@ def _lock(path: Path, folder: Path, advice: str) -> int | None:
                 os.write(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
                 return file
         os.close(file)
+
+
+def refuse_links(folder: Path, *names: str) -> None:
+    """Raise InputError where one of these in the folder is a link out of it: whoever made the folder, and that may be
+    somebody else, would choose where we write. Links of the user's own on the way to the folder are none of them."""
+    inside = os.path.realpath(folder) + os.sep
+    for name in names:
+        path = folder / name
+        if path.is_symlink() and not os.path.realpath(path).startswith(inside):
+            raise InputError(
+                f"{path} is a link to {os.readlink(path)}, and what is written there would land outside of {folder}; "
+                "remove the link, or choose another hydra.run.dir"
+            )
 
 
 def new_folder(parent: Path) -> Path:

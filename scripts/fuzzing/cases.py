@@ -665,13 +665,17 @@ def write_picture(path: Path) -> None:
 
 
 def png(width: int, height: int, depth: int) -> bytes:
-    """One colour; a giant one is a small file."""
+    """One colour; a giant one is a small file. Its last checksum is wrong where there are many rows."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    packer = zlib.compressobj(9)
     row = bytes(1 + width * 3 * depth // 8)
-    body = b"".join([*(packer.compress(row) for _ in range(height)), packer.flush()])
+    packer = zlib.compressobj(9)
+    if height > 1000:  # a row that is packed by itself can be repeated
+        first = packer.compress(row) + packer.flush(zlib.Z_FULL_FLUSH)
+        body = first + first[2:] * (height - 1) + packer.flush()
+    else:
+        body = packer.compress(row * height) + packer.flush()
     head = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")

@@ -230,7 +230,7 @@ def arrays_of(arrays: dict[str, np.ndarray], marker: Path, rng: random.Random) -
         elif how == 1:
             found[name] = array[:1] if array.ndim else np.array([array] * 3)
         elif how == 2:
-            found[name] = array.astype("U" if array.dtype.kind in "fi" else "S")
+            found[name] = array.astype("U") if array.dtype.kind != "U" else np.char.encode(array, "utf-8")
         elif how == 3:
             found[name] = np.full(array.shape, odd_float(rng), np.float64)
         elif how == 4 and array.dtype.kind in "fi":

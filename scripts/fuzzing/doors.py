@@ -95,6 +95,7 @@ def _end(group: int) -> None:
 
 def _environment(place: Path) -> dict[str, str]:
     own = {"HOME": str(place / "home"), "TMPDIR": str(place / "tmp"), SECRET: SECRET_TEXT, "OMP_NUM_THREADS": "1"}
+    own["MPLCONFIGDIR"] = str(place / "tmp")  # where matplotlib keeps its list of fonts
     return {**os.environ, **own}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,9 +17,11 @@ from tests.conftest import SMALL, Result, run_command
 from tests.media import write_counting_folder, write_counting_video
 from tests.runs import TOOLS
 from vsn_train.analysis.scores import Scores
+from vsn_train.atomic import part_of
 from vsn_train.data import optical_flow
 from vsn_train.data.manifest import make_manifest
 from vsn_train.data.optical_flow import extract_flow, flow_estimator, quantize
+from vsn_train.data.prepare import shard_lock
 from vsn_train.data.video import VideoError, open_video
 from vsn_train.errors import InputError
 from vsn_train.tools.main import main
@@ -82,6 +85,47 @@ def test_a_folder_of_flow_is_complete_or_not_there(tmp_path: Path, monkeypatch: 
     assert list(target.parent.iterdir()) == []
 
 
+def test_two_at_the_same_video_leave_a_whole_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    video = write_counting_video(tmp_path / "a.mp4", 5)
+    whole = optical_flow.open_video
+    begun: list[int] = []
+
+    def again(path: Path) -> object:  # a second extraction comes in between, and is done first
+        monkeypatch.setattr(optical_flow, "open_video", whole)
+        begun.append(extract_flow(path, tmp_path / "flow", "dis", 20, 256, 95))
+        return whole(path)
+
+    monkeypatch.setattr(optical_flow, "open_video", again)
+    assert extract_flow(video, tmp_path / "flow", "dis", 20, 256, 95) == 4
+    assert begun == [4]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "flow"]
+    assert len(list((tmp_path / "flow").glob("flow_?_*.jpg"))) == 8
+
+
+def test_a_second_command_on_the_same_part_is_told(tmp_path: Path, run_here: Callable[..., Result]) -> None:
+    (tmp_path / "videos").mkdir()
+    write_counting_video(tmp_path / "videos" / "a.mp4", 4)
+    with shard_lock(tmp_path / "flow", "1/1"):
+        held = run_here(tmp_path / "videos", tmp_path / "flow", "--method", "dis")
+        other = run_here(tmp_path / "videos", tmp_path / "flow", "--method", "dis", "--shard", "2/2")
+    assert held.code == 2
+    assert "is in use by process" in held.err
+    assert other.code == 0, other.err
+    assert run_here(tmp_path / "videos", tmp_path / "flow", "--method", "dis").code == 0
+    assert sorted(path.name for path in (tmp_path / "flow").iterdir()) == ["a", "flow.json"]
+
+
+def test_a_manifest_does_not_lead_outside(tmp_path: Path, run_here: Callable[..., Result]) -> None:
+    write_counting_video(tmp_path / "a.mp4", 4)
+    (tmp_path / "videos").mkdir()
+    for name in ("../a.mp4", str(tmp_path / "a.mp4")):
+        make_manifest("mine", "train", tmp_path / "videos", [name], [0], ["x"]).save(tmp_path / "m.npz")
+        refused = run_here(tmp_path / "m.npz", tmp_path / "flow", "--method", "dis")
+        assert refused.code == 2
+        assert "does not lie below its root" in refused.err
+    assert not (tmp_path / "a").exists()
+
+
 def test_one_frame_has_no_flow(tmp_path: Path) -> None:
     video = write_counting_video(tmp_path / "clip.mp4", 1)
     with pytest.raises(VideoError, match="it has one frame; optical flow needs two"):
@@ -101,7 +145,8 @@ def test_the_script_goes_on_where_it_was_and_lists_what_failed(tmp_path: Path, r
     write_counting_video(source / "a b" / "one.mp4", 5)
     write_counting_folder(source / "two", 4)
     (source / "broken.avi").write_bytes(b"no video")
-    (target / "a b" / ".one.part").mkdir(parents=True)  # of a run that was killed
+    dead = part_of(target / "a b" / "one").name.replace(f"-{os.getpid()}-", "-99999999-")
+    (target / "a b" / dead).mkdir(parents=True)  # of a run that was killed
     first = run_here(source, target, "--method", "dis")
     assert first.code == 1, first.err
     assert "2 videos done with 7 flow fields, 0 were there, 1 failed" in first.out

@@ -63,7 +63,7 @@ def literal_text() -> AbstractContextManager[None]:
 
 def shown_name(name: str) -> str:
     """A file's or a class's name as a figure can draw it, whatever its bytes; on one line, and not too long for it."""
-    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    text = name.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
     text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
     return text if len(text) <= 120 else f"{text[:80]}…{text[-39:]}"
 

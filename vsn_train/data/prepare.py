@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -247,9 +247,16 @@ def is_below(name: str) -> bool:
     return bool(name) and not os.path.isabs(inside) and inside.split(os.sep)[0] not in ("..", ".")
 
 
-def shard_lock(target: Path, shard: str) -> AbstractContextManager[None]:
+@contextmanager
+def shard_lock(target: Path, shard: str) -> Iterator[None]:
     """Keep a second command out of the same part of the work. Raises InputError where one is at it."""
-    return folder_lock(target / f".shard-{shard.replace('/', '-of-')}", "wait for it, or take another --shard")
+    place = target / f".shard-{shard.replace('/', '-of-')}"
+    try:
+        with folder_lock(place, "wait for it, or take another --shard"):
+            yield
+    finally:
+        with suppress(OSError):  # the other one's
+            place.rmdir()
 
 
 def list_failed(target: Path, shard: str, failed: Sequence[str]) -> None:

@@ -31,7 +31,7 @@ from vsn_train.engine.distributed import Process, join_processes
 from vsn_train.engine.evaluate import Found, mean_of_views, score_videos, video_groups
 from vsn_train.engine.parts import ScoreParts
 from vsn_train.engine.precision import autocast_for
-from vsn_train.folder_lock import folder_lock
+from vsn_train.folder_lock import folder_lock, refuse_links
 from vsn_train.run.data import check_classes, check_flips, note_missing
 from vsn_train.run.network import model_of, use_channels_last
 from vsn_train.run.own_split import tested_manifest
@@ -66,7 +66,7 @@ def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) ->
         }
         stem = opened.path.stem
         folder = run_folder / "eval" / stem / (name if config.split == "val" else f"{name}_{config.split}")
-        process.on_rank_zero(lambda: hold(held, folder))
+        process.on_rank_zero(lambda: hold(held, folder, run_folder))
         features = model.head.in_features if config.features else 0
         columns = len(manifest.class_names) + features
         keep_views = views_are_kept(config, len(manifest), columns)
@@ -107,10 +107,13 @@ def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) ->
             print(f"run folder {run_folder}: {folder.relative_to(run_folder)}/ {', '.join(names)}")
 
 
-def hold(held: ExitStack, folder: Path) -> None:
-    """Keep other evaluations out of the folder of this one. Raises InputError where one is at work there."""
+def hold(held: ExitStack, folder: Path, run_folder: Path) -> None:
+    """Keep other evaluations out of the folder of this one. Raises InputError where one is at work there, and where the
+    run folder has links that lead out of it."""
     # Next to it: the folder itself is replaced as a whole.
     place = folder.parent / f".{folder.name}"
+    parts = [folder.parent.parent, folder.parent, folder, folder / "parts", place]
+    refuse_links(run_folder, *(str(each.relative_to(run_folder)) for each in parts))
     for each in (folder.parent.parent, folder.parent, folder, place):  # the last first; where nothing was written
         held.callback(remove_if_empty, each)
     held.enter_context(folder_lock(place, "wait for that evaluation, or choose another hydra.run.dir"))

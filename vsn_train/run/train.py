@@ -27,7 +27,7 @@ from vsn_train.engine.interrupts import Interrupts
 from vsn_train.engine.log import QUARANTINE, RunLog
 from vsn_train.engine.state import Checkpoint, Position, TrainState
 from vsn_train.engine.train import train as run_training
-from vsn_train.folder_lock import folder_lock
+from vsn_train.folder_lock import folder_lock, refuse_links
 from vsn_train.models.layouts import mixing_of
 from vsn_train.run.check import check_training
 from vsn_train.run.class_weights import class_weights
@@ -54,6 +54,7 @@ from vsn_train.run.network import (
 from vsn_train.run.own_split import check_place, draws_split, kept_split, note_unlisted, save_split
 from vsn_train.run.record import computed, flatten, write_config
 from vsn_train.run.resume import describe_position, find_checkpoint, not_bit_identical, read_quarantine
+from vsn_train.run.same_data import FOLDER as MANIFESTS
 from vsn_train.run.same_data import save_manifests
 from vsn_train.run.state import build_state, learning_rate, train_options
 from vsn_train.typed_paths import paste
@@ -90,7 +91,7 @@ def train(config: schema.Train, run_folder: Path) -> None:
             return
 
         # 2. The checkpoint to resume from, if any, and the fastest settings on this machine.
-        process.on_rank_zero(lambda: held.enter_context(folder_lock(run_folder, "choose another hydra.run.dir")))
+        process.on_rank_zero(lambda: hold(held, run_folder))
         hashes = [each.content_hash() for each in manifests]
         found, notes = process.on_rank_zero(
             lambda: find_checkpoint(
@@ -152,6 +153,14 @@ def train(config: schema.Train, run_folder: Path) -> None:
         for line in final_summary(config, state.position, loader, log, run_folder, time.monotonic() - started):
             log.line(line)
         log.close()
+
+
+def hold(held: ExitStack, run_folder: Path) -> None:
+    """Keep other trainings out of the run folder. Raises InputError where one is at work there, and where it has links
+    that lead out of it."""
+    held.enter_context(folder_lock(run_folder, "choose another hydra.run.dir"))
+    logs = [path.name for path in run_folder.glob("log*.txt")]
+    refuse_links(run_folder, *logs, "metrics.jsonl", QUARANTINE, "tensorboard", "checkpoints", MANIFESTS)
 
 
 def open_log(config: schema.Train, run_folder: Path, process: Process, steps: int, metrics_bytes: int) -> RunLog:
