@@ -49,7 +49,8 @@ def find_videos(root: Path, wanted: Sequence[str]) -> list[str | None]:
     folders: dict[str, tuple[str, dict[str, str]]] = {}
     found: list[str | None] = []
     for path in wanted:
-        folder, _, name = path.rpartition("/")
+        folder, slash, name = path.rpartition("/")
+        folder = folder or slash
         if folder not in folders:
             there = folder if (root / folder).is_dir() else _as_on_disk(root, folder)
             entries = list_folder(root / there) if there is not None else []
@@ -58,7 +59,7 @@ def find_videos(root: Path, wanted: Sequence[str]) -> list[str | None]:
         there, names = folders[folder]
         entry = names.get(name) or names.get(video_name(name)) or names.get(_composed(name))
         entry = entry or names.get(_composed(video_name(name)))
-        found.append(entry and (f"{there}/{entry}" if there else f"/{entry}" if path[:1] == "/" else entry))
+        found.append(entry and (f"{there}/{entry}" if there else entry))
     return found
 
 
@@ -73,11 +74,14 @@ def _as_on_disk(root: Path, folder: str) -> str | None:
         return None
     there = ""
     for part in folder.split("/"):
+        if not part:
+            there = there or "/"
+            continue
         place = root / there
-        same = [entry for entry in os.listdir(place) if _composed(entry) == _composed(part)] if place.is_dir() else []
-        if part and not same:
+        names = [each for each in list_folder(place) if _composed(each) == _composed(part)] if place.is_dir() else []
+        if not names:
             return None
-        there = os.path.join(there, same[0] if part else "/")
+        there = os.path.join(there, part if part in names else names[0])
     return there
 
 
