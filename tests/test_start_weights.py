@@ -5,13 +5,13 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from tests.runs import checkpoint_with
-from vsn_train.config import Sth, Train
+from tests.runs import checkpoint_with, log_of
+from vsn_train.config import Dataset, Sth, Train
 from vsn_train.engine.checkpoint import save_checkpoint
 from vsn_train.errors import InputError
 from vsn_train.models import create_model
 from vsn_train.models.hybrid import HybridConv2d
-from vsn_train.run.network import model_of, start_weights
+from vsn_train.run.network import model_of, note_random_start, start_weights
 from vsn_train.run.resume import find_checkpoint
 
 CLASSES = ["wave", "bow", "jump"]  # in a data set's official order
@@ -45,6 +45,15 @@ def test_classifier_rows_follow_the_stated_class_order(file, tmp_path):
 def test_new_head_leaves_the_classifier_as_it_started(file):
     head, before = started(file[0], weights_new_head=True)
     assert torch.equal(head, before)
+
+
+def test_random_weights_are_warned_of_where_the_recipe_has_others(ucf101_run):
+    (first, last) = [line for line in log_of(ucf101_run).splitlines() if "WARNING: RANDOM WEIGHTS" in line]
+    assert "The recipe of ucf101 starts from Kinetics-400 or ImageNet weights" in first
+    assert "Set weights=imagenet or weights=FILE" in last
+    for name, weights, warned in (("motion", None, False), ("jester", None, True), ("jester", "imagenet", False)):
+        config = Train(weights=weights, dataset=Dataset(name=name, root="data"))
+        assert bool(note_random_start(config)) == warned
 
 
 def test_other_operator_is_taken_only_when_asked_for(tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,8 @@ def write_onnx(
     program: torch.export.ExportedProgram, path: Path, texts: Mapping[str, str], axes: tuple[str, ...]
 ) -> None:
     """One self-contained file: weights inside, names "video" and "logits". axes: what the dimensions of "video" are."""
+    import onnx
+
     try:
         exported = torch.onnx.export(
             program, input_names=["video"], output_names=["logits"], dynamo=True, external_data=False, verbose=False
@@ -140,12 +143,19 @@ def write_onnx(
             "install --upgrade onnxscript"
         ) from error
     assert exported is not None  # None only from the exporter of older torch versions
-    exported.model.metadata_props.update(texts)
-    (video,), (logits,) = exported.model.graph.inputs, exported.model.graph.outputs
+    model = exported.model_proto
+    onnx.helper.set_model_props(model, dict(texts))
+    (video,), (logits,) = model.graph.input, model.graph.output
     for value, names in ((video, axes), (logits, ("DATA_BATCH", "DATA_CHANNEL"))):
-        for place, name in enumerate(names):
-            value.shape.set_denotation(place, name)
-    exported.save(path, external_data=False)
+        for dimension, name in zip(value.type.tensor_type.shape.dim, names, strict=True):
+            dimension.denotation = name
+    # The exporter names a free dimension s15 or the like, also within 8*s15.
+    if free := video.type.tensor_type.shape.dim[0].dim_param:
+        for value in (video, logits, *model.graph.value_info):
+            for dimension in value.type.tensor_type.shape.dim:
+                if dimension.dim_param:
+                    dimension.dim_param = re.sub(rf"\b{free}\b", "batch", dimension.dim_param)
+    path.write_bytes(model.SerializeToString())
 
 
 def run_file(path: Path, suffix: str, video: Tensor) -> Tensor:

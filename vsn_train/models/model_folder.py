@@ -17,7 +17,7 @@ from vsn_train.atomic import atomic_folder, write_atomic
 from vsn_train.errors import InputError
 
 CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
-LEFT_OUT = {"average": None, "optimizer": {}, "scaler": {}}  # of a checkpoint's content
+LEFT_OUT: dict[str, Any] = {"average": None, "optimizer": {}, "scaler": {}}  # of a checkpoint's content
 
 
 def is_model_folder(path: Path) -> bool:
