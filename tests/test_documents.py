@@ -318,7 +318,7 @@ EXAMPLE_INPUT = {
     "scores": ["show", "scores.npz"], "scores compare": ["a.npz", "b.npz"], "scores fuse": ["a.npz"],
     "scores submit": ["a.npz"], "scores mean": ["a.npz"], "export": ["--output", "model.onnx"],
     "attention": ["checkpoint=last.pt"], "bench": ["model"], "bench model": [], "bench step": [], "bench table": [],
-    "bench loader": ["/data"], "bench eval": ["/data"],
+    "bench loader": ["/data"], "bench eval": ["/data"], "bench live": [],
 }  # fmt: skip
 
 

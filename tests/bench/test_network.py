@@ -215,6 +215,16 @@ def test_the_table_beside_the_papers_by_hand():
     assert len(rows) == 5  # a table's own reference is not compared with itself
 
 
+def test_live_video_is_timed_both_ways(benchmark):
+    text, results = benchmark("live --arch resnet18 mobilenet_v2 --num-frames 2 --size 32 --rounds 2 --threads 1")
+    assert [each["arch"] for each in results] == ["resnet18", "mobilenet_v2"]
+    for each in results:
+        for kind in ("seconds", "cpu_seconds"):
+            assert {way: len(times) for way, times in each[kind].items()} == {"stream": 2, "whole clip": 2}
+    assert "stream, CPU ms" in text
+    assert "resnet18, 2 frames of 32 x 32" in text
+
+
 def test_the_script_times_all_networks_and_adds_another_size(benchmark, capsys):
     selection = "table --arch resnet18 --size 32 --batch 2 --rounds 1 --frames"
     text, results = benchmark(f"{selection} 4")

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from tests.colours import COLOURS, save_colour_network, write_colours
+from tests.test_documents import blocks_of, commands_of
 from tests.warm import Command
 from vsn_train import cli, load_model
 from vsn_train.data.live import live_frames
@@ -165,6 +166,33 @@ def test_a_network_that_looks_ahead_takes_no_live_video(tmp_path, clip, monkeypa
     assert predict(monkeypatch, f"checkpoint={network}", f"video={clip}", f"hydra.run.dir={tmp_path}/out") == 2
     assert "train one with backbone=tsm_online" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_document_works_as_written(network, clip, tmp_path, monkeypatch, capsys):
+    """docs/use-your-model.md, with a network and a video that are there."""
+    document, seen = "docs/use-your-model.md", set()
+    monkeypatch.chdir(tmp_path)
+    there = {"checkpoint": f"checkpoint={network}", "video": f"video={clip}"}
+    for command in commands_of(document):
+        keys = {each.partition("=")[0] for each in command.arguments}
+        if command.program != "vsn-predict" or not command.line or not keys & {"window", "live"}:
+            continue
+        words = [there.get(each.partition("=")[0], each) for each in command.arguments]
+        monkeypatch.setattr(sys, "argv", ["vsn-predict", *words, f"hydra.run.dir={tmp_path}/run"])
+        cli.predict()
+        assert "written: " in capsys.readouterr().out
+        seen |= keys
+    assert {"window", "stride", "live", "data.timeout"} <= seen
+    trained = load_model(network, device="cpu")
+    names = {
+        "trained": trained, "load_model": lambda path: trained, "camera": [image for _, image in live_frames(str(clip))],
+    }  # fmt: skip
+    code = [block.text for block in blocks_of(document) if ".windows(" in block.text or ".push(" in block.text]
+    assert len(code) == 2
+    for text in code:
+        exec(compile(text.replace("long.mp4", str(clip)), document, "exec"), names)
+    assert names["scores"].shape == (3,)
+    assert capsys.readouterr().out.splitlines()[0] == "0.0 2.0 red"
 
 
 def test_a_source_that_sends_nothing_ends_in_time(tmp_path):

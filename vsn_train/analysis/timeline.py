@@ -58,7 +58,7 @@ def csv_row(start: float, end: float, shares: np.ndarray, names: Sequence[str]) 
 
 def write_timeline(path: Path, bounds: np.ndarray, shares: np.ndarray, names: Sequence[str]) -> None:
     """timeline.csv: a line for each window. bounds: (N, 2) seconds. shares: (N, K)."""
-    rows = (csv_row(*bound, share, names) for bound, share in zip(bounds.tolist(), shares, strict=True))
+    rows = (csv_row(first, last, row, names) for (first, last), row in zip(bounds.tolist(), shares, strict=True))
     write_atomic(path, csv_header(names) + "".join(rows))
 
 

@@ -141,7 +141,7 @@ def _taken(container: InputContainer, reader: _Reader) -> Iterator[tuple[float, 
 
     if not container.streams.video:
         raise VideoError(reader.source, f"no video in it ({container.format.long_name})")
-    stream = container.streams.best("video") or container.streams.video[0]
+    stream = max(container.streams.video, key=lambda each: each.codec_context.width * each.codec_context.height)
     stream.codec_context.thread_count = 1
     rate = float(stream.average_rate or 0.0) or USUAL_RATE
     to_rgb = RgbConverter()

@@ -8,6 +8,7 @@
     vsn-tools bench step                          what each speed switch changes in a training step
     vsn-tools bench step --only fp32 bf16,channels_last --size 224 --batch 8 --device cuda
     vsn-tools bench step --processes 2            the switches for several processes
+    vsn-tools bench live --threads 1              live video: a new frame in a stream, and the whole clip again
     vsn-tools bench table --arch resnet50 --frames 8     latency and throughput, compared with the papers' tables
 
 Everything that is compared runs in interleaved rounds; reported are medians and the ratios within each round with their
@@ -38,6 +39,7 @@ from vsn_train.bench.evaluation import (
     score_decoding_once,
     score_view_by_view,
 )
+from vsn_train.bench.live import live_table, time_live
 from vsn_train.bench.network import MODES, Setting, Workload, as_data, compare_models, from_data, time_models
 from vsn_train.bench.reading import (
     Reading,
@@ -78,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     eval_arguments(commands.add_parser("eval", help="videos/s and memory of each protocol, against view by view"))
     loader_arguments(commands.add_parser("loader", help="reading videos for training and for each protocol"))
     step_arguments(commands.add_parser("step", help="what each speed switch changes in a training step"))
+    live_arguments(commands.add_parser("live", help="a frame of live video: in a stream, and with its whole clip"))
     table_arguments(commands.add_parser("table", help="latency and throughput, compared with the papers' speed tables"))
 
 
@@ -357,6 +360,37 @@ def step(arguments: argparse.Namespace) -> None:
         "workers": {"workers": workers, "kept_s": kept, "started_s": started},
     }
     write_results(arguments.output, "Switches of the training step", facts, text, data)
+    print(f"{text}\n\nwritten: {arguments.output}.md and .json")
+
+
+# ---- Live video ------------------------------------------------------------------------------------------------------
+
+
+def live_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--arch", nargs="+", choices=ARCHS, default=["mobilenet_v2", "resnet50"])
+    parser.add_argument("--num-frames", type=int, default=8)
+    parser.add_argument("--size", type=int, default=224, help="crop in pixels; the short side is 8/7 of it")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--output", type=Path, default=Path("runs/benchmark/live"), help="without .md and .json")
+    parser.set_defaults(work=live)
+
+
+def live(arguments: argparse.Namespace) -> None:
+    use_device(arguments.device, arguments.threads)
+    facts = hardware(arguments.device) | {
+        "frames": "320 x 240, from pixels to scores; tsm_online, fp32, channels_last",
+        "rounds": str(arguments.rounds),
+    }
+    works = [Workload(arch, arguments.num_frames, arguments.size, device=arguments.device) for arch in arguments.arch]
+    results = [time_live(work, arguments.rounds) for work in works]
+    data = []
+    for each in results:
+        seconds, cpu = ({way: times.tolist() for way, times in of.items()} for of in (each.times, each.cpu))
+        data.append(asdict(each.work) | {"seconds": seconds, "cpu_seconds": cpu})
+    text = live_table(results)
+    write_results(arguments.output, "Live video, frame by frame", facts, text, data)
     print(f"{text}\n\nwritten: {arguments.output}.md and .json")
 
 
