@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", type=int, default=400)
     parser.add_argument("--size", type=int, default=224, help="height and width in pixels")
     parser.add_argument("--modality", default="rgb", choices=("rgb", "flow"))
-    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="of the operator")
+    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="option of the operator")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,11 +1,11 @@
-"""Write a network as a file that other runtimes read, and check the file against the network.
+"""Export a network to ONNX or torch.export, and compare the file's logits with the network's.
 
     vsn-tools export --checkpoint runs/…/checkpoints/best.pt --output model.onnx
     vsn-tools export --operator sth --arch resnet50 --num-frames 8 --classes 174 --output model.pt2
 
-The ending chooses the format: .onnx (needs pip install 'vsn-train[onnx]') or .pt2 (torch.export). The network takes
-normalised video, float (clips, frames, channels, height, width), and gives logits, (clips, classes). Frames and size
-are fixed in the file; the number of clips stays free unless --batch gives it.
+The suffix chooses the format: .onnx (needs pip install 'vsn-train[onnx]') or .pt2 (torch.export). Input: normalized
+video, float (clips, frames, channels, height, width); output: logits (clips, classes). The number of frames and the size
+are fixed in the file; the number of clips is variable unless --batch is given.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ from vsn_train.models.backbone import parse_option
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", type=Path, help="of vsn-train; brings operator, network, frames and classes")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="checkpoint of vsn-train; defines operator, network, frames and classes"
+    )
     parser.add_argument(
         "--operator",
         help="tsn, tsm, vsn_compact, vsn_headtail, sth or module.function, with random weights; with --checkpoint only "
         "where the checkpoint's is a function of your own: its name again",
     )
     parser.add_argument("--arch", default="resnet50")
-    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="of the operator")
+    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="option of the operator")
     parser.add_argument("--modality", default="rgb", choices=("rgb", "flow"))
     parser.add_argument("--num-frames", type=int, default=8)
     parser.add_argument("--classes", type=int, default=400)
