@@ -4,16 +4,16 @@
     vsn-tools attention checkpoint=last.pt dataset.root=/data/sthv1 protocol=center_1clip
     vsn-tools attention checkpoint=[rgb.pt,flow.pt] label=[motion,motion] output=study/attention
 
-checkpoint: one or several, trained with backbone=sth backbone.integration=attention. Those that differ only in
-the seed are averaged. label: what to call the data of each checkpoint, by default the data set's name; flow that was
-trained with dataset=custom needs it to be compared with its RGB. output: where to write, by default `attention` in the
-working folder: OUTPUT.md, OUTPUT.json and up to four figures, each drawn if the checkpoints for it were given:
-OUTPUT_layers.png, _p.png (several p), _data.png (temporal and static data), _modality.png (RGB and flow).
-document: a Markdown file, in which the text between <!-- findings --> and <!-- end of findings --> is replaced by the
-result for each of the paper's findings, and by the figures.
+checkpoint: one or several, trained with backbone=sth backbone.integration=attention. Those that differ only in the seed
+are averaged. label: what to call the data of each checkpoint, by default the data set's name; flow that was trained
+with dataset=custom needs it to be compared with its RGB. output: where to write, by default `attention` in the working
+folder: OUTPUT.md, OUTPUT.json and up to four figures, each drawn if the checkpoints for it were given:
+OUTPUT_layers.png, _p.png (several p), _data.png (temporal and static data), _modality.png (RGB and flow). document: a
+Markdown file, in which the text between <!-- findings --> and <!-- end of findings --> is replaced by the result for
+each of the paper's findings, and by the figures.
 
-All other keys are those of vsn-eval and apply to every checkpoint: dataset.root=…, protocol=…, split=….
-Values that are not given are taken from each checkpoint. Exit code 0: done, 2: wrong input.
+All other keys are those of vsn-eval and apply to every checkpoint: dataset.root=…, protocol=…, split=…. Values that are
+not given are taken from each checkpoint. Exit code 0: done, 2: wrong input.
 """
 
 from __future__ import annotations

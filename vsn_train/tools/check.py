@@ -6,10 +6,11 @@
     vsn-tools check list.csv --root /data/mine
 
 Checks every video and folder of images below a folder, the videos of a manifest (Manifest.save), or those of a list
-(`path`, `path,label` or `path,label,num_frames` a line; a list of dataset=custom). Each is decoded completely in its own
-process; then each reader reads a sample of frames backwards, which are compared with the full decode. The report has one
-line per file: what is wrong with it, and its number of frames by decoding, by its header and by the list. A wrong header
-alone is not an error: vsn-train does not use it. Exit code 0: nothing wrong, 1: problems found, 2: wrong input.
+(`path`, `path,label` or `path,label,num_frames` a line; a list of dataset=custom). Each is decoded completely in its
+own process; then each reader reads a sample of frames backwards, which are compared with the full decode. The report
+has one line per file: what is wrong with it, and its number of frames by decoding, by its header and by the list. A
+wrong header alone is not an error: vsn-train does not use it. Exit code 0: nothing wrong, 1: problems found, 2: wrong
+input.
 """
 
 from __future__ import annotations

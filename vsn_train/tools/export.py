@@ -4,8 +4,8 @@
     vsn-tools export --operator sth --arch resnet50 --num-frames 8 --classes 174 --output model.pt2
 
 The suffix chooses the format: .onnx (needs pip install 'vsn-train[onnx]') or .pt2 (torch.export). Input: normalized
-video, float (clips, frames, channels, height, width); output: logits (clips, classes). The number of frames and the size
-are fixed in the file; the number of clips is variable unless --batch is given.
+video, float (clips, frames, channels, height, width); output: logits (clips, classes). The number of frames and the
+size are fixed in the file; the number of clips is variable unless --batch is given.
 """
 
 from __future__ import annotations

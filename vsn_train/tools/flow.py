@@ -7,8 +7,8 @@
     vsn-train dataset=ucf101 dataset.root=/data/UCF-101-flow data.modality=flow
 
 Sources are videos or folders of images below a folder, or the videos of a manifest (Manifest.save). The flow of
-`Archery/v_Archery_g01_c01.avi` goes to the folder `Archery/v_Archery_g01_c01`: flow_x_00001.jpg, flow_y_00001.jpg, ….
-A folder gets its final name when it is complete; a second call continues with what is missing. Sources that cannot be
+`Archery/v_Archery_g01_c01.avi` goes to the folder `Archery/v_Archery_g01_c01`: flow_x_00001.jpg, flow_y_00001.jpg, …. A
+folder gets its final name when it is complete; a second call continues with what is missing. Sources that cannot be
 read are listed in failed.txt and do not stop the others. Exit code 0: done, 1: some failed, 2: wrong input.
 """
 

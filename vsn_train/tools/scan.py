@@ -5,8 +5,8 @@
 
 Prints one line per split, and every video that cannot be read. Frame counts are stored next to the data, so that a
 training with dataset.count_frames=true starts at once; a killed scan continues where it stopped. --save writes each
-split's manifest, paths, labels and frame counts, as FOLDER/<dataset>_<split>.npz (Manifest.load reads it).
-Exit code 0: complete, 1: videos are missing or unreadable, 2: wrong input.
+split's manifest, paths, labels and frame counts, as FOLDER/<dataset>_<split>.npz (Manifest.load reads it). Exit code 0:
+complete, 1: videos are missing or unreadable, 2: wrong input.
 """
 
 from __future__ import annotations

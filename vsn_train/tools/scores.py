@@ -9,9 +9,9 @@
     vsn-tools scores submit scores.npz --output test.csv
     vsn-tools scores mean runs/hmdb51/*/eval/best/tencrop_10clip/scores.npz     over the three official splits
 
-Each command has --json FILE. Accuracies are in percent. 95 % intervals are Wilson's for top-1 and top-5, and percentiles
-of 1,000 bootstrap samples of the videos for class means and differences. Files are compared or fused only if videos,
-labels and class order agree.
+Each command has --json FILE. Accuracies are in percent. 95 % intervals are Wilson's for top-1 and top-5, and
+percentiles of 1,000 bootstrap samples of the videos for class means and differences. Files are compared or fused only
+if videos, labels and class order agree.
 """
 
 from __future__ import annotations
