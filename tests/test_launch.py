@@ -152,10 +152,12 @@ def test_a_sweep_goes_on_after_a_failure_and_ends_with_a_table(values, tmp_path)
     assert "is not a finite number" in result.err
     assert "Traceback" not in result.err
     lines = result.out[result.out.index("\nrun ") :].splitlines()[1:]
-    assert re.fullmatch(r"run +optimizer\.lr +best val top1 +epoch +last val top1 +epochs", lines[0])
-    assert re.fullmatch(r"0 +0\.01 +[\d.]+ +1 +[\d.]+ +1", lines[1])
-    assert re.fullmatch(r"1 +1e\+30 +- +- +- +-", lines[2])
-    assert re.fullmatch(r"2 +0\.02 +[\d.]+ +1 +[\d.]+ +1", lines[3])
+    assert re.fullmatch(r"run +lr +done +best top-1 % +last top-1 % +time +params", lines[0])
+    assert re.fullmatch(r"0 +0\.01 +1 of 1 +[\d.]+ +[\d.]+ +0:\d\d:\d\d +11\.\d M", lines[1])
+    assert re.fullmatch(r"1 +1e\+30 +0 of 1 +- +- +- +11\.\d M", lines[2])
+    assert re.fullmatch(r"2 +0\.02 +1 of 1 +[\d.]+ +[\d.]+ +0:\d\d:\d\d +11\.\d M", lines[3])
+    assert (tmp_path / "sweep" / "sweep.md").read_text().count("0.02") == 2
+    assert (tmp_path / "sweep" / "sweep.csv").read_text().startswith("optimizer.lr,runs,validated,best_top1_mean,")
     assert lines[-1] == "failed: 1 (exit code 1)"
 
 
@@ -170,8 +172,8 @@ def test_a_sweep_through_submitit(values, tmp_path):
     )  # fmt: skip
     assert result.code == 1, result.err
     lines = result.out[result.out.index("\nrun ") :].splitlines()[1:]
-    assert re.fullmatch(r"0 +0\.01 +[\d.]+ +1 +[\d.]+ +1", lines[1])
-    assert re.fullmatch(r"1 +1e\+30 +- +- +- +-", lines[2])
+    assert re.fullmatch(r"0 +0\.01 +1 of 1 +[\d.]+ +[\d.]+ +0:\d\d:\d\d +11\.\d M", lines[1])
+    assert re.fullmatch(r"1 +1e\+30 +0 of 1 +- +- +- +11\.\d M", lines[2])
     assert f"failed: 1 (exit code 1); what they said: {sweep}/.submitit/*/*.err" in result.out
     assert any("is not a finite number" in path.read_text() for path in sweep.glob(".submitit/*/*.err"))
     assert [path.name for path in tmp_path.iterdir()] == ["sweep"]

@@ -169,7 +169,7 @@ def help_of_group(group: str, values: Mapping[str, Any], choices: Sequence[str])
     """The keys of one group for a terminal. values: the composed config of the group, whose values are shown."""
     about, kinds = GROUPS[group]
     lines = [f"{group}: {about}"]
-    if choices:
+    if len(choices) > 1:
         lines += ["", *wrapped(f"choose with {group}=: ", ", ".join(choices))]
     told: set[str] = set()
     for kind in kinds:

@@ -1,4 +1,4 @@
-"""Values from files, compared with the types that they should have: dataclasses say them, and files say anything."""
+"""Check values from files against the types of dataclass fields."""
 
 from __future__ import annotations
 

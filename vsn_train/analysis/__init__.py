@@ -1,1 +1,1 @@
-"""What can be computed from score files, without a model or a GPU."""
+"""Results of finished runs: scores, reports, comparison, export, attention."""

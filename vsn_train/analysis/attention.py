@@ -1,4 +1,4 @@
-"""How much of an STH network's attention is temporal: averages over clips, and what they say of the paper's findings.
+"""How temporal the attention of an STH network is: averages over clips, compared with the paper's findings.
 
 Attentive integration (equation 3 of the STH paper, see models/hybrid.py) gives every output channel of every 3x3
 convolution, for each clip, a weight a_T for its temporal and a_S = 1 - a_T for its spatial branch. The share of a layer

@@ -1,4 +1,4 @@
-"""The four figures of the attention study, each beside what the paper shows."""
+"""The four figures of the attention study, each compared with the paper's."""
 
 from __future__ import annotations
 

@@ -58,18 +58,19 @@ def compare_runs(folders: Sequence[Path]) -> Sweep:
 
 
 def sweep_text(sweep: Sweep) -> str:
-    """For a terminal of 80 columns; settings that do not fit are numbered and listed below."""
+    """For a terminal of 80 columns; settings that do not fit are listed below."""
     header, rows = _columns(sweep)
-    names, values = _short(sweep.keys), [values for values, _ in sweep.rows]
-    table = text_table([*names, *header], [[*own, *row] for own, row in zip(values, rows, strict=True)])
+    runs, values = [_names(same) for _, same in sweep.rows], [values for values, _ in sweep.rows]
+    table = text_table(
+        ["run", *_short(sweep.keys), *header],
+        [[name, *own, *row] for name, own, row in zip(runs, values, rows, strict=True)],
+    )
     if max(map(len, table.splitlines())) <= WIDTH:
         return table
-    numbers = [str(number) for number in range(1, len(rows) + 1)]
-    table = text_table(["setting", *header], [[own, *row] for own, row in zip(numbers, rows, strict=True)])
-    lines = [table, ""]
-    for number, own in zip(numbers, values, strict=True):
+    lines = [text_table(["run", *header], [[name, *row] for name, row in zip(runs, rows, strict=True)]), ""]
+    for name, own in zip(runs, values, strict=True):
         text = "  ".join(f"{key}={value}" for key, value in zip(sweep.keys, own, strict=True))
-        lines += textwrap.wrap(text, WIDTH, initial_indent=f"{number}: ", subsequent_indent="   ",
+        lines += textwrap.wrap(text, WIDTH, initial_indent=f"{name}: ", subsequent_indent="   ",
                                break_long_words=False, break_on_hyphens=False)  # fmt: skip
     return "\n".join(lines)
 
@@ -97,19 +98,26 @@ def save_sweep(folder: Path, sweep: Sweep) -> None:
 
 
 def _columns(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
-    header = ["runs", "best top-1 %", "last top-1 %", "time", "params"]
+    header = ["done", "best top-1 %", "last top-1 %", "time", "params"]
     rows = []
     for _, same in sweep.rows:
         done = [run for run in same if run.best is not None]
         seconds, parameters = _mean([run.seconds for run in done]), _first(same)
         rows.append([
-            str(len(same)) if len(done) == len(same) else f"{len(done)} of {len(same)}",
+            f"{len(done)} of {len(same)}",
             _spread([run.best for run in done]),
             _spread([run.last for run in done]),
             "-" if seconds is None else _clock(seconds),
             "-" if parameters is None else f"{parameters / 1e6:.1f} M",
         ])  # fmt: skip
     return header, rows
+
+
+def _names(runs: Sequence[Run]) -> str:
+    """The folders of the runs of one row: 0,1 or 0…11."""
+    names = [run.folder.name for run in runs]
+    text = ",".join(names)
+    return text if len(text) <= 8 else f"{names[0]}…{names[-1]}"
 
 
 def _spread(values: Sequence[float | None]) -> str:

@@ -1,4 +1,4 @@
-"""A recognizer as a file that other runtimes read, checked against the network it came from.
+"""Export a recognizer to ONNX or torch.export, and compare the file with the network.
 
 The number of frames T and the image size are fixed in the file; the number of clips stays free unless one is given.
 What a user of the file has to know lies in it: of ONNX in metadata_props, of torch.export in the extra file

@@ -1,4 +1,4 @@
-"""Score files: what a model said of every video, and the numbers that follow from it. No model, no GPU.
+"""Score files: the scores of every video, and the metrics computed from them, without model or GPU.
 
 Accuracies are in percent. A video that could not be read has NaN scores: it counts as wrong in every accuracy, and is
 left out where a prediction is needed (confusion matrix, calibration, loss).

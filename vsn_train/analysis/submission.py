@@ -1,4 +1,4 @@
-"""The files that the evaluation servers of data sets with hidden test labels take."""
+"""Submission files for evaluation servers of data sets with hidden test labels."""
 
 from __future__ import annotations
 

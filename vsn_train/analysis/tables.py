@@ -1,4 +1,4 @@
-"""Tables as Markdown, and the two files that a measurement leaves."""
+"""Tables as Markdown and text, and the two files of a measurement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training does to a clip: crop, flip, RandAugment, colour jitter. On uint8, one draw for all frames of a clip.
+"""Augmentation of training clips: crop, flip, RandAugment, colour jitter. On uint8, one draw for all frames of a clip.
 
 Every draw comes from the generator that is passed in. torchvision's transforms draw from torch's global generator; they
 are seeded from ours, and the global one is left as it was.

@@ -1,4 +1,4 @@
-"""Does every file of a data set give its frames, and the same ones through every reader?
+"""Check that every file of a data set can be decoded, with the same frames from every reader.
 
 Of hundreds of thousands of files some abort a decoder or keep it busy for ever: run `check_file` through isolated.py.
 """

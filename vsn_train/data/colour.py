@@ -1,4 +1,4 @@
-"""From the decoder's colours to RGB, the same way wherever a video is read."""
+"""Conversion of decoded frames to RGB, identical for all readers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which class names speak of a side or a sense of rotation, so that a horizontal flip may make another class of a clip.
+"""Class names with a direction, for which a horizontal flip may change the class.
 
 A name that is wrongly taken for one costs the flips, and the log says so; one that is overlooked teaches the network
 wrong labels. So words are found in every way of writing them: `swipe left`, `swipe_left`, `SwipeLeft`, `LEFT-TURN`,

@@ -1,4 +1,4 @@
-"""Hearing of FFmpeg that something in a video is damaged.
+"""Detect damage in a video from FFmpeg's error log.
 
 A decoder that meets damage makes up what is missing and goes on. It marks some of the images and logs every case as an
 error; files that are whole log none.

@@ -1,4 +1,4 @@
-"""Work on many files, each in its own process: a file that crashes or hangs its decoder costs itself, not the run."""
+"""Work on many files, each in its own process: a file that crashes or hangs its decoder does not stop the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fast-seek copies: videos re-encoded so that every frame is an image of its own; folders of images in one file.
+"""Fast-seek copies: videos re-encoded with key frames only; folders of images packed into one file.
 
 What a copy is and how it is read: fastseek.py. A copy is written aside, checked against what it was made from, and only
 then gets its name; so whatever has its name is whole.

@@ -1,4 +1,4 @@
-"""When frames are shown: seconds after the first frame of a video."""
+"""Time stamps of frames, in seconds after the first one."""
 
 from __future__ import annotations
 

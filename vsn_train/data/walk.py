@@ -1,4 +1,4 @@
-"""What below a folder is a video: one answer for all commands.
+"""Find the videos below a folder, by the same rules for all commands.
 
 A file with the ending of a video is one. A folder of numbered images is one, unless there are video files in or below
 it: then the images are pictures of something else, and are left out. Hidden and system files (.DS_Store, ._clip.mp4,

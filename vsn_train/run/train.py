@@ -1,4 +1,4 @@
-"""vsn-train, once the launcher has started the processes: how a config becomes a training."""
+"""vsn-train in each process that the launcher has started: from the config to the training loop."""
 
 from __future__ import annotations
 

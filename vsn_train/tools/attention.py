@@ -1,19 +1,19 @@
-"""How much of an STH network's attention is temporal, layer by layer, over the validation clips of a data set.
+"""Measure how temporal the attention of an STH network is, layer by layer, on the validation clips of a data set.
 
     vsn-tools attention checkpoint=runs/sth/…/checkpoints/last.pt
     vsn-tools attention checkpoint=last.pt dataset.root=/data/sthv1 protocol=center_1clip
     vsn-tools attention checkpoint=[rgb.pt,flow.pt] label=[motion,motion] output=study/attention
 
-checkpoint: one or several, trained with backbone=sth backbone.integration=attention. Those that differ in the seed
-alone are averaged. label: what to call the data of each checkpoint, by default the data set's name; flow that was
-trained as dataset=custom needs it to be put beside its RGB. output: where to write, by default `attention` in the
-working folder: OUTPUT.md, OUTPUT.json and up to four figures, each drawn if the checkpoints for it were given:
-OUTPUT_layers.png, _p.png (several p), _data.png (temporal and static data), _modality.png (RGB and flow).
-document: a Markdown file in which what stands between the lines <!-- findings --> and <!-- end of findings --> is
-replaced by what becomes of the paper's findings on these checkpoints, and by the figures.
+checkpoint: one or several, trained with backbone=sth backbone.integration=attention. Those that differ only in the seed
+are averaged. label: what to call the data of each checkpoint, by default the data set's name; flow that was trained
+with dataset=custom needs it to be compared with its RGB. output: where to write, by default `attention` in the working
+folder: OUTPUT.md, OUTPUT.json and up to four figures, each drawn if the checkpoints for it were given:
+OUTPUT_layers.png, _p.png (several p), _data.png (temporal and static data), _modality.png (RGB and flow). document: a
+Markdown file, in which the text between <!-- findings --> and <!-- end of findings --> is replaced by the result for
+each of the paper's findings, and by the figures.
 
-Every other value is one of vsn-eval's and goes for every checkpoint: dataset.root=…, protocol=…, split=….
-What is not given is taken from each checkpoint. Exit code 0: done, 2: wrong input.
+All other keys are those of vsn-eval and apply to every checkpoint: dataset.root=…, protocol=…, split=…. Values that are
+not given are taken from each checkpoint. Exit code 0: done, 2: wrong input.
 """
 
 from __future__ import annotations

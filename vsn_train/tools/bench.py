@@ -1,10 +1,10 @@
-"""Measure speed and memory on this machine, against baselines, and write JSON and a Markdown table.
+"""Measure speed and memory on this machine, compare with baselines, and write JSON and a Markdown table.
 
     vsn-tools bench model                        the pairs behind the speed claims, R50, 8 x 224 x 224
     vsn-tools bench model sth/tsm tsm/tsn --mode forward train --batch 1 4 --compile off on
     vsn-tools bench loader /data/kinetics400/val /data/UCF-101   reading videos: training and tests
     vsn-tools bench model sth:p=0.5,integration=sum/sth:reference --device cuda --precision bf16
-    vsn-tools bench eval ../clips/*.mp4 --protocols tencrop_10clip      a test, against view by view
+    vsn-tools bench eval ../clips/*.mp4 --protocols tencrop_10clip      a test, compared with reading per view
     vsn-tools bench step                          what each speed switch changes in a training step
     vsn-tools bench step --only fp32 bf16,channels_last --size 224 --batch 8 --device cuda
     vsn-tools bench step --processes 2            the switches for several processes
@@ -12,7 +12,7 @@
     vsn-tools bench table --arch resnet50 --frames 8     latency and throughput, compared with the papers' tables
 
 Everything that is compared runs in interleaved rounds; reported are medians and the ratios within each round with their
-quartiles. Run it on a machine with nothing else to do.
+quartiles. Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ PAIRS += [f"{operator}/{operator}:reference" for operator in ("tsm", "vsn_compac
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     model_arguments(commands.add_parser("model", help="forward pass and training step of networks, pair by pair"))
-    eval_arguments(commands.add_parser("eval", help="videos/s and memory of each protocol, against view by view"))
+    eval_arguments(
+        commands.add_parser("eval", help="videos/s and memory of each protocol, compared with reading per view")
+    )
     loader_arguments(commands.add_parser("loader", help="reading videos for training and for each protocol"))
     step_arguments(commands.add_parser("step", help="what each speed switch changes in a training step"))
     live_arguments(commands.add_parser("live", help="a frame of live video: in a stream, and with its whole clip"))
@@ -101,13 +103,18 @@ def model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1], help="clips")
     setting_arguments(parser, channels_last=["off", "on"])
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--output", type=Path, default=Path("runs/benchmark/model"), help="without .md and .json")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/benchmark/model"),
+        help="output path without suffix; writes .md and .json",
+    )
     parser.set_defaults(work=model)
 
 
 def setting_arguments(parser: argparse.ArgumentParser, channels_last: list[str]) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
+    parser.add_argument("--threads", type=int, default=0, help="0: torch's default")
     parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=["fp32"])
     parser.add_argument("--channels-last", nargs="+", choices=("off", "on"), default=channels_last)
     parser.add_argument("--compile", nargs="+", choices=("off", "on"), default=["off"])
@@ -158,7 +165,7 @@ def model(arguments: argparse.Namespace) -> None:
 
 
 def loader_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("videos", nargs="+", type=Path, help="files, or folders that are reported one by one")
+    parser.add_argument("videos", nargs="+", type=Path, help="files, or folders, each reported separately")
     parser.add_argument(
         "--mode", nargs="+", choices=["train", *protocol_names()], default=["train", "center_1clip", "tencrop_10clip"]
     )
@@ -168,7 +175,12 @@ def loader_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-copies", action="store_true", help="do not make fast-seek copies, in a temporary folder")
     parser.add_argument("--workers", type=int, default=usable_cores(), help="for the total; 0: leave it out")
     parser.add_argument("--memory", type=int, default=0, metavar="CLIPS", help="memory of a worker over so many clips")
-    parser.add_argument("--output", type=Path, default=Path("runs/benchmark/loader"), help="without .md and .json")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/benchmark/loader"),
+        help="output path without suffix; writes .md and .json",
+    )
     parser.set_defaults(work=loader)
 
 
@@ -235,8 +247,13 @@ def eval_arguments(parser: argparse.ArgumentParser) -> None:
         help="memory format of the network; ours: as vsn-eval chooses, and the baseline's as it was built",
     )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
-    parser.add_argument("--output", type=Path, default=Path("runs/benchmark/eval"), help="without .md and .json")
+    parser.add_argument("--threads", type=int, default=0, help="0: torch's default")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/benchmark/eval"),
+        help="output path without suffix; writes .md and .json",
+    )
     parser.set_defaults(work=evaluation)
 
 
@@ -318,7 +335,9 @@ def protocol_of(name: str, short_side: int, crop_size: int) -> Protocol:
 
 
 def step_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--only", nargs="+", metavar="SWITCH[,SWITCH…]", help="the first is compared with")
+    parser.add_argument(
+        "--only", nargs="+", metavar="SWITCH[,SWITCH…]", help="switches to measure; the first is the baseline"
+    )
     parser.add_argument("--operator", default="tsm", choices=tuple(OPERATORS))
     parser.add_argument("--arch", choices=ARCHS, default="resnet50")
     parser.add_argument("--num-frames", type=int, default=8)
@@ -326,9 +345,14 @@ def step_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=2, help="clips of a step, in each process")
     parser.add_argument("--processes", type=int, default=1, help="above 1: the switches for several processes")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses; several processes share the cores")
+    parser.add_argument("--threads", type=int, default=0, help="0: torch's default; several processes share the cores")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--output", type=Path, default=Path("runs/benchmark/step"), help="without .md and .json")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/benchmark/step"),
+        help="output path without suffix; writes .md and .json",
+    )
     parser.set_defaults(work=step)
 
 
@@ -405,7 +429,12 @@ def table_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--add", action="store_true", help="keep the other sizes that an earlier run wrote to --output")
     setting_arguments(parser, channels_last=["on"])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--output", type=Path, default=Path("runs/benchmark/table"), help="without .md and .json")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/benchmark/table"),
+        help="output path without suffix; writes .md and .json",
+    )
     parser.set_defaults(work=table)
 
 

@@ -1,4 +1,4 @@
-"""Find the videos of a data set that cannot be read, hang or kill their decoder, or hold another number of frames.
+"""Find videos that cannot be read, hang or crash their decoder, or have another number of frames than listed.
 
     vsn-tools check /data/kinetics400
     vsn-tools check /data/kinetics400 --report check.csv --readers decord torchcodec
@@ -6,11 +6,10 @@
     vsn-tools check list.csv --root /data/mine
 
 Checks every video and folder of images below a folder, the videos of a manifest (Manifest.save), or those of a list as
-dataset=custom takes it; what training would refuse is wrong here too. Each is decoded from the first
-frame to the last in a process of its own; then a sample of frames is read backwards, by each reader, and compared with
-that. The report has a line for every file: what is wrong with it, and how many frames it has by decoding, by its header
-and by the list. A wrong header alone is no fault: vsn-train does not rely on it.
-Exit code 0: nothing wrong, 1: something is, 2: wrong input.
+dataset=custom reads it; what training would refuse is reported. Each is decoded completely in its own process; then
+each reader reads a sample of frames backwards, which are compared with the full decode. The report has one line per
+file: what is wrong with it, and its number of frames by decoding, by its header and by the list. A wrong header alone
+is not an error: vsn-train does not use it. Exit code 0: nothing wrong, 1: problems found, 2: wrong input.
 """
 
 from __future__ import annotations
@@ -41,16 +40,18 @@ COLUMNS = ("path", "problem", "cause", "frames", "header", "listed", "width", "h
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="folder, manifest (.npz) or list (.csv, .txt)")
     parser.add_argument(
-        "--root", type=Path, help="folder that the paths of a list are relative to; default: the list's"
+        "--root", type=Path, help="folder that the paths of a list are relative to; default: the folder of the list"
     )
     parser.add_argument(
-        "--report", type=Path, help="file to write, .csv or .json; without it only what is wrong is shown"
+        "--report", type=Path, help="file to write, .csv or .json; without it only problems are printed"
     )
-    parser.add_argument("--readers", nargs="*", default=[], choices=DECODERS[1:], help="to compare with the usual one")
+    parser.add_argument(
+        "--readers", nargs="*", default=[], choices=DECODERS[1:], help="readers to compare with the default one"
+    )
     parser.add_argument("--sample", type=int, default=8, help="frames to compare; default 8")
     parser.add_argument("--modality", default="rgb", choices=MODALITIES)
-    parser.add_argument("--timeout", type=float, default=120, help="seconds for one file; default 120")
-    parser.add_argument("--workers", type=int, default=usable_cores(), help="processes; default: one a core")
+    parser.add_argument("--timeout", type=float, default=120, help="time limit in seconds for one file; default 120")
+    parser.add_argument("--workers", type=int, default=usable_cores(), help="processes; default: one per core")
     parser.add_argument("--shard", default="1/1", metavar="i/n", help="the i-th of n parts of the work, i from 1")
 
 

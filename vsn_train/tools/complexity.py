@@ -4,8 +4,8 @@
     vsn-tools complexity --operator sth --arch resnet50 --classes 174 one model, layer by layer
     vsn-tools complexity --operator sth --arch resnet50 --option p=0.125 --option integration=sum
 
-The papers count MACs and call them FLOPs. Sources: VSN, arXiv 1911.11319, tables 2 and 5; STH, arXiv 2003.08042,
-tables 2, 6 and 9; the TSM rows are those of the VSN paper.
+The papers count MACs and call them FLOPs. Sources: VSN, arXiv 1911.11319, tables 2 and 5; STH, arXiv 2003.08042, tables
+2, 6 and 9; the TSM rows are those of the VSN paper.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", type=int, default=400)
     parser.add_argument("--size", type=int, default=224, help="height and width in pixels")
     parser.add_argument("--modality", default="rgb", choices=("rgb", "flow"))
-    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="of the operator")
+    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="option of the operator")
 
 
 def run(arguments: argparse.Namespace) -> int:

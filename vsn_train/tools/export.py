@@ -1,17 +1,17 @@
-"""Write a network as a file that other runtimes read, and check the file; or as a folder that model hubs show.
+"""Export a network to ONNX or torch.export and check the file; or export a folder for model hubs.
 
     vsn-tools export checkpoint=runs/…/checkpoints/best.pt output=model.onnx input=uint8
     vsn-tools export checkpoint=runs/…/checkpoints/best.pt output=shared/model format=folder
     vsn-tools export operator=sth arch=resnet50 num_frames=8 classes=174 output=model.pt2
 
-key=value and --key value are the same. The output's ending chooses the format: .onnx (needs pip install
-'vsn-train[onnx]') or .pt2 (torch.export). The network takes normalised video, float (clips, frames, channels, height,
-width), or with input=uint8 the frames themselves, (clips, frames, height, width, 3), and gives logits, (clips,
-classes). Frames and size are fixed in the file; the number of clips stays free unless batch gives it. Class names,
-preprocessing, protocol and the checkpoint's hash lie in the file: ONNX metadata_props, torch.export's metadata.json.
+key=value and --key value are the same. The suffix of output chooses the format: .onnx (needs pip install
+'vsn-train[onnx]') or .pt2 (torch.export). Input: normalized video, float (clips, frames, channels, height, width), or,
+with input=uint8, frames as they are, (clips, frames, height, width, 3); output: logits (clips, classes). The number of
+frames and the size are fixed in the file; the number of clips is variable unless batch is given. The file also holds
+class names, preprocessing, protocol and the checkpoint's hash: ONNX metadata_props, torch.export's metadata.json.
 
-format=folder writes model.safetensors, config.json and README.md, with the accuracies of the evaluations that lie in
-the run folder. load_model, vsn-eval, vsn-predict and weights= take the folder.
+format=folder writes model.safetensors, config.json and README.md with the accuracies of the evaluations in the run
+folder. load_model, vsn-eval, vsn-predict and weights= accept the folder.
 """
 
 from __future__ import annotations
@@ -37,14 +37,16 @@ ENDINGS = {"onnx": ONNX, "torch": TORCH}  # format -> of the output's name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", type=Path, help="of vsn-train; brings operator, network, frames and classes")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="checkpoint of vsn-train; defines operator, network, frames and classes"
+    )
     parser.add_argument(
         "--operator",
         help="tsn, tsm, vsn_compact, vsn_headtail, sth or module.function, with random weights; with --checkpoint only "
         "where the checkpoint's is a function of your own: its name again",
     )
     parser.add_argument("--arch", default="resnet50")
-    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="of the operator")
+    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="option of the operator")
     parser.add_argument("--modality", default="rgb", choices=("rgb", "flow"))
     parser.add_argument("--num-frames", type=int, default=8)
     parser.add_argument("--classes", type=int, default=400)

@@ -1,15 +1,15 @@
 """Compute the optical flow of a data set, as folders of images that data.modality=flow reads.
 
     vsn-tools flow /data/UCF-101 /data/UCF-101-flow                    TV-L1, as in the papers
-    vsn-tools flow /data/UCF-101 /data/UCF-101-flow --method dis       some seventy times faster
+    vsn-tools flow /data/UCF-101 /data/UCF-101-flow --method dis       70 times faster
     vsn-tools flow manifest.npz /data/flow --shard 2/4                 on the second of four machines
 
     vsn-train dataset=ucf101 dataset.root=/data/UCF-101-flow data.modality=flow
 
 Sources are videos or folders of images below a folder, or the videos of a manifest (Manifest.save). The flow of
-`Archery/v_Archery_g01_c01.avi` goes to the folder `Archery/v_Archery_g01_c01`: flow_x_00001.jpg, flow_y_00001.jpg, ….
-A folder gets its name when it is complete; a second call continues with what is missing. Sources that cannot be
-read are listed in failed.txt and do not stop the rest. Exit code 0: done, 1: some failed, 2: wrong input.
+`Archery/v_Archery_g01_c01.avi` goes to the folder `Archery/v_Archery_g01_c01`: flow_x_00001.jpg, flow_y_00001.jpg, …. A
+folder gets its final name when it is complete; a second call continues with what is missing. Sources that cannot be
+read are listed in failed.txt and do not stop the others. Exit code 0: done, 1: some failed, 2: wrong input.
 """
 
 from __future__ import annotations
@@ -32,12 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="folder of videos or of folders of images, or a manifest (.npz)")
     parser.add_argument("target", type=Path, help="folder to write to")
     parser.add_argument("--method", default="tvl1", choices=METHODS)
-    parser.add_argument("--bound", type=float, default=20.0, help="pixels that become 0 and 255; default 20, as TSM")
-    parser.add_argument("--short-side", type=int, default=256, help="pixels; smaller videos keep their size")
-    parser.add_argument("--quality", type=int, default=95, help="of the JPEG files; default 95")
+    parser.add_argument(
+        "--bound", type=float, default=20.0, help="displacement in pixels that maps to 0 and 255; default 20, as TSM"
+    )
+    parser.add_argument(
+        "--short-side", type=int, default=256, help="short side in pixels; smaller videos keep their size"
+    )
+    parser.add_argument("--quality", type=int, default=95, help="JPEG quality; default 95")
     parser.add_argument("--shard", default="1/1", metavar="i/n", help="the i-th of n parts of the work, i from 1")
-    parser.add_argument("--workers", type=int, default=usable_cores(), help="processes; default: one a core")
-    parser.add_argument("--timeout", type=float, default=3600, help="seconds for one video; default 3600")
+    parser.add_argument("--workers", type=int, default=usable_cores(), help="processes; default: one per core")
+    parser.add_argument("--timeout", type=float, default=3600, help="time limit in seconds for one video; default 3600")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,16 +1,16 @@
-"""Make copies of a data set that train several times faster: every frame of a video an image of its own, in one file.
+"""Make copies of a data set that are read several times faster: videos with key frames only, image folders as one file.
 
     vsn-tools prepare /data/kinetics400 /fast/kinetics400
     vsn-tools prepare /data/kinetics400 /fast/kinetics400 --shard 2/4    on the second of four machines
     vsn-tools prepare /data/20bn-something-something-v1 /fast/something_v1
     vsn-tools prepare /data/flow /fast/flow --modality flow
 
-Videos are brought to a short side of 256 pixels and re-encoded as H.264 in which no frame needs another one. Folders of
-JPEG or PNG images are put into one file each, byte for byte. Every copy has the relative path of its source (a
-video keeps its suffix, a folder `78687` becomes `78687.mp4`): training needs another dataset.root and nothing else.
+Videos are resized to a short side of 256 pixels and re-encoded as H.264 with key frames only. Folders of JPEG or PNG
+images are packed into one file each, byte for byte. Every copy has the relative path of its source (a video keeps its
+suffix, a folder `78687` becomes `78687.mp4`): training needs only another dataset.root.
 
-A copy gets its name when it has been checked; a second call continues with what is missing. Sources that cannot
-be read are listed in failed.txt and do not stop the rest. Exit code 0: done, 1: some failed, 2: wrong input.
+A copy gets its final name after it has been verified; a second call continues with what is missing. Sources that cannot
+be read are listed in failed.txt and do not stop the others. Exit code 0: done, 1: some failed, 2: wrong input.
 """
 
 from __future__ import annotations
@@ -46,13 +46,19 @@ from vsn_train.errors import InputError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="folder of videos, or of folders of images")
     parser.add_argument("target", type=Path, help="folder to write to")
-    parser.add_argument("--list", type=Path, help="of videos below SOURCE, as dataset=custom takes it; without it: all")
+    parser.add_argument(
+        "--list",
+        type=Path,
+        help="list of videos below SOURCE, as dataset=custom reads it; default: everything in SOURCE",
+    )
     parser.add_argument("--shard", default="1/1", metavar="i/n", help="the i-th of n parts of the work, i from 1")
-    parser.add_argument("--workers", type=int, default=usable_cores(), help="processes; default: one a core")
-    parser.add_argument("--short-side", type=int, default=SHORT_SIDE, help="pixels; smaller videos keep their size")
+    parser.add_argument("--workers", type=int, default=usable_cores(), help="processes; default: one per core")
+    parser.add_argument(
+        "--short-side", type=int, default=SHORT_SIDE, help="short side in pixels; smaller videos keep their size"
+    )
     parser.add_argument("--crf", type=int, default=CRF, help=f"H.264 quality, 0 (lossless) to 51; default {CRF}")
-    parser.add_argument("--modality", default="rgb", choices=("rgb", "flow"), help="which images of a folder to take")
-    parser.add_argument("--timeout", type=float, default=1800, help="seconds for one video; default 1800")
+    parser.add_argument("--modality", default="rgb", choices=("rgb", "flow"), help="which images of a folder to use")
+    parser.add_argument("--timeout", type=float, default=1800, help="time limit in seconds for one video; default 1800")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,9 +1,9 @@
-"""Is my copy of a data set complete? Counts a data set's videos, classes and frames before anything is trained on it.
+"""Check that a copy of a data set is complete: count its videos, classes and frames before training.
 
     vsn-tools scan dataset=jester dataset.root=/data/20bn-jester-v1 --workers 16
     vsn-tools scan dataset=kinetics400 dataset.root=/data/kinetics400 --no-frames
 
-Prints a line for each split, every video that cannot be read, every one that is there twice under two names, and, of
+Prints one line per split, every video that cannot be read, every one that is there twice under two names, and, of
 videos of your own, those that training and validation share. Frame counts are stored next to the data, so that a
 training with dataset.count_frames=true starts at once; a killed scan continues where it stopped. --no-frames opens only
 videos of your own that may be the same. --save writes each split's manifest, paths, labels and frame counts, as
@@ -51,8 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--splits", nargs="+", default=["train", "val"], choices=["train", "val", "test"])
     parser.add_argument("--workers", type=int, default=4, help="processes that count frames")
     parser.add_argument("--no-frames", action="store_true", help="do not open the videos")
-    parser.add_argument("--config-dir", type=Path, metavar="FOLDER", help="with configs of your own, as for vsn-train")
-    parser.add_argument("--save", type=Path, metavar="FOLDER", help="write the manifests there")
+    parser.add_argument(
+        "--config-dir", type=Path, metavar="FOLDER", help="folder of your own configs, as for vsn-train"
+    )
+    parser.add_argument("--save", type=Path, metavar="FOLDER", help="write the manifests to this folder")
 
 
 def run(arguments: argparse.Namespace) -> int:

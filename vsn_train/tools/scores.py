@@ -1,17 +1,17 @@
-"""Numbers from score files (scores.npz of vsn-eval): no model, no GPU, no videos.
+"""Analyse score files (scores.npz of vsn-eval), without model, GPU or videos.
 
     vsn-tools scores show runs/…/scores.npz            accuracies with confidence intervals, calibration
     vsn-tools scores per-class scores.npz              every class with its number of videos
-    vsn-tools scores confused scores.npz               which classes are taken for which
+    vsn-tools scores confused scores.npz               the most confused classes
     vsn-tools scores views scores.npz                  accuracy over the number of views
     vsn-tools scores compare tsm.npz tsn.npz           difference with its interval, and a paired test
     vsn-tools scores fuse rgb.npz flow.npz --weights 1 1.5 --output fused.npz
     vsn-tools scores submit scores.npz --output test.csv
     vsn-tools scores mean runs/hmdb51/*/eval/best/tencrop_10clip/scores.npz     over the three official splits
 
-Each takes --json FILE too. Accuracies are in percent. 95 % intervals are Wilson's of top-1 and top-5, and the middle of
-1,000 bootstrap samples of the videos of class means and differences. Files are compared or fused only where they are of
-the same videos, labels and class order.
+Each command has --json FILE. Accuracies are in percent. 95 % intervals are Wilson's for top-1 and top-5, and
+percentiles of 1,000 bootstrap samples of the videos for class means and differences. Files are compared or fused only
+if videos, labels and class order agree.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     def add(name: str, work: Callable[[argparse.Namespace], Any], about: str, files: int | str = 1) -> Any:
         command = commands.add_parser(name, help=about, description=about)
         command.add_argument("files", nargs=files, type=Path, metavar="SCORES", help="scores.npz of vsn-eval")
-        command.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
+        command.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to this file")
         command.set_defaults(work=work)
         return command
 
     add("show", show, "accuracies with confidence intervals, calibration", files="+")
     per_class_command = add("per-class", per_class, "top-1 of each class with its number of videos")
     per_class_command.add_argument("--sort", choices=("index", "accuracy", "videos"), default="index")
-    confused_command = add("confused", confused, "which classes are taken for which, most frequent first")
+    confused_command = add("confused", confused, "the most confused classes, most frequent first")
     confused_command.add_argument("--top", type=int, default=20)
     add("views", views, "top-1 over the number of views")
     add("compare", compare_two, "difference of two models on the same videos, with a paired test", files=2)
     fuse_command = add("fuse", fuse_files, "weighted mean of the scores of several models", files="+")
-    fuse_command.add_argument("--weights", type=float, nargs="+", help="one for each file; default: all equal")
+    fuse_command.add_argument("--weights", type=float, nargs="+", help="one weight per file; default: equal weights")
     fuse_command.add_argument("--output", type=Path, help="write the fused scores as an .npz")
     submit_command = add("submit", submit, "the file that the data set's evaluation server takes")
     submit_command.add_argument("--output", type=Path, default=Path("submission.csv"))
