@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--list",
         type=Path,
-        help="list of videos below SOURCE, as dataset=custom reads it; default: everything in SOURCE",
+        help="list of videos below SOURCE, as dataset=custom reads it; default: all of SOURCE",
     )
     parser.add_argument("--shard", default="1/1", metavar="i/n", help="the i-th of n parts of the work, i from 1")
     parser.add_argument("--workers", type=int, default=usable_cores(), help="processes; default: one per core")
