@@ -184,10 +184,8 @@ def test_the_document_works_as_written(network, clip, tmp_path, monkeypatch, cap
         seen |= keys
     assert {"window", "stride", "live", "data.timeout"} <= seen
     trained = load_model(network, device="cpu")
-    names = {
-        "trained": trained, "load_model": lambda path: trained,
-        "camera": [image for _, image in live_frames(str(clip))],
-    }  # fmt: skip
+    camera = [image for _, image in live_frames(str(clip))]
+    names = {"trained": trained, "load_model": lambda path: trained, "camera": camera}
     code = [block.text for block in blocks_of(document) if ".windows(" in block.text or ".push(" in block.text]
     assert len(code) == 2
     for text in code:

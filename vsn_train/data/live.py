@@ -155,7 +155,7 @@ def _taken(container: InputContainer, reader: _Reader) -> Iterator[tuple[float, 
         except av.FFmpegError:
             continue  # a packet that was damaged on its way
         for picture in pictures:
-            clock = None if picture.pts is None else float(picture.pts * stream.time_base)
+            clock = picture.time  # of the source
             if shift is None:
                 seconds = 0.0
             elif clock is not None and clock + shift > last:
