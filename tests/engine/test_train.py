@@ -13,7 +13,7 @@ import torch
 
 from tests.runs import checkpoint_with
 from vsn_train.data.loader import IGNORED, Batch, EpochBatches
-from vsn_train.data.workers import Loader
+from vsn_train.data.workers import BadVideo, Loader
 from vsn_train.engine.checkpoint import Checkpoints, load_checkpoint
 from vsn_train.engine.distributed import Process
 from vsn_train.engine.interrupts import Interrupts
@@ -21,8 +21,15 @@ from vsn_train.engine.log import RunLog
 from vsn_train.engine.optim import Schedule, build_sgd
 from vsn_train.engine.precision import autocast_for, scaler_for
 from vsn_train.engine.state import Position, TrainState
-from vsn_train.engine.train import StepOptions, TrainOptions, clip_loss, train, update_unless_broken
-from vsn_train.errors import StoppedError
+from vsn_train.engine.train import (
+    StepOptions,
+    TrainOptions,
+    clip_loss,
+    report_bad_videos,
+    train,
+    update_unless_broken,
+)
+from vsn_train.errors import InputError, StoppedError
 from vsn_train.models import create_model
 
 CPU = Process(0, 1, torch.device("cpu"))
@@ -237,3 +244,13 @@ def test_smoothed_and_mixed_loss():
     target = 0.9 * target + 0.1 / 5
     expected = -(target * logits[:3].log_softmax(1)).sum()
     assert torch.allclose(clip_loss(logits, label, partner, 0.7, 0.1), expected)
+
+
+def test_a_training_of_nothing_ends_whatever_share_is_allowed():
+    bad = BadVideo(0, "a.mp4", "no video")
+    step = [Batch(torch.zeros(1, 1, 3, 2, 2, dtype=torch.uint8), torch.tensor([IGNORED]), (bad,))]
+    loader, log = SimpleNamespace(quarantine={}), SimpleNamespace(line=lambda text: None)
+    position = SimpleNamespace(unreadable=1)
+    report_bad_videos(step, loader, SimpleNamespace(videos=2), position, 1.0, CPU, log)
+    with pytest.raises(InputError, match=r"none of the 1 training videos could be read.*a\.mp4: no video"):
+        report_bad_videos(step, loader, SimpleNamespace(videos=1), position, 1.0, CPU, log)
