@@ -230,7 +230,7 @@ def verdict(ran: Ran, limit: float) -> list[str]:
         problems.append("exit code 1 without a word")
     if any(len(message) > 3000 for message in messages):
         problems.append(f"a message of {max(map(len, messages))} characters")
-    if warned := re.search(r"^.*\w+Warning: .*$", ran.err, re.MULTILINE):
+    if warned := re.search(r"^.*(?<!Deprecation)Warning: .*$", ran.err, re.MULTILINE):
         problems.append(f"a warning meant for programmers: {warned[0][:200]}")
     if SECRET_TEXT in ran.out + ran.err:
         problems.append("printed a secret of the environment")

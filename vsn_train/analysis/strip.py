@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,8 +13,8 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
-from torchvision.io import encode_jpeg
 
 from vsn_train.atomic import atomic_path
 from vsn_train.data.loader import EvalVideo, check_shape
@@ -111,7 +112,14 @@ def jpeg_frames(path: Path, count: int, short_side: int, decoder: str = "auto", 
             frames = resize_short_side(video.read(sample_indices(video.num_frames, count)[0]), short_side)
     except VideoError:
         return []
-    return [encode_jpeg(image_of(frame), quality=80).numpy().tobytes() for frame in frames]
+    return [as_jpeg(image_of(frame)) for frame in frames]
+
+
+def as_jpeg(image: Tensor) -> bytes:
+    """uint8 (3, H, W) as a JPEG file."""
+    file = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=80)
+    return file.getvalue()
 
 
 def image_of(frame: Tensor) -> Tensor:
