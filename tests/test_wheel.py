@@ -39,6 +39,7 @@ SCORES = "run/eval/best/center_1clip/scores.npz"
 WORK = {
     "scan": (["dataset=motion", *SMALL, "--workers", "1"], "val: 12 videos of 12 listed", ""),
     "check": (["data", "--workers", "2", "--report", "check.json"], "24 files: nothing wrong", "check.json"),
+    "split": (["all.csv", "--root", "data", "--output", "lists"], "written: lists", "lists/val.csv"),
     "prepare": (["data", "copies", "--workers", "1"], "24", "copies/prepare.json"),
     "flow": (["data", "flow", "--method", "dis", "--workers", "1"], "24 videos done with 120", "flow/flow.json"),
     "scores": (["show", SCORES, "--json", "show.json"], "95 % interval", "show.json"),
@@ -283,6 +284,9 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(without_extr
 @pytest.fixture(scope="module")
 def worked(trained: Environment, without_extras: object) -> dict[str, tuple[int | str, str, str]]:
     trained.link(needed(requires_of(trained), "flow"))
+    videos = sorted((trained.work / "data").glob("**/*.mp4"))
+    lines = [f"{video.relative_to(trained.work / 'data')},{'ab'[i % 2]}\n" for i, video in enumerate(videos)]
+    (trained.work / "all.csv").write_text("path,class\n" + "".join(lines))
     return trained.tools({verb: [verb, *arguments] for verb, (arguments, _, _) in WORK.items()})
 
 

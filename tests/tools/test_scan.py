@@ -46,4 +46,4 @@ def test_equal_contents_under_other_names(tmp_path, monkeypatch, capsys):
     assert "1 of 3 validation videos are also training videos (as copies), first val/run/6.mp4, which is train/" in out
     code, out, _ = scan(monkeypatch, capsys, f"dataset.root={root}", "dataset.allow_overlap=true")
     assert code == 0
-    assert "the validation says less than it seems to" in out
+    assert "the validation accuracy overestimates the accuracy on new videos" in out
