@@ -44,7 +44,7 @@ claims: .venv/installed ## train all operators and rewrite docs/results/claims.*
 		--operators tsn tsm vsn_compact:standard_block=plain vsn_compact vsn_headtail sth sth:integration=sum \
 		--runs runs/claims --output docs/results/claims experiment=claims
 
-# Into wheelhouse/, under 60 MiB; torch and torchvision have to be installed on that machine.
+# Into wheelhouse/, under 60 MB; torch and torchvision have to be installed on that machine.
 # make wheelhouse WHEELHOUSE="--python 3.12 --platform manylinux_2_28_x86_64"
 wheelhouse: .venv/installed-test ## gather wheels for a machine without a package index
 	$(BIN)/python scripts/wheelhouse.py $(WHEELHOUSE)

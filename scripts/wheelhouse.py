@@ -30,6 +30,7 @@ from vsn_train.errors import InputError
 ROOT = Path(__file__).resolve().parent.parent
 WITH_TORCH = {"torch", "torchvision", "numpy", "scipy", "pillow", "setuptools", "typing-extensions"}
 NOT_NEEDED = {"decord", "grpcio", "markdown", "markupsafe", "tensorboard-data-server", "tzdata", "werkzeug"}
+PURE = ["fonttools"]  # of matplotlib; its compiled wheel is five times as large, and no faster for what matplotlib asks
 SOURCE_ONLY = ["antlr4-python3-runtime==4.9.*"]  # of omegaconf; pure Python, the index has no wheel of it
 
 
@@ -46,7 +47,7 @@ def main() -> None:
         print(f"wheelhouse: {error}", file=sys.stderr)
         sys.exit(2)
     size = sum(path.stat().st_size for path in wheels)
-    print(f"{len(wheels)} wheels, {size / 2**20:.1f} MiB, for Python {arguments.python} on {arguments.platform}")
+    print(f"{len(wheels)} wheels, {size / 1e6:.1f} MB, for Python {arguments.python} on {arguments.platform}")
     print(f"there: pip install --no-index --no-deps {arguments.output}/*.whl")
 
 
@@ -63,9 +64,14 @@ def gather(python: str, platform: str, also: list[str], output: Path) -> list[Pa
             "--python-version", python, "--implementation", "cp",
             *(word for each in platforms(platform) for word in ("--platform", each)), *wanted,
         )  # fmt: skip
+        run_pip(
+            "download", "--only-binary=:all:", "--no-deps", "--dest", folder, "--python-version", python,
+            "--implementation", "py", "--abi", "none", "--platform", "any", *PURE,
+        )  # fmt: skip
         left_out = (WITH_TORCH | NOT_NEEDED) - {canonicalize_name(name) for name in also}
         for path in sorted(Path(folder).glob("*.whl")):
-            if parse_wheel_filename(path.name)[0] not in left_out:
+            name, _, _, tags = parse_wheel_filename(path.name)
+            if name not in left_out and not (name in PURE and all(tag.platform != "any" for tag in tags)):
                 (output / path.name).write_bytes(path.read_bytes())
     return sorted(output.glob("*.whl"))
 
