@@ -55,6 +55,7 @@ def machines(values: list[str], cwd: Path, *options: str) -> list[subprocess.Pop
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_machines_leave_one_run_folder(values, tmp_path):
     both = machines(values, tmp_path)
     for process in both:

@@ -226,6 +226,7 @@ def test_a_rare_class_is_learnt_with_balance(tmp_path):
     assert min(found["classes"]) >= 70, found
 
 
+@pytest.mark.slow
 def test_balance_and_weights_through_the_command(tmp_path):
     root, run = folders(tmp_path / "data", ("dance",), videos=6), tmp_path / "run"
     folders(root, ("jump",), videos=1)

@@ -24,7 +24,7 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.mark.parametrize("processes", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("processes", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3))])
 def test_stopped_and_killed_in_the_middle_and_resumed_is_bit_identical(processes, cache, tmp_path):
     values = [*motion(cache, processes), "schedule.epochs=2"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -70,6 +70,7 @@ def test_compares_goes_on_and_keeps_to_one_recipe(compare, tmp_path, capsys):
     assert re.search(r"now given are .* optimizer\.lr=0\.5 .*; give the same ones", capsys.readouterr().err)
 
 
+@pytest.mark.slow
 def test_asked_to_end_it_ends_its_trainings(tmp_path):
     values = [
         f"dataset.root={tmp_path}/data",
