@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -47,12 +48,14 @@ def evaluate(trained: Path, *words: str) -> Path:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"] if ON_GPU else ["fp32"])
 def test_two_processes_on_one_device_write_the_bytes_of_one(trained, precision):
     words = (f"runtime.device={DEVICE.type}", f"runtime.precision={precision}")
-    files = {}
+    scores, metrics = [], []
     for processes in (1, 2):
         folder = evaluate(trained, *words, f"runtime.devices={processes}")
-        files[processes] = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    assert "scores.npz" in files[1]
-    assert files[1] == files[2]
+        scores.append((folder / "scores.npz").read_bytes())
+        metrics.append(json.loads((folder / "metrics.json").read_text()))
+        assert metrics[-1].pop("environment")["processes"] == processes
+    assert scores[0] == scores[1]
+    assert metrics[0] == metrics[1]
 
 
 def test_the_device_gives_the_scores_of_the_cpu(trained):
