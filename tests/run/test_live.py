@@ -203,17 +203,23 @@ def test_a_source_that_sends_nothing_ends_in_time(tmp_path):
     (tmp_path / "pipe").write_bytes(b"")  # lets the reading thread go
 
 
-def test_what_came_before_a_source_fell_silent_is_kept(network, clip, tmp_path, monkeypatch, capsys):
-    os.mkfifo(tmp_path / "pipe")
-    silent = threading.Event()
+def send_and_stay(clip, place):
+    """Make a pipe and write the clip into it, from a thread; it stays open, as a camera's, until the event is set."""
+    os.mkfifo(place)
+    done = threading.Event()
 
     def write():
-        with (tmp_path / "pipe").open("wb") as pipe:
+        with place.open("wb") as pipe:
             pipe.write(clip.read_bytes())
             pipe.flush()
-            silent.wait(60)
+            done.wait(100)
 
     threading.Thread(target=write, daemon=True).start()
+    return done
+
+
+def test_what_came_before_a_source_fell_silent_is_kept(network, clip, tmp_path, monkeypatch, capsys):
+    silent = send_and_stay(clip, tmp_path / "pipe")
     given = [f"checkpoint={network}", f"video={tmp_path}/pipe", "data.timeout=2.0", f"hydra.run.dir={tmp_path}/out"]
     try:
         assert predict(monkeypatch, *given) == 1
@@ -228,16 +234,7 @@ def test_what_came_before_a_source_fell_silent_is_kept(network, clip, tmp_path, 
 
 
 def test_ctrl_c_ends_the_installed_command_and_keeps_the_results(network, clip, tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    done = threading.Event()
-
-    def write():
-        with (tmp_path / "pipe").open("wb") as pipe:
-            pipe.write(clip.read_bytes())
-            pipe.flush()
-            done.wait(100)  # the camera stays on
-
-    threading.Thread(target=write, daemon=True).start()
+    done = send_and_stay(clip, tmp_path / "pipe")
     out = tmp_path / "out"
     words = ["live=true", f"checkpoint={network}", f"video={tmp_path}/pipe", f"hydra.run.dir={out}"]
     command = Command("vsn-predict", words, tmp_path)

@@ -90,13 +90,13 @@ def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) ->
             lines += [f"manifest {facts['manifest']}", *manifest.notes]
             # Replaced as a whole: no file of an earlier evaluation stays next to a new one.
             with atomic_folder(folder) as written:
-                position = {"epoch": checkpoint.epoch, "step": checkpoint.step}
-                save_results(written, scores, position, environment())
+                position, machine = {"epoch": checkpoint.epoch, "step": checkpoint.step}, environment()
+                save_results(written, scores, position, machine)
                 if evaluation.features is not None:
                     evaluation.features.save(written / "features.npz")
                 if config.report:
                     details: dict[str, Any] = {"config": OmegaConf.to_yaml(OmegaConf.structured(config))}
-                    details["environment"] = environment()
+                    details["environment"] = machine
                     write_report(written / "report.html", scores, frames_of(manifest, config.data), details)
             if line := note_missing(manifest, folder):
                 lines.append(line)
