@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import random
 import signal
 import subprocess
@@ -321,8 +322,8 @@ def train_on_mutated(folder: Path, source: Path, clips: int, seed: int, override
     for line in log.splitlines():
         if "skipped unreadable video " in line:
             of_epoch.add(line.split("skipped unreadable video ")[1].split(": ")[0])
-        elif line.endswith(" unreadable"):
-            count = int(line.rsplit(" ", 2)[1])
+        elif epoch := re.search(r"  train loss .*?(?:  (\d+) unreadable)?$", line):
+            count = int(epoch[1] or 0)
             found += [f"{count} counted, {len(of_epoch)} named"] if count != len(of_epoch) else []
             of_epoch.clear()
     return found

@@ -33,7 +33,7 @@ def test_training_writes_one_run_folder(ucf101_run):
     config = yaml.safe_load((ucf101_run / "config.yaml").read_text())
     assert config["backbone"]["num_frames"] == 4
     assert config["protocol"]["clips"] == 10
-    assert "waiting for data" in (ucf101_run / "log.txt").read_text()
+    assert "data wait" in (ucf101_run / "log.txt").read_text()
 
 
 def test_evaluation_takes_the_protocol_of_the_data_set_from_the_checkpoint(ucf101_run):

@@ -11,8 +11,9 @@ from vsn_train.engine.checkpoint import save_checkpoint
 from vsn_train.errors import InputError
 from vsn_train.models import create_model
 from vsn_train.models.hybrid import HybridConv2d
-from vsn_train.run.network import model_of, note_random_start, start_weights
+from vsn_train.run.network import note_random_start, start_weights
 from vsn_train.run.resume import find_checkpoint
+from vsn_train.trained import build_network, load_weights_of
 
 CLASSES = ["wave", "bow", "jump"]  # in a data set's official order
 
@@ -80,15 +81,16 @@ def test_an_sth_checkpoint_from_before_the_choice_of_its_start_gives_what_it_gav
             if isinstance(module, HybridConv2d):
                 module.spatial.mul_(2)
                 module.temporal.mul_(2)
-    backbone = Sth(operator="sth", arch="resnet18", num_frames=4)
-    before = asdict(backbone)
+    before = asdict(Sth(operator="sth", arch="resnet18", num_frames=4))
     del before["temporal_start"], before["outer_taps"]
     checkpoint = checkpoint_with(
         config={"data": {}, "backbone": before}, class_names=CLASSES, model=trained.state_dict()
     )
+    network = build_network(before, len(CLASSES), "rgb")
+    load_weights_of(checkpoint, network, "old.pt")
     video = torch.randn(1, 4, 3, 32, 32)
     with torch.no_grad():
-        assert torch.equal(model_of(checkpoint, backbone, "rgb", "old.pt").eval()(video), trained(video))
+        assert torch.equal(network.eval()(video), trained(video))
 
 
 def test_a_run_from_before_the_choice_of_the_start_can_be_resumed(tmp_path):

@@ -15,7 +15,7 @@ from vsn_train import load_model
 from vsn_train.analysis.scores import Scores, softmax
 from vsn_train.data.video import open_video
 from vsn_train.errors import InputError
-from vsn_train.trained import Preprocessing
+from vsn_train.trained import Preprocessing, trained_model
 
 SMALL = ["dataset.train_videos=24", "dataset.val_videos=12", "schedule.epochs=1", "data.workers=0", "optimizer.lr=0.02"]
 
@@ -72,6 +72,15 @@ def test_scores_are_those_of_vsn_eval_to_the_last_bit(two_clips, evaluated, trai
     paths = {path.relative_to(path.parents[2]).as_posix(): path for path in videos(trained_run)}
     for name, row in zip(evaluated.ids, evaluated.scores, strict=True):
         assert np.array_equal(two_clips.scores(paths[str(name)]), row), name
+
+
+def test_scoring_takes_the_faster_memory_format_unless_the_config_says_otherwise(two_clips):
+    opened = two_clips.checkpoint
+    for asked, expected in ((None, True), (True, True), (False, False)):
+        config = {"data": {}, "runtime": {"channels_last": asked}}
+        model = trained_model(opened, torch.device("cpu"), config).model
+        weight = model.backbone.layer1[0].conv2.weight
+        assert weight.is_contiguous(memory_format=torch.channels_last) == expected
 
 
 def test_frames_give_the_scores_of_their_file(two_clips, trained_run):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -36,7 +36,7 @@ from vsn_train.data.workers import BadVideo
 from vsn_train.engine.checkpoint import OpenedCheckpoint, checkpoint_in, open_checkpoint
 from vsn_train.engine.checkpoint_fields import load_network
 from vsn_train.engine.distributed import Process
-from vsn_train.engine.evaluate import score_videos
+from vsn_train.engine.evaluate import Found, score_videos
 from vsn_train.engine.precision import autocast_for
 from vsn_train.engine.prefetch import to_device
 from vsn_train.engine.state import Checkpoint
@@ -122,16 +122,16 @@ class TrainedModel:
 
     def scores(self, source: Source) -> np.ndarray:
         """float32 (K,): the mean over the protocol's views, as vsn-eval has it."""
-        labels = flipped_labels(len(self.class_names), self.flip_pairs)
-        return self._mean_over_views(self.model, source, self.protocol, labels)
+        video = self._read(source)
+        return np.asarray(self.score_videos([video])[video.index])[0]
 
     def features(self, source: Source) -> np.ndarray:
         """float32 (D,): what the classifier sees, the mean over the frames and the protocol's views."""
-        size = self.model.head.in_features
+        video, size = self._read(source), self.model.head.in_features
         # Features have no classes that a flip could exchange.
-        return self._mean_over_views(
-            _Features(self.model), source, replace(self.protocol, average="logits"), np.arange(size)
-        )
+        protocol = replace(self.protocol, average="logits")
+        found = self._mean_of_views(_Features(self.model), [video], protocol, np.arange(size))
+        return np.asarray(found[video.index])[0]
 
     def top(self, source: Source, k: int = 5) -> list[tuple[str, float]]:
         """The k most probable classes and their probabilities, best first."""
@@ -165,11 +165,14 @@ class TrainedModel:
     def score_windows(self, windows: Iterable[Window]) -> Iterator[tuple[Window, np.ndarray]]:
         """Each window with its scores; several go through the network together."""
         views = self.views_per_batch if self.device.type == "cuda" else min(self.views_per_batch, CPU_VIEWS)
-        labels = flipped_labels(len(self.class_names), self.flip_pairs)
         left = iter(windows)
         while group := list(islice(left, max(1, views // self.protocol.views))):
-            found = self._scores(self.model, [each.video for each in group], self.protocol, labels)
-            yield from zip(group, found, strict=True)
+            found = self.score_videos([each.video for each in group])
+            yield from ((each, np.asarray(found[each.video.index])[0]) for each in group)
+
+    def score_videos(self, videos: Sequence[EvalVideo | BadVideo], on_bad_video: str = "error") -> Found:
+        """index -> float32 (1, K) of videos that go through the network together. on_bad_video: see `score_videos`."""
+        return self._mean_of_views(self.model, videos, self.protocol, self._flipped_labels(), on_bad_video)
 
     def stream(self) -> Stream:
         """For live video, frame by frame. Raises InputError for a network that looks at later frames."""
@@ -179,23 +182,23 @@ class TrainedModel:
         """Of scores, float32 (K,), as this protocol averages them."""
         return scores if self.protocol.average == "probabilities" else softmax(scores)
 
-    def _mean_over_views(
-        self, network: nn.Module, source: Source, protocol: Protocol, labels: np.ndarray
-    ) -> np.ndarray:
-        return self._scores(network, [self._read(source)], protocol, labels)[0]
+    def _flipped_labels(self) -> np.ndarray:
+        return flipped_labels(len(self.class_names), self.flip_pairs)
 
-    def _scores(
-        self, network: nn.Module, videos: list[EvalVideo], protocol: Protocol, labels: np.ndarray
-    ) -> list[np.ndarray]:
-        """Of videos that go through the network together. labels: see `score_videos`; as many as the network has
-        outputs."""
-        group: list[EvalVideo | BadVideo] = [*videos]
-        found = score_videos(
-            network, [group], 1, Process(0, 1, self.device), lambda results: None,
+    def _mean_of_views(
+        self,
+        network: nn.Module,
+        videos: Sequence[EvalVideo | BadVideo],
+        protocol: Protocol,
+        labels: np.ndarray,
+        on_bad_video: str = "error",
+    ) -> Found:
+        """labels: see `score_videos`; as many as the network has outputs."""
+        return score_videos(
+            network, [list(videos)], 1, Process(0, 1, self.device), lambda results: None,
             protocol=protocol, flipped_labels=labels, views_per_batch=self.views_per_batch, keep_views=False,
-            on_bad_video="error", autocast=autocast_for(self.precision, self.device), title="",
+            on_bad_video=on_bad_video, autocast=autocast_for(self.precision, self.device), title="",
         )  # fmt: skip
-        return [np.asarray(found[video.index])[0] for video in videos]
 
     def _read(self, source: Source) -> EvalVideo:
         if isinstance(source, str | PathLike):
@@ -276,8 +279,18 @@ def load_model(
     that are averaged; None: those of the training's data set. operator: the function of your own that put modules into
     the network, where the training had one. Raises InputError for any other file.
     """
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"device={device}: expected auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device=cuda, but torch finds no CUDA device; use auto or cpu")
     opened = open_checkpoint(checkpoint_in(Path(path).expanduser()))
-    trained = trained_model(opened, device, protocol, operator)
+    name = opened.checkpoint.config["backbone"]["operator"]
+    if "." in name and operator is None:
+        raise InputError(
+            f"{opened.path}: its network was built by {name}; import that function and give it as operator="
+        )
+    place = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    trained = trained_model(opened, place, opened.checkpoint.config, protocol, operator)
     if trained.protocol.crops == 10 and not flips_allowed(opened.checkpoint):
         raise InputError(
             f"{opened.path}: a protocol of 10 crops flips them, but its classes differ in direction and the pairs are "
@@ -287,29 +300,29 @@ def load_model(
 
 
 def trained_model(
-    opened: OpenedCheckpoint, device: str, protocol: Protocol | None = None, operator: Callable[..., None] | None = None
+    opened: OpenedCheckpoint,
+    device: torch.device,
+    config: Mapping[str, Any],
+    protocol: Protocol | None = None,
+    operator: Callable[..., None] | None = None,
 ) -> TrainedModel:
-    """See `load_model`."""
-    if device not in ("auto", "cpu", "cuda"):
-        raise InputError(f"device={device}: expected auto, cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device=cuda, but torch finds no CUDA device; use auto or cpu")
+    """The network of a checkpoint, ready to score videos: the one way from a checkpoint to scores.
+
+    config: plain values, of the checkpoint or of the command line; its groups data and runtime are used. protocol:
+    None: the checkpoint's. operator: see `load_model`. Raises InputError where the tensors are not those of the
+    network that the checkpoint's config describes.
+    """
     checkpoint = opened.checkpoint
-    backbone, data, runtime = (checkpoint.config[group] for group in ("backbone", "data", "runtime"))
-    if "." in backbone["operator"] and operator is None:
-        raise InputError(
-            f"{opened.path}: its network was built by {backbone['operator']}; import that function and give it as "
-            "operator="
-        )
+    data, runtime = config["data"], config["runtime"]
     modality = data.get("modality", "rgb")
-    network = build_network(backbone, len(checkpoint.class_names), modality, operator)
+    network = build_network(checkpoint.config["backbone"], len(checkpoint.class_names), modality, operator)
     load_weights_of(checkpoint, network, opened.path)
-    place = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-    if runtime.get("channels_last") is not False:  # as vsn-eval, which takes it for its speed
+    # Also on a CPU, where the user leaves it open: docs/evaluation.md has the times.
+    if runtime.get("channels_last") is not False:
         network.to(memory_format=torch.channels_last)
     return TrainedModel(
-        network.to(place).eval(), checkpoint.class_names, protocol or Protocol(**checkpoint.config["protocol"]),
-        modality, place, runtime.get("precision", "auto"), runtime.get("views_per_batch", 16),
+        network.to(device).eval(), checkpoint.class_names, protocol or Protocol(**checkpoint.config["protocol"]),
+        modality, device, runtime.get("precision", "auto"), runtime.get("views_per_batch", 16),
         data.get("decoder", "auto"), checkpoint.flip_pairs, opened,
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ import copy
 import zipfile
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,13 @@ import torch
 from tests.runs import checkpoint_with
 from vsn_train.config import BACKBONES, Data, Motion, Runtime, check_checkpoint
 from vsn_train.data.protocol import Protocol
-from vsn_train.engine.checkpoint import load_checkpoint, newest_checkpoint, open_checkpoint, save_checkpoint
+from vsn_train.engine.checkpoint import (
+    OpenedCheckpoint,
+    load_checkpoint,
+    newest_checkpoint,
+    open_checkpoint,
+    save_checkpoint,
+)
 from vsn_train.engine.checkpoint_fields import check_content, resume_state
 from vsn_train.engine.optim import Schedule, build_adamw, build_average, build_sgd
 from vsn_train.engine.precision import scaler_for
@@ -22,7 +29,7 @@ from vsn_train.errors import InputError
 from vsn_train.models import create_model
 from vsn_train.models.layouts import identify
 from vsn_train.models.weights import check_extent, load_weights
-from vsn_train.run.network import model_of
+from vsn_train.trained import trained_model
 
 CONFIG = {
     "seed": 0,
@@ -54,7 +61,7 @@ def use(content: dict) -> None:
     check_checkpoint(checkpoint.config, "best.pt")
     backbone = checkpoint.config["backbone"]
     if backbone != CONFIG["backbone"] or checkpoint.model is not content["model"]:
-        model_of(checkpoint, BACKBONES[backbone["operator"]](**backbone), "rgb", "best.pt")
+        trained_model(OpenedCheckpoint(Path("best.pt"), "", checkpoint), torch.device("cpu"), checkpoint.config)
 
 
 ODD = [None, -1, 0, 1.5, 10**30, float("nan"), float("inf"), "x", "", "\ud800", True, b"x", [], [None], [[9, 9]],
@@ -162,14 +169,14 @@ def test_small_files_that_stand_for_endless_ones(tmp_path, content):
 
 def test_tensors_are_those_of_the_network(content):
     model = content["model"]
-    backbone = BACKBONES["tsm"](**CONFIG["backbone"])
     for tensors, message in (
         ({}, "model.backbone.conv1.weight is missing (one of 122)"),
         (model | {"more": torch.zeros(1)}, "model.more has no place in its network"),
         (model | {"head.weight": torch.zeros(2, 8)}, "model.head.weight is (2, 8), expected (2, 512)"),
     ):
+        opened = OpenedCheckpoint(Path("best.pt"), "", Checkpoint.of(content | {"model": tensors}))
         with pytest.raises(InputError, match=r"best\.pt: ") as refused:
-            model_of(Checkpoint.of(content | {"model": tensors}), backbone, "rgb", "best.pt")
+            trained_model(opened, torch.device("cpu"), CONFIG)
         assert message in str(refused.value)
 
 

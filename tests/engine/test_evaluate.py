@@ -14,7 +14,6 @@ from tests.conftest import CLIPS
 from tests.media import write_counting_video
 from vsn_train.analysis.scores import softmax
 from vsn_train.array_files import write_arrays
-from vsn_train.config import Runtime
 from vsn_train.data.loader import BadVideo, EvalVideos, eval_loader
 from vsn_train.data.manifest import make_manifest
 from vsn_train.data.protocol import Protocol
@@ -26,7 +25,6 @@ from vsn_train.engine.evaluate import mean_of_views, score_videos, video_groups
 from vsn_train.engine.parts import ScoreParts
 from vsn_train.errors import InputError
 from vsn_train.run.data import check_flips
-from vsn_train.run.network import use_channels_last
 
 REAL = ["ucf101/eye_makeup_test.avi", "hmdb51/wave/TrumanShow_wave_f_nm_np1_fr_med_26.avi", "odd/video_90.mov"]
 ALONE = Process(0, 1, torch.device("cpu"))
@@ -234,10 +232,3 @@ def test_flipped_crops_are_refused_where_the_pairs_are_not_known():
         check_flips(Protocol(1, "uniform", 10, 72, 64), False, "made")
     check_flips(Protocol(1, "uniform", 10, 72, 64), True, "made")
     check_flips(Protocol(1, "uniform", 5, 72, 64), False, "made")
-
-
-def test_tests_take_the_faster_memory_format_unless_told_otherwise():
-    for asked, inference, expected in ((None, True, True), (False, True, False), (None, False, False)):
-        layer = nn.Conv2d(4, 4, 3)
-        use_channels_last(layer, Runtime(channels_last=asked), ALONE, inference)
-        assert layer.weight.is_contiguous(memory_format=torch.channels_last) == expected

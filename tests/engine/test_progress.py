@@ -9,7 +9,7 @@ import pytest
 
 from vsn_train.engine.log import _Bar, duration
 
-PARTS = ["end in 3:07:09", "loss 4.123", "top1 12.3", "lr 5.4e-06", "123.4 clips/s", "waiting for data 12%"]
+PARTS = ["end in 3:07:09", "loss 4.123", "top1 12.3", "lr 5.4e-06", "123.4 clips/s", "data wait 12%"]
 
 
 def drawn(width: int, title: str = "epoch 12/50") -> str:

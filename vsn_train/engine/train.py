@@ -137,7 +137,8 @@ def train(
                 raise stopped_by(interrupts, checkpoints, process)
 
         position.sums = meter.all_gather()  # every process's: a validation that is interrupted saves them
-        log.line(f"{progress.title}  train {'  '.join(summary(values))}  {position.unreadable} unreadable")
+        facts = summary(values) + ([f"{position.unreadable} unreadable"] if position.unreadable else [])
+        log.line(f"{progress.title}  train {'  '.join(facts)}")  # at 80 columns on one line
         ended = time.perf_counter()
         try:
             value = validate(position)
@@ -254,7 +255,7 @@ def summary(values: dict[str, float]) -> list[str]:
     parts = [f"loss {values['loss']:.3f}", f"top1 {values['top1']:.1f}"]
     if "lr" in values:  # missing if this launch resumed after the last step of the epoch
         parts += [f"lr {values['lr']:.2g}", f"{values['clips_per_s']:.1f} clips/s"]
-        parts += [f"waiting for data {values['data_wait']:.0%}"]
+        parts += [f"data wait {values['data_wait']:.0%}"]
     return parts
 
 

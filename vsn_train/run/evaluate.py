@@ -33,7 +33,7 @@ from vsn_train.engine.parts import ScoreParts
 from vsn_train.engine.precision import autocast_for
 from vsn_train.folder_lock import folder_lock, refuse_links
 from vsn_train.run.data import check_classes, check_flips, note_missing
-from vsn_train.run.network import model_of, use_channels_last
+from vsn_train.run.network import load_trained
 from vsn_train.run.own_split import tested_manifest
 from vsn_train.run.record import computed, environment, versions
 
@@ -46,8 +46,7 @@ def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) ->
         checkpoint = opened.checkpoint
         manifest = tested_manifest(config, opened, process)
         check_classes(manifest, checkpoint.class_names, config.checkpoint)
-        model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
-        use_channels_last(model, config.runtime, process, inference=True)
+        model = load_trained(config, opened, process).model
         trained = checkpoint.config["data"]  # a size changed on the command line shows in the name
         name = config.protocol.name(trained["short_side"], trained["crop_size"])
         facts = {

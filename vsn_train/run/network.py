@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vsn_train import config as schema
 from vsn_train.data.loader import Batch
+from vsn_train.engine.checkpoint import OpenedCheckpoint
 from vsn_train.engine.distributed import Process, rebuild_buckets
 from vsn_train.engine.interleave import interleave
 from vsn_train.engine.precision import allow_tf32, autocast_for, resolve_precision
@@ -28,16 +29,13 @@ from vsn_train.models.imagenet import IMAGENET, imagenet_file
 from vsn_train.models.saving import recompute_blocks
 from vsn_train.models.weights import load_weights
 from vsn_train.run.state import trial_state, trial_step
-from vsn_train.trained import build_network, load_weights_of
+from vsn_train.trained import TrainedModel, build_network, trained_model
 
 
 def build_model(backbone: schema.Backbone, num_classes: int, modality: str) -> Recognizer:
-    own = None
-    if isinstance(backbone, schema.OwnOperator):
-        own = import_function(backbone.operator, "backbone.operator")
     arguments = asdict(backbone)
     try:
-        return build_network(arguments, num_classes, modality, own)
+        return build_network(arguments, num_classes, modality, own_operator(backbone))
     except InputError as error:
         key = str(error).partition(" ")[0]  # create_model names its arguments, the user types keys
         raise InputError(f"backbone.{error}" if key in arguments else str(error)) from error
@@ -99,8 +97,18 @@ def start_weights(model: Recognizer, config: schema.Train, class_names: Sequence
     )
 
 
-def model_of(checkpoint: Checkpoint, backbone: schema.Backbone, modality: str, path: str) -> Recognizer:
-    """The checkpoint's network. Raises InputError where the command line asks for another one."""
+def load_trained(config: schema.Eval | schema.Predict, opened: OpenedCheckpoint, process: Process) -> TrainedModel:
+    """The checkpoint's network, with the protocol and the settings of the command line.
+
+    Raises InputError where the command line asks for another network.
+    """
+    check_same_network(opened.checkpoint, config.backbone, config.data.modality, config.checkpoint)
+    settings = {"data": asdict(config.data), "runtime": asdict(config.runtime)}
+    return trained_model(opened, process.device, settings, config.protocol, own_operator(config.backbone))
+
+
+def check_same_network(checkpoint: Checkpoint, backbone: schema.Backbone, modality: str, path: str) -> None:
+    """Raise InputError where the command line asks for another network than the checkpoint's. path: for messages."""
     trained = checkpoint.config["data"].get("modality", "rgb")
     if modality != trained:
         raise InputError(
@@ -114,9 +122,13 @@ def model_of(checkpoint: Checkpoint, backbone: schema.Backbone, modality: str, p
                 f"backbone.{key}={asked}, but {path} was trained with {trained}; leave backbone.{key} out, or train "
                 "with the other value"
             )
-    model = build_model(backbone, len(checkpoint.class_names), modality)
-    load_weights_of(checkpoint, model, path)
-    return model
+
+
+def own_operator(backbone: schema.Backbone) -> Callable[..., None] | None:
+    """The function of the user's own that the config names; None for an operator of vsn-train."""
+    if isinstance(backbone, schema.OwnOperator):
+        return import_function(backbone.operator, "backbone.operator")
+    return None
 
 
 def prepare_model(model: Recognizer, runtime: schema.Runtime, process: Process) -> Recognizer:
@@ -128,15 +140,10 @@ def prepare_model(model: Recognizer, runtime: schema.Runtime, process: Process) 
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if runtime.recompute:
         recompute_blocks(model.backbone)
-    use_channels_last(model, runtime, process)
-    return model
-
-
-def use_channels_last(model: nn.Module, runtime: schema.Runtime, process: Process, inference: bool = False) -> None:
-    """inference: a CPU, too, then takes it where the user leaves it open; docs/evaluation.md has the times."""
     wanted = runtime.channels_last
-    if wanted or (wanted is None and (inference or process.device.type == "cuda")):
+    if wanted or (wanted is None and process.device.type == "cuda"):
         model.to(memory_format=torch.channels_last)
+    return model
 
 
 def clip_shape(config: schema.Train, model: Recognizer) -> tuple[int, ...]:

@@ -18,17 +18,14 @@ from vsn_train.analysis.strip import draw_prediction
 from vsn_train.atomic import NAME_BYTES, write_atomic
 from vsn_train.data.inputs import GivenVideos, find_videos
 from vsn_train.data.loader import eval_loader
-from vsn_train.data.manifest import flipped_labels
 from vsn_train.data.workers import BadVideo
 from vsn_train.engine.checkpoint import OpenedCheckpoint
-from vsn_train.engine.distributed import Process, join_processes
-from vsn_train.engine.evaluate import score_videos
-from vsn_train.engine.precision import autocast_for
+from vsn_train.engine.distributed import join_processes
 from vsn_train.errors import InputError, StoppedError, VideoError
 from vsn_train.folder_lock import folder_lock
 from vsn_train.run.data import check_flips
 from vsn_train.run.live import predict_live
-from vsn_train.run.network import model_of, use_channels_last
+from vsn_train.run.network import load_trained
 from vsn_train.run.record import computed
 from vsn_train.run.timeline import predict_timeline, stride_of
 from vsn_train.trained import TrainedModel, flips_allowed
@@ -53,14 +50,14 @@ def predict(config: schema.Predict, opened: OpenedCheckpoint, run_folder: Path) 
             hold(held, run_folder)
             remove_earlier(run_folder)
 
-        trained = trained_model(config, opened, process)
+        trained = load_trained(config, opened, process)
         used = computed(config.runtime.precision, trained.model, process)
         if config.live:
             predictions = [predict_live(trained, config, run_folder, begin)]
         elif config.window is not None:
             predictions = predict_timelines(trained, config, paths, run_folder, protocol, begin)
         else:
-            predictions = predict_clips(trained, config, paths, run_folder, protocol, process, begin)
+            predictions = predict_clips(trained, config, paths, run_folder, protocol, begin)
         facts = {"checkpoint": config.checkpoint, "protocol": protocol, "start": config.start, "end": config.end}
         facts |= {"window": config.window, "stride": stride_of(config), "live": config.live, "computed": used}
         path = run_folder / "prediction.json"
@@ -99,24 +96,12 @@ def remove_earlier(run_folder: Path) -> None:
                 (run_folder / name).unlink()
 
 
-def trained_model(config: schema.Predict, opened: OpenedCheckpoint, process: Process) -> TrainedModel:
-    """The checkpoint's network with what the command line says of it."""
-    checkpoint = opened.checkpoint
-    model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device).eval()
-    use_channels_last(model, config.runtime, process, inference=True)
-    return TrainedModel(
-        model, checkpoint.class_names, config.protocol, config.data.modality, process.device, config.runtime.precision,
-        config.runtime.views_per_batch, config.data.decoder, checkpoint.flip_pairs, opened,
-    )  # fmt: skip
-
-
 def predict_clips(
     trained: TrainedModel,
     config: schema.Predict,
     paths: list[Path],
     run_folder: Path,
     protocol: str,
-    process: Process,
     begin: Callable[[], None],
 ) -> list[dict[str, Any]]:
     """The entries of prediction.json of videos that are a clip each. protocol: its name. begin: called before files are
@@ -130,13 +115,7 @@ def predict_clips(
     for path, (video,) in zip(
         paths, eval_loader(videos, [[i] for i in range(len(paths))], workers, config.data.timeout), strict=True
     ):
-        found = score_videos(
-            trained.model, [[video]], 1, process, lambda results: None, protocol=config.protocol,
-            flipped_labels=flipped_labels(len(names), trained.flip_pairs),
-            views_per_batch=config.runtime.views_per_batch, keep_views=False,
-            on_bad_video="error" if len(paths) == 1 else "wrong",
-            autocast=autocast_for(config.runtime.precision, process.device), title="",
-        )[video.index]  # fmt: skip
+        found = trained.score_videos([video], on_bad_video="error" if len(paths) == 1 else "wrong")[video.index]
         if isinstance(video, BadVideo) or isinstance(found, BadVideo):
             causes = [each.cause for each in (video, found) if isinstance(each, BadVideo)]
             predictions.append({"video": str(path), "error": causes[0]})

@@ -54,7 +54,7 @@ from vsn_train.engine.precision import autocast_for
 from vsn_train.errors import InputError
 from vsn_train.models import Recognizer
 from vsn_train.run.data import check_flips
-from vsn_train.run.network import build_model, model_of, use_channels_last
+from vsn_train.run.network import build_model, load_trained
 from vsn_train.run.own_split import tested_manifest
 from vsn_train.run.record import computed
 from vsn_train.tools.compose import eval_config
@@ -132,13 +132,12 @@ def study(own: dict[str, list[str]], overrides: list[str]) -> None:
 def measure(config: schema.Eval, opened: OpenedCheckpoint, label: str | None, process: Process) -> Measured:
     """The shares of one checkpoint over every view of every video of the split."""
     checkpoint = opened.checkpoint
-    model = model_of(checkpoint, config.backbone, config.data.modality, config.checkpoint).to(process.device)
+    model = load_trained(config, opened, process).model
     try:
         layers = list(attention_layers(model))
     except InputError as error:
         trained = ", ".join(f"{key}={value}" for key, value in asdict(config.backbone).items())
         raise InputError(f"{config.checkpoint}: {error}; found {trained}") from error
-    use_channels_last(model, config.runtime, process)
     manifest = tested_manifest(config, opened, process)
     classes = len(checkpoint.class_names)
     same_classes = list(manifest.class_names) == checkpoint.class_names

@@ -109,7 +109,7 @@ def opened_model(path: Path, operator: str | None) -> TrainedModel:
             + (", as loading a checkpoint imports no module" if "." in trained else ", or leave --operator out")
         )
     own = import_function(trained, "operator") if "." in trained else None
-    return trained_model(opened, "cpu", operator=own)
+    return trained_model(opened, torch.device("cpu"), opened.checkpoint.config, operator=own)
 
 
 def export_folder(trained: TrainedModel, folder: Path) -> None:
