@@ -17,8 +17,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import random
+import re
 import signal
 import subprocess
 import sys
