@@ -147,6 +147,23 @@ def test_what_it_refuses(two_clips, trained_run, tmp_path):
         load_model(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("group", "changes", "message"),
+    [
+        ("protocol", {"clips": "many"}, r"config\.protocol\.clips is 'many', expected a whole number"),
+        ("backbone", {"num_frames": None}, r"config\.backbone\.num_frames is null, expected a whole number"),
+        ("backbone", {"later": 1}, r"config\.backbone\.later is a key that this version .* does not know"),
+        ("runtime", {"precision": 16}, r"config\.runtime\.precision is 16, expected text"),
+    ],
+)
+def test_a_foreign_checkpoint_gets_a_message_that_names_the_key(trained_run, tmp_path, group, changes, message):
+    content = torch.load(trained_run / "checkpoints" / "last.pt", weights_only=True)
+    content["config"][group] |= changes
+    torch.save(content, tmp_path / "foreign.pt")
+    with pytest.raises(InputError, match=rf"foreign\.pt: .*{message}"):
+        load_model(tmp_path / "foreign.pt")
+
+
 def test_a_network_that_looks_ahead_takes_no_live_video(trained_run, tmp_path):
     content = torch.load(trained_run / "checkpoints" / "last.pt", weights_only=True)
     content["config"]["backbone"] |= {"operator": "tsm", "placement": "residual"}

@@ -1,7 +1,8 @@
 """The schema of all config keys: type, default, unit and description.
 
 Hydra fills these dataclasses, so a misspelt key or a wrong type fails before anything heavy is imported. The `check_*`
-functions hold the constraints that a type cannot express. No module below run/ sees a config.
+functions hold the constraints that a type cannot express. Below trained.py, which checks those of foreign checkpoints,
+no module sees a config.
 
 The comment on a key, or directly above it, is its description in `--help` and in docs/reference/config.md; see
 config_keys.py. It starts with the unit in square brackets where the value is a number: `# [seconds] …`.
@@ -463,6 +464,12 @@ def register_checkpoint(config: dict[str, Any] | None) -> None:
         ConfigStore.instance().store(group=group, name="from_checkpoint", node=node)
 
 
+# Keys with a default that every checkpoint has; another value is another network, or other input to it.
+NEVER_MISSING = (
+    "config.data.short_side", "config.data.crop_size", "config.backbone.arch", "config.backbone.num_frames"
+)  # fmt: skip
+
+
 def check_checkpoint(config: dict[str, Any], path: str) -> None:
     """Raise InputError, which names file and key, unless a file's config is one that vsn-train wrote.
 
@@ -487,7 +494,7 @@ def check_checkpoint(config: dict[str, Any], path: str) -> None:
         for each in fields(kind):
             key = f"config.{group}.{each.name}"
             needed = each.default in (MISSING, dataclasses.MISSING) and each.default_factory is dataclasses.MISSING
-            if each.name not in values and (needed or key in ("config.data.short_side", "config.data.crop_size")):
+            if each.name not in values and (needed or key in NEVER_MISSING):
                 raise _not_ours(path, f"{key} is missing")
             if each.name in values and (problem := misfit(values[each.name], hints[each.name], key)):
                 raise _not_ours(path, problem)

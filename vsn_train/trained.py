@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from vsn_train.analysis.scores import softmax
+from vsn_train.config import check_checkpoint
 from vsn_train.data.direction import undecided
 from vsn_train.data.loader import EvalVideo, read_eval_video, video_of_clips
 from vsn_train.data.manifest import flipped_labels
@@ -284,6 +285,7 @@ def load_model(
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device=cuda, but torch finds no CUDA device; use auto or cpu")
     opened = open_checkpoint(checkpoint_in(Path(path).expanduser()))
+    check_checkpoint(opened.checkpoint.config, str(opened.path))
     name = opened.checkpoint.config["backbone"]["operator"]
     if "." in name and operator is None:
         raise InputError(
