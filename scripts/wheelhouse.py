@@ -19,7 +19,8 @@ import re
 import subprocess
 import sys
 import tempfile
-from importlib import metadata
+import zipfile
+from email import message_from_bytes
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -56,9 +57,10 @@ def gather(python: str, platform: str, also: list[str], output: Path) -> list[Pa
     if output.exists() and any(output.iterdir()):
         raise InputError(f"--output {output} is not empty; remove it or name another folder")
     output.mkdir(parents=True, exist_ok=True)
-    wanted = requirements(also)
     with tempfile.TemporaryDirectory() as folder:
         run_pip("wheel", "--no-deps", "--wheel-dir", folder, *SOURCE_ONLY, str(ROOT))
+        (ours,) = Path(folder).glob("vsn_train-*.whl")
+        wanted = requirements(requires(ours), also)
         run_pip(
             "download", "--only-binary=:all:", "--find-links", folder, "--dest", folder,
             "--python-version", python, "--implementation", "cp",
@@ -76,9 +78,16 @@ def gather(python: str, platform: str, also: list[str], output: Path) -> list[Pa
     return sorted(output.glob("*.whl"))
 
 
-def requirements(also: list[str]) -> list[str]:
-    """Of this project, without what is left out and without conditions, as they speak of this machine."""
-    needed = [Requirement(text) for text in metadata.requires("vsn-train") or () if "extra ==" not in text]
+def requires(wheel: Path) -> list[str]:
+    """What a wheel needs, by its own metadata: those of an installed project may be older than its files."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (each for each in archive.namelist() if each.endswith(".dist-info/METADATA"))
+        return message_from_bytes(archive.read(name)).get_all("Requires-Dist") or []
+
+
+def requirements(required: list[str], also: list[str]) -> list[str]:
+    """`required`, without extras, without what is left out, and without conditions, which describe this machine."""
+    needed = [Requirement(text) for text in required if "extra ==" not in text]
     taken = {canonicalize_name(name) for name in also}
     kept = [each for each in needed if each.name in taken or each.name not in WITH_TORCH | NOT_NEEDED]
     named = {each.name for each in kept}
