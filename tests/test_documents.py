@@ -710,6 +710,7 @@ def test_every_script_in_the_documents_is_run_by_a_test(script):
 def test_commands_that_need_nothing_run(document, tmp_path, ucf101_run):
     """In order, in one folder; smaller, and with a checkpoint and a video that are there."""
     write_counting_video(tmp_path / "clip.mp4", 240)  # 8 s: some commands look at seconds 2.5 to 7
+    online = tmp_path / "online"
     tiny = [*SMALL, "dataset.train_videos=24", "dataset.val_videos=12", "schedule.epochs=1"]
     for command in commands_of(document):
         if command.needs or command.program not in COMMANDS or document == "CHANGELOG.md":
@@ -720,6 +721,11 @@ def test_commands_that_need_nothing_run(document, tmp_path, ucf101_run):
         arguments = [there.get(key.partition("=")[0], key) for key in keys]
         if {"split=test", "--help", "--shell-completion"} & set(arguments):
             continue
+        if "live=true" in arguments:
+            if not online.exists():
+                words = ["backbone=tsm_online", f"hydra.run.dir={online}", *tiny]
+                assert run_line("vsn-train", tmp_path, *words).returncode == 0, command.place
+            arguments = [f"checkpoint={online}" if each == there["checkpoint"] else each for each in arguments]
         more = tiny if command.program == "vsn-train" and "--cfg" not in arguments else []
         if "resume=true" in arguments:  # of a run that has to be there
             before = [each for each in arguments if each != "resume=true"]

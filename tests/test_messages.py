@@ -35,6 +35,8 @@ def refused(command: str, *arguments: str, cwd: Path) -> str:
         (["worker=2"], "unknown key 'worker'"),
         (["batch_size=2"], "unknown key 'batch_size', did you mean data.batch_size?"),
         (["+new=1"], "unknown key '+new=1': keys cannot be added; to change one write new=…"),
+        (["--multirun", "--cfg", "job"], "Only one of --run, --multirun, --cfg, --info and --shell_completion"),
+        (["--resolve"], "The --resolve flag can only be used in conjunction with --cfg or --help"),
         (["seed=abc"], "seed=abc: expected a whole number"),
         (["datset=custom"], "unknown key 'datset', did you mean dataset?"),
         (["optimizer.lr=fast"], "optimizer.lr=fast: expected a number"),

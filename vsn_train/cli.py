@@ -151,6 +151,10 @@ def _run_command(name: str, work: Callable[[Any, Path], None]) -> None:
                 codes.append(error.code if isinstance(error.code, int) else FAILED)  # continue with the next checkpoint
     except (InputError, HydraException, OmegaConfBaseException) as error:
         sys.exit(_explain(name, error))  # before OSError, which some of Hydra's errors are too
+    except ValueError as error:
+        if not str(error).startswith(("Only one of --", "The --resolve flag")):  # Hydra's, for flags at odds
+            raise
+        sys.exit(_explain(name, InputError(str(error))))
     except OSError as error:  # Hydra makes the run folder
         sys.exit(_explain_refusal(name, error, Path(error.filename or ".")))
     except KeyboardInterrupt:
