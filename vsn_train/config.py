@@ -42,7 +42,7 @@ class Motion(Dataset):
     val_videos: int = MISSING  # [videos] size of the validation split
     size: int = MISSING  # [pixels] height and width of the videos
     num_frames: int = MISSING  # [frames] length of each video
-    seed: int = 0  # [number] seed of the generator; another seed gives other videos
+    seed: int = 0  # [number] seed of the generated videos
 
 
 @dataclass
@@ -51,8 +51,9 @@ class Official(Dataset):
 
     annotations: str | None = None  # folder of the official lists; null: in or next to `root`
     class_order: str = "official"  # "official", or "sorted" by name for checkpoints that were trained on sorted names
-    max_missing_share: float = 0.0  # [share 0 to 1] listed videos of a split that may be missing; above it: an error
-    count_frames: bool = False  # count the frames of all videos once, up front; frame folders then need no listing
+    max_missing_share: float = 0.0  # [share 0 to 1] videos of a split that may be missing; more are an error
+    # count the frames of all videos once, before training; a frame folder is then not listed for every clip
+    count_frames: bool = False
 
 
 @dataclass
@@ -70,19 +71,21 @@ class Custom(Dataset):
     val: str | None = None  # list or folder; null: val.csv, val.txt or val/
     test: str | None = None  # list or folder, labels optional; null: test.csv, test.txt or test/
     classes: str | None = None  # file with one class name per line, in index order; null: those of the training list
-    # labels in lists without a header (class, class_index): "names", "indices" from 0, or "auto": indices if all of
-    # them are whole numbers. Folder names are always class names
+    # labels of lists without a column class or class_index: "names", "indices" from 0, or "auto": indices if all labels
+    # are whole numbers. Folder names are always class names
     labels: str = "auto"
     flip_pairs: list[list[str]] = field(default_factory=list)  # pairs of classes that a horizontal flip exchanges
-    # horizontal flips: "allowed", "forbidden", or "auto": off if a class outside the pairs is named after a direction
+    # horizontal flips: "allowed", "forbidden", or "auto": forbidden if a class without a flip pair is named after a
+    # direction
     flips: str = "auto"
-    # [share 0 to 1] share of each class's videos that is drawn for validation, from the training list or from class
-    # folders directly in `root`; 0: there is a validation split
+    # [share 0 to 1] videos of each class to draw for validation, from the training list or from class folders directly
+    # in `root`; 0: use the given validation split
     val_share: float = 0.0
-    seed: int = 0  # [number] seed of that draw
+    seed: int = 0  # [number] seed of the split that val_share draws; dataset=custom sets it to the seed of the run
     allow_overlap: bool = False  # accept videos that are in both the training and the validation split
-    max_missing_share: float = 0.0  # [share 0 to 1] listed videos of a split that may be missing; above it: an error
-    count_frames: bool = False  # count the frames of all videos once, up front; frame folders then need no listing
+    max_missing_share: float = 0.0  # [share 0 to 1] videos of a split that may be missing; more are an error
+    # count the frames of all videos once, before training; a frame folder is then not listed for every clip
+    count_frames: bool = False
 
 
 @dataclass
@@ -91,18 +94,19 @@ class OwnDataset(Dataset):
 
     loader: str = MISSING  # module.function: (root, split, **options) -> Manifest
     options: dict[str, Any] = field(default_factory=dict)  # further keyword arguments of the function
-    allow_overlap: bool = False  # accept files that are in both the training and the validation split
-    count_frames: bool = False  # count the frames of all videos once, up front; frame folders then need no listing
+    allow_overlap: bool = False  # accept videos that are in both the training and the validation split
+    # count the frames of all videos once, before training; a frame folder is then not listed for every clip
+    count_frames: bool = False
 
 
 @dataclass
 class Backbone:
     operator: str = MISSING  # what mixes frames: "tsn", "tsm", "tsm_online", "vsn_compact", "vsn_headtail" or "sth"
-    arch: str = "resnet50"  # "resnet18", "resnet34", "resnet50", "resnet101" or "mobilenet_v2"
+    arch: str = "resnet50"  # 2D network: "resnet18", "resnet34", "resnet50", "resnet101" or "mobilenet_v2"
     num_frames: int = 8  # [frames] length T of a clip
     dropout: float = 0.5  # [share 0 to 1] dropout probability before the classifier
-    partial_bn: bool = False  # train the first batch norm only; the others keep their statistics and parameters
-    frozen_bn: bool = False  # freeze all batch norms
+    partial_bn: bool = False  # freeze all batch norms except the first
+    frozen_bn: bool = False  # freeze all batch norms: neither statistics nor parameters change
 
 
 @dataclass
@@ -120,17 +124,20 @@ class TsmOnline(Backbone):
 class Vsn(Backbone):
     standard_block: str = "tsm"  # operator of the blocks without shuffle: "tsm" or "plain"
     where: str = "last"  # blocks with shuffle: the "last" one of each stage, or "all"
-    remainder: str = "error"  # channels that do not divide into num_frames groups: "error", or "keep" them in place
+    # if the channels do not divide into num_frames groups: "error", or "keep" the remaining channels in place
+    remainder: str = "error"
 
 
 @dataclass
 class Sth(Backbone):
-    variant: str = "hybrid"  # "hybrid": the temporal channels differ from kernel to kernel; "merge": separate kernels
-    p: float = 0.25  # [share 0 to 1] temporal part of the weights: 1/2, 1/3, 1/4, …
-    integration: str = "attention"  # how the spatial and the temporal part are combined: "attention" or "sum"
+    # "hybrid": each kernel is temporal on some input channels and spatial on the others; "merge": each kernel is
+    # temporal or spatial
+    variant: str = "hybrid"
+    p: float = 0.25  # [share 0 to 1] temporal channels: 1/2, 1/3, 1/4, …; merge: temporal kernels
+    integration: str = "attention"  # how the temporal and the spatial branch are combined: "attention" or "sum"
     # initialization of the temporal kernels: "random"; "rows": the row sums of the 2D kernel become the taps in time;
-    # "centre": its sum at the centre tap, zero elsewhere; "mixed": centre, with random outer taps; "auto": rows from
-    # pretrained 2D weights, random otherwise
+    # "centre": its sum at the centre tap, zero elsewhere; "mixed": as "centre", with random outer taps; "auto": "rows"
+    # if there are pretrained 2D weights, "random" otherwise
     temporal_start: str = "auto"
     outer_taps: float = 3.0  # [factor] temporal_start=mixed: standard deviation of the outer taps / of the spatial taps
 
@@ -144,17 +151,17 @@ class OwnOperator(Backbone):
 
 @dataclass
 class Data:
-    batch_size: int = 8  # [videos] per process and batch
-    workers: int = 2  # [processes] data loader workers of each training process; 0: decode in that process
+    batch_size: int = 8  # [videos] batch size of each process
+    workers: int = 2  # [processes] data loader workers of each training process; 0: decode in the training process
     decoder: str = "auto"  # video reader: "auto", "pyav", "decord" or "torchcodec"
     modality: str = "rgb"  # "rgb", or "flow": optical flow in folders of x and y images
     sampling: str = "uniform"  # frames of a training clip: "uniform" segments, or a "dense" window of 64 frames
     short_side: int = 256  # [pixels] short side of a frame after resizing
     crop_size: int = 224  # [pixels] height and width of the network's input
-    # videos of an epoch: "none": every video once; "classes": as many clips, every class equally often
+    # class balance of an epoch: "none": every video once; "classes": as many clips, with every class equally often
     balance: str = "none"
-    max_bad_share: float = 0.01  # [share 0 to 1] undecodable videos of an epoch above which training stops
-    timeout: float = 120.0  # [seconds] time limit of a worker for one video, after which it is replaced; 0: none
+    max_bad_share: float = 0.01  # [share 0 to 1] videos of an epoch that may be undecodable; more stop the training
+    timeout: float = 120.0  # [seconds] time limit for one video, after which its worker is replaced; 0: no limit
 
 
 @dataclass
@@ -169,13 +176,14 @@ class Augment:
     # [factor] crop=random_resized: smallest and largest width / height
     aspect: list[float] = field(default_factory=lambda: [0.75, 1.3333])
     flip: bool = True  # flip horizontally with probability 1/2; labels follow the flip pairs of the data set
-    rand_augment: int = 0  # [operations] RandAugment's N, per clip; 0: off
-    magnitude: int = 9  # [number] RandAugment's M, 0 to 30
+    rand_augment: int = 0  # [operations] RandAugment: number of operations per clip (N); 0: off
+    magnitude: int = 9  # [number] RandAugment: magnitude of the operations (M), 0 to 30
     brightness: float = 0.0  # [factor] colour jitter: drawn from 1 - value to 1 + value; 0: off
     contrast: float = 0.0  # [factor] colour jitter: drawn from 1 - value to 1 + value; 0: off
     saturation: float = 0.0  # [factor] colour jitter: drawn from 1 - value to 1 + value; 0: off
-    hue: float = 0.0  # [share 0 to 1] largest rotation of the hue, in turns, at most 0.5; 0: off
-    mixup: float = 0.0  # [number] alpha of mixup's Beta(alpha, alpha); 0: off. With cutmix: one of both for each batch
+    hue: float = 0.0  # [share 0 to 1] colour jitter: largest shift around the colour circle, at most 0.5; 0: off
+    # [number] alpha of mixup's Beta(alpha, alpha); 0: off. If cutmix is set too, each batch gets one of the two
+    mixup: float = 0.0
     cutmix: float = 0.0  # [number] alpha of CutMix's Beta(alpha, alpha); 0: off
 
 
@@ -183,18 +191,19 @@ class Augment:
 class Optimizer:
     """Keys of all optimizers; the parameter groups are TSM's."""
 
-    lr: float = MISSING  # [learning rate] for steps of reference_batch videos, or of any size if that is 0
-    reference_batch: int = 0  # [videos] effective batch size that lr is meant for; lr scales linearly; 0: no scaling
+    lr: float = MISSING  # [learning rate] for an effective batch size of reference_batch; if that is 0, for any
+    reference_batch: int = 0  # [videos] effective batch size that lr is for; lr is scaled linearly; 0: no scaling
     accumulate: int = 1  # [batches] gradient accumulation: batches of data.batch_size videos per process and step
-    weight_decay: float = MISSING  # [factor] not applied to biases and norms
+    weight_decay: float = MISSING  # [factor] weight decay, not applied to biases and norms
     clip_norm: float = 20.0  # [gradient norm] gradients are clipped to this norm; 0: no clipping
     head_lr_factor: float = 5.0  # [factor] learning rate of the classifier / lr; twice that for its bias
     flow_stem_lr_factor: float = 5.0  # [factor] data.modality=flow: learning rate of the first convolution / lr
-    # factor of each class's loss: null: 1; "balanced": videos / (classes * videos of the class); or a file with one
-    # class,weight per line
+    # weight of each class in the loss: null: 1; "balanced": videos / (classes * videos of the class); or a file with
+    # one class,weight per line
     class_weights: str | None = None
     label_smoothing: float = 0.0  # [share 0 to 1] target probability spread evenly over all classes
-    ema: float = 0.0  # [share 0 to 1] decay per step of the weights' moving average, which is then validated; 0: none
+    # [share 0 to 1] decay per step of the moving average of the weights, which is validated and evaluated; 0: off
+    ema: float = 0.0
 
 
 @dataclass
@@ -225,15 +234,15 @@ class Schedule:
 
 @dataclass
 class Step(Schedule):
-    # [share 0 to 1] of `epochs` at which the learning rate is multiplied by `factor`
+    # [share 0 to 1] shares of `epochs` after which the learning rate is multiplied by `factor`
     milestones: list[float] = field(default_factory=lambda: [0.4, 0.8])
-    every: int = 0  # [epochs] distance of equally spaced milestones, in place of the list; 0: the list
+    every: int = 0  # [epochs] distance between equally spaced milestones, which replace `milestones`; 0: off
     factor: float = 0.1  # [factor] multiplies the learning rate at each milestone
 
 
 @dataclass
 class Multistep(Schedule):
-    # [epochs] after which the learning rate is multiplied by `factor`
+    # [epochs] epochs after which the learning rate is multiplied by `factor`
     milestones: list[int] = field(default_factory=lambda: [20, 40])
     factor: float = 0.1  # [factor] multiplies the learning rate at each milestone
 
@@ -242,33 +251,34 @@ class Multistep(Schedule):
 class Checkpoints:
     """Checkpoints in addition to those at the end of each epoch, and those kept besides last.pt and best.pt."""
 
-    every_minutes: float = 10.0  # [minutes] between two saves; 0: off
-    every_steps: int = 0  # [optimizer steps] between two saves; 0: off
+    every_minutes: float = 10.0  # [minutes] time between two saves of last.pt; 0: off
+    every_steps: int = 0  # [optimizer steps] steps between two saves of last.pt; 0: off
     keep_best: int = 1  # [epochs] number of best epochs to keep; above 1 also as epoch_<n>.pt
-    best_by: str = "top1"  # what makes an epoch the best: "top1", "mean_class" (mean class accuracy) or "loss"
-    milestones: list[int] = field(default_factory=list)  # [epochs] to keep as epoch_<n>.pt
+    best_by: str = "top1"  # validation metric of the best epoch: "top1", "mean_class" (mean class accuracy) or "loss"
+    milestones: list[int] = field(default_factory=list)  # [epochs] epochs to keep as epoch_<n>.pt
 
 
 @dataclass
 class Runtime:
     device: str = "auto"  # "auto", "cpu" or "cuda"
-    devices: int = 1  # [processes] on this machine, one per GPU; ignored under torchrun and srun
+    devices: int = 1  # [processes] number of processes on this machine, one per GPU; ignored under torchrun and srun
     precision: str = "auto"  # "fp32", "bf16", "fp16", or "auto": bf16 if the device supports it, fp32 otherwise
-    channels_last: bool | None = None  # memory format; null: on CUDA, and in vsn-eval and vsn-predict on any device
-    measure: bool = False  # time the combinations that precision and channels_last leave open, and use the fastest
-    compile: bool = False  # torch.compile the network
-    tf32: bool = True  # CUDA: allow TF32 in fp32 products
-    fused_optimizer: bool | None = None  # one kernel for all parameters; null: on CUDA only
-    sync_bn: bool = False  # CUDA: batch-norm statistics over all processes
+    # channels-last memory format; null: on CUDA, and on any device in vsn-eval and vsn-predict
+    channels_last: bool | None = None
+    measure: bool = False  # with precision=auto or channels_last=null: time the choices, and use the fastest
+    compile: bool = False  # compile the network with torch.compile
+    tf32: bool = True  # CUDA: allow TF32 in fp32 matrix products and convolutions
+    fused_optimizer: bool | None = None  # update all parameters in one kernel; null: on CUDA only
+    sync_bn: bool = False  # CUDA: compute batch-norm statistics over all processes
     recompute: bool = False  # activation checkpointing: recompute blocks in the backward pass to save memory
     gradient_as_bucket_view: bool = True  # DDP: gradients are views of the all-reduce buckets, to save memory
     static_graph: bool = False  # DDP: every step uses the same parameters
-    prefetch: bool = True  # CUDA: copy the clips of the next step during the current one
-    threads: int = 0  # [threads] of the CPU per process; 0: OMP_NUM_THREADS if set, cores / processes otherwise
-    restarts: int = 0  # [restarts] of the local processes after one has failed, from the last checkpoint
+    prefetch: bool = True  # CUDA: copy the clips of the next step to the GPU during the current step
+    threads: int = 0  # [threads] CPU threads per process; 0: OMP_NUM_THREADS if set, cores / processes otherwise
+    restarts: int = 0  # [restarts] restarts of the local processes from the last checkpoint if one of them fails
     views_per_batch: int = 16  # [views] batch size at test time
-    log_every: int = 10  # [optimizer steps] between two log entries
-    rank_logs: bool = False  # each further process writes log_rank<n>.txt
+    log_every: int = 10  # [optimizer steps] steps between two log entries
+    rank_logs: bool = False  # every rank except 0 writes its own log_rank<n>.txt
 
 
 def _interpolations(group: str, node: Any) -> dict[str, Any]:
@@ -277,14 +287,14 @@ def _interpolations(group: str, node: Any) -> dict[str, Any]:
 
 @dataclass
 class Train:
-    # name of the run, whose folder is runs/<name>/<time>
+    # name of the run; its folder is runs/<name>/<time>
     name: str = "${dataset.name}_${backbone.operator}_${backbone.arch}"
     seed: int = 0  # [number] seed of initialization, sampling and augmentation
     resume: Any = False  # true: continue from the newest checkpoint of the run; "auto": only if there is one
     resume_other_videos: bool = False  # resume although videos were added, removed or relabelled
-    check: bool = False  # do not train: report two batches and the bottleneck, and draw the augmented clips
-    # pretrained weights: "imagenet": torchvision's for backbone.arch; a file (.pth, .pt, .safetensors) of torchvision,
-    # timm, the TSM repository, mmaction2 or vsn-train; or a folder that vsn-tools export wrote
+    check: bool = False  # do not train: describe two batches, name the bottleneck, and draw augmented clips
+    # pretrained weights: "imagenet" (torchvision's for backbone.arch); a file (.pth, .pt, .safetensors) of torchvision,
+    # timm, the TSM repository, mmaction2 or vsn-train; or a folder written by vsn-tools export
     weights: str | None = None
     weights_new_head: bool = False  # initialize a new classifier even if the number of classes matches
     weights_other_operator: bool = False  # accept weights that were trained with another operator or placement
@@ -307,12 +317,13 @@ class Train:
 
 @dataclass
 class Eval:
-    checkpoint: str = MISSING  # checkpoint file, or a run folder: its best.pt
-    split: str = "val"  # "train", "val", or "test" if the data set has one
+    checkpoint: str = MISSING  # checkpoint file, run folder (its best.pt), or folder written by vsn-tools export
+    split: str = "val"  # split to evaluate: "train", "val", or "test" if the data set has one
     resume: Any = False  # true or "auto": continue an interrupted evaluation
     on_bad_video: str = "error"  # unreadable videos: "error" stops the evaluation, "wrong" counts them as wrong
-    keep_views: str = "auto"  # scores of single views in scores.npz: "always", "never", or "auto": up to 512 MB
-    features: bool = False  # also write features.npz: the input of the classifier for each video, float32 (N, D)
+    # write the scores of single views to scores.npz: "always", "never", or "auto": if they take at most 512 MB
+    keep_views: str = "auto"
+    features: bool = False  # write features.npz: the input of the classifier for each video, float32 (N, D)
     report: bool = True  # write report.html
     dataset: Any = MISSING
     backbone: Any = MISSING
@@ -323,14 +334,16 @@ class Eval:
 
 @dataclass
 class Predict:
-    checkpoint: str = MISSING  # checkpoint file, or a run folder: its best.pt
-    video: Any = MISSING  # file, folder of videos, glob, or a list of these: [a.mp4,b.mp4]
+    checkpoint: str = MISSING  # checkpoint file, run folder (its best.pt), or folder written by vsn-tools export
+    # file, folder of videos, glob, or a list of these: [a.mp4,b.mp4]; with live=true also a pipe, camera or address
+    video: Any = MISSING
     start: float = 0.0  # [seconds] start of the time range
     end: float | None = None  # [seconds] end of the time range; null: the end of the video
     top_k: int = 5  # [classes] number of best classes in prediction.json
-    window: float | None = None  # [seconds] length of the windows of a long video; live: what num_frames frames span
-    stride: float | None = None  # [seconds] from one window to the next; null: half of window
-    live: bool = False  # score frame by frame: a file, a pipe, a camera or a network address
+    # [seconds] window length for a long video; with live=true the time that num_frames frames span
+    window: float | None = None
+    stride: float | None = None  # [seconds] time between the starts of two windows; null: half of window
+    live: bool = False  # score live video frame by frame: a file, a pipe, a camera or a network address
     backbone: Any = MISSING
     protocol: Protocol = MISSING
     data: Data = MISSING

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Protocol:
     """The views of a test: clips × crops per video. The score of a video is their mean."""
 
-    clips: int  # [clips] per video
+    clips: int  # [clips] clips per video
     placement: str  # "uniform": T segments of the whole video; "dense": windows of 64 frames
     crops: int  # [crops] 1: centre; 3: along the longer side; 5: corners and centre; 10: these five, also flipped
     short_side: int  # [pixels] short side of a frame after resizing
