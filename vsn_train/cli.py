@@ -181,8 +181,8 @@ _HELD = contextlib.ExitStack()  # the lock of a sweep; not in the callback, whic
 
 
 class Sweep(Callback):
-    """Hydra calls it around a sweep: keeps other sweeps out of its folder, names the jobs that failed, and ends with the
-    highest of their exit codes.
+    """Hydra calls it around a sweep: keeps other sweeps out of its folder, names the jobs that failed, and ends with
+    the highest of their exit codes.
 
     new_folder: whether the folder that nobody has named is one of its own. Two sweeps may start in one second.
     """
@@ -193,7 +193,8 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         command = config.hydra.help.app_name.removeprefix("vsn-")
         try:
-            if self.new_folder and not any(word.startswith("hydra.sweep.dir=") for word in config.hydra.overrides.hydra):
+            words = config.hydra.overrides.hydra
+            if self.new_folder and not any(word.startswith("hydra.sweep.dir=") for word in words):
                 _set_sweep_folder(config, numbered_folder(Path(config.hydra.sweep.dir)))
             folder = Path(config.hydra.sweep.dir)
             _HELD.enter_context(

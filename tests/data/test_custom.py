@@ -121,6 +121,7 @@ def test_lists_of_other_frameworks(tmp_path):
             "a/1.mp4,walk\na/1.mp4,walk\n",
             r"train.csv lines 1 and 2: a/1.mp4 is listed more than once; .* data.balance=classes",
         ),
+        ("a/1.mp4,walk\n" + 300 * "x" + "/" + 5000 * "y" + ".mp4,walk\n", r"1 of 2 videos .*, first x+; complete the"),
         ("a/1.mp4,walk\nnone.mp4,walk\n", r"1 of 2 videos of train.csv .*, first none.mp4;.*max_missing_share=0.5"),
         ("", r"train.csv: the list is empty; expected path,label lines"),
     ],

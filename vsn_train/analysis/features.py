@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vsn_train.analysis.scores import read_arrays, write_arrays
+from vsn_train.array_files import read_arrays, read_facts, write_arrays
 from vsn_train.errors import InputError
 
 
@@ -41,4 +41,7 @@ class Features:
         if arrays["features"].ndim != 2 or not len(arrays["features"]) == len(arrays["ids"]) == len(arrays["labels"]):
             raise InputError(f"{path}: not a feature file, or damaged; {advice}")
         arrays.pop("views", None)  # of a score file
-        return Features(**arrays | {"facts": json.loads(str(arrays["facts"]))})
+        try:
+            return Features(**arrays | {"facts": read_facts(arrays["facts"])})
+        except ValueError as error:
+            raise InputError(f"{path}: not a feature file, or damaged ({error}); {advice}") from error

@@ -229,7 +229,7 @@ def keep_settings(path: Path, settings: dict[str, object]) -> None:
     if path.exists():
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(
                 f"{path}: damaged ({error}); it records how the files there were made: remove the folder, or only "
                 "this file if you know that the settings are the same"
