@@ -82,10 +82,29 @@ def test_a_damaged_run_does_not_take_the_others_from_a_sweeps_table(tmp_path, na
 
 def test_the_settings_of_a_preparation(tmp_path):
     keep_settings(tmp_path / "prepare.json", {"crf": 20})
+    keep_settings(tmp_path / "prepare.json", {"crf": 20})
+    assert [path.name for path in tmp_path.iterdir()] == ["prepare.json"]
     for text in ("", "[" * 100_000):
         (tmp_path / "prepare.json").write_text(text)
         with pytest.raises(InputError, match=r"prepare\.json: damaged .* remove the folder"):
             keep_settings(tmp_path / "prepare.json", {"crf": 20})
+
+
+def test_two_preparations_with_other_settings_that_start_at_once(tmp_path, monkeypatch):
+    """The other one writes its settings between our look at the folder and our writing."""
+    path = tmp_path / "copies" / "prepare.json"
+    whole = os.fsync
+
+    def overtaken(descriptor):
+        monkeypatch.setattr(os, "fsync", whole)
+        keep_settings(path, {"crf": 30})
+        whole(descriptor)
+
+    monkeypatch.setattr(os, "fsync", overtaken)
+    with pytest.raises(InputError, match=r"were made with {'crf': 30}; the settings are now {'crf': 20}"):
+        keep_settings(path, {"crf": 20})
+    assert json.loads(path.read_text()) == {"crf": 30}
+    assert [each.name for each in path.parent.iterdir()] == ["prepare.json"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "3", "[" * 100_000, "\0", '{"checkpoint": "a", "manifest": "b"}'])

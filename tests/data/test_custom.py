@@ -49,6 +49,21 @@ def test_lists(tmp_path, text, expected, counts):
     assert manifest.path(2) == tmp_path / "3"
 
 
+def test_videos_of_several_folders_keep_the_order_of_the_list(tmp_path):
+    files = ["a/1.mp4", "b/2.avi", "a/3.mp4", "4.mp4", "b/1.mp4", "a/2.mp4"]
+    make(tmp_path, "".join(f"{path},walk\n" for path in files), [*files[:2], "a/3.webm", *files[3:]])
+    manifest = load_custom(tmp_path, "train", NONE)
+    assert [manifest.sample_id(index) for index in range(6)] == files
+    assert [str(manifest.path(index).relative_to(tmp_path)) for index in range(6)] == [
+        *files[:2],
+        "a/3.webm",
+        *files[3:],
+    ]
+    (tmp_path / "a" / "3.webm").rename(tmp_path / "a" / "3.mp4")
+    manifest = load_custom(tmp_path, "train", NONE)
+    assert manifest.ids is manifest.paths  # kept once
+
+
 def test_folders_of_classes(tmp_path):
     for path in ("train/walk/1.mp4", "train/run/x/00001.jpg", "val/walk/2.webm", "train/run/.hidden"):
         make(tmp_path, "", [path], name="notes.md")

@@ -124,10 +124,14 @@ def _read_text(path: Path) -> str:
 
 
 def _lines_of(text: str) -> Iterator[tuple[int, str]]:
-    """(line number from 1, text without blanks around it) of the lines that are not blank. Not by splitlines(), which
-    also splits at characters that a name may hold."""
-    lines = enumerate(io.StringIO(text, newline=None), 1)
-    return ((number, stripped) for number, line in lines if (stripped := line.strip()))
+    """(line number from 1, text without blanks around it) of the lines that are not blank."""
+    return ((number, stripped) for number, line in enumerate(_split(text), 1) if (stripped := line.strip()))
+
+
+def _split(text: str) -> Iterator[str]:
+    """The lines with their ends, one at a time: StringIO keeps four bytes for each character. Not by splitlines(),
+    which also splits at characters that a name may hold."""
+    return (match[0] for match in re.finditer(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", text))
 
 
 def _cells(line: str, separator: str) -> list[str]:
@@ -164,9 +168,7 @@ def _separator_of(line: str) -> str:
 def _read_cells(listing: Path, text: str, separator: str, root: Path) -> tuple[list[Row], str]:
     """The rows, and what a header says of the labels."""
     # Strict, or a quote that is never closed would take all lines below it into one cell.
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=separator == " ", strict=True
-    )
+    reader = csv.reader(_split(text), delimiter=separator, skipinitialspace=separator == " ", strict=True)
     columns: dict[str, int] = {}
     says, header = OPEN, False
     rows: list[Row] = []
