@@ -48,13 +48,10 @@ def main() -> None:
             ["make the manifest, from the list on", *measured(lambda: load_custom(root, "train", LISTS))],
         ]
         # Made elsewhere and loaded: memory that this process has freed would be taken again, and not be seen.
-        measured(lambda: [load_custom(root, split, LISTS).save(root / f"{split}.npz") for split in ("train", "val")])
+        measured(lambda: save_manifests(root))
         manifest, val = (Manifest.load(root / f"{split}.npz") for split in ("train", "val"))
         rows += [
-            [
-                "its hash, and saving it",
-                *measured(lambda: (manifest.content_hash(), manifest.save(root / "again.npz"))),
-            ],
+            ["its hash, and saving it", *measured(lambda: hash_and_save(manifest, root / "again.npz"))],
             ["look for videos of both splits", *measured(lambda: shared_videos(manifest, val))],
             ["the order of an epoch", *measured(lambda: order_of_epoch(manifest))],
             ["the same, data.balance=classes", *measured(lambda: order_of_epoch(manifest, balanced=True))],
@@ -81,6 +78,16 @@ def write_videos(root: Path, split: str, videos: int, classes: int, size: int) -
             with open(root / path, "wb") as file:
                 file.truncate(size + index)
             listing.write(f"{path},{label}\n")
+
+
+def save_manifests(root: Path) -> None:
+    for split in ("train", "val"):
+        load_custom(root, split, LISTS).save(root / f"{split}.npz")
+
+
+def hash_and_save(manifest: Manifest, path: Path) -> str:
+    manifest.save(path)
+    return manifest.content_hash()
 
 
 def order_of_epoch(manifest: Manifest, balanced: bool = False) -> int:

@@ -40,8 +40,8 @@ class Features:
         arrays = read_arrays(Path(path), names, "feature file", advice)
         if arrays["features"].ndim != 2 or not len(arrays["features"]) == len(arrays["ids"]) == len(arrays["labels"]):
             raise InputError(f"{path}: not a feature file, or damaged; {advice}")
-        arrays.pop("views", None)  # of a score file
         try:
-            return Features(**arrays | {"facts": read_facts(arrays["facts"])})
+            facts = read_facts(arrays["facts"])
         except ValueError as error:
             raise InputError(f"{path}: not a feature file, or damaged ({error}); {advice}") from error
+        return Features(arrays["ids"], arrays["labels"], arrays["features"], arrays["class_names"], facts)

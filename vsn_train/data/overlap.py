@@ -33,15 +33,18 @@ def shared_videos(first: Manifest, second: Manifest) -> list[Shared]:
     place_of: dict[str, int] = {}
     of_size: dict[int, list[int]] = defaultdict(list)
     folders: dict[str, str] = {}
-    for index in range(len(first)):
+    theirs = [_look_up(second.path(index), folders) for index in range(len(second))]
+    places, sizes = {place for place, _ in theirs}, {size for _, size in theirs}
+    for index in range(len(first)):  # of the larger split only what may be in the other one is kept
         place, size = _look_up(first.path(index), folders)
-        place_of.setdefault(place, index)
-        of_size[size].append(index)
+        if place in places:
+            place_of.setdefault(place, index)
+        if size in sizes:
+            of_size[size].append(index)
     digest_of: dict[int, bytes] = {}
     found = []
-    for index in range(len(second)):
+    for index, (place, size) in enumerate(theirs):
         path = second.path(index)
-        place, size = _look_up(path, folders)
         other = place_of.get(place)
         copy = other is None
         if copy and size > 0 and of_size.get(size):
