@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import pytest
 
 from scripts.torture import SMALL, VSN_TRAIN
 from tests.conftest import run_command
+from vsn_train.cli import SWEEP_LOCK
+from vsn_train.folder_lock import folder_lock
 from vsn_train.launch import _first_host, _tasks_per_node
 
 TORCHRUN = str(Path(sys.executable).with_name("torchrun"))
@@ -186,6 +189,39 @@ def test_jobs_in_processes_of_their_own_share_the_folder_of_their_sweep(values, 
     assert result.code == 0, result.err
     (sweep,) = (tmp_path / "runs" / "multirun").iterdir()
     assert [(sweep / job / "checkpoints" / "last.pt").is_file() for job in ("0", "1")] == [True, True]
+
+
+def test_two_sweeps_share_no_folder(values, tmp_path):
+    """Started in one second, in a named folder, or of one checkpoint: nothing of them is mixed."""
+    now = datetime.now()
+    for seconds in range(300):  # whenever it starts, another one has started in that second
+        (tmp_path / "runs" / "multirun" / f"{now + timedelta(seconds=seconds):%Y-%m-%d_%H-%M-%S}").mkdir(parents=True)
+    result = run_command("vsn-train", "--multirun", "seed=3", *values, cwd=tmp_path)
+    assert result.code == 0, result.err
+    (sweep,) = (tmp_path / "runs" / "multirun").glob("*_2")
+    assert f"run folders: runs/multirun/{sweep.name}, with sweep.md" in result.out
+    assert {path.name for path in sweep.iterdir()} == {"0", "multirun.yaml", "sweep.md", "sweep.csv"}
+    assert not any(list(other.iterdir()) for other in sweep.parent.iterdir() if other != sweep)
+
+    run = sweep / "0"
+    evaluation = ["vsn-eval", "--multirun", f"checkpoint={run}", "protocol=center_1clip,center_2clip"]
+    for folder, command in (
+        (sweep, ["vsn-train", "--multirun", "seed=4", f"hydra.sweep.dir={sweep}", *values]),
+        (run, evaluation),
+    ):
+        (folder / "failed.txt").write_text("of the first one\n")
+        with folder_lock(folder, "", SWEEP_LOCK):
+            second = run_command(*command, cwd=tmp_path)
+        assert second.code == 2, second.out
+        assert second.err.startswith(f"{command[0]}: {folder} is in use by process {os.getpid()} on ")
+        assert second.err.endswith("; wait for that sweep, or choose another hydra.sweep.dir\n")
+        assert (folder / "failed.txt").read_text() == "of the first one\n"
+    (tmp_path / "outside").write_text("whole")
+    (run / "multirun.yaml").symlink_to(tmp_path / "outside")
+    linked = run_command(*evaluation, cwd=tmp_path)
+    assert linked.code == 2
+    assert f"{run}/multirun.yaml is a link to {tmp_path}/outside" in linked.err
+    assert (tmp_path / "outside").read_text() == "whole"
 
 
 def test_check_shows_what_the_network_sees_and_trains_nothing(values, tmp_path):

@@ -6,15 +6,22 @@ import json
 import os
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
 from vsn_train.analysis.compare import compare_runs, sweep_text
+from vsn_train.analysis.features import Features
+from vsn_train.analysis.model_card import evaluations_of
+from vsn_train.array_files import write_arrays
 from vsn_train.atomic import atomic_folder
 from vsn_train.data.manifest import make_manifest
 from vsn_train.data.prepare import keep_settings
+from vsn_train.engine.checkpoint import check_sums
 from vsn_train.engine.distributed import launched_before
 from vsn_train.engine.log import RunLog
 from vsn_train.errors import InputError
+from vsn_train.run.evaluate import differing_facts
 from vsn_train.run.resume import read_quarantine
 
 NAMES = [
@@ -45,7 +52,7 @@ def test_any_name_comes_back_from_the_quarantine(tmp_path):
         read_quarantine(tmp_path, SimpleNamespace(manifest=manifest))
 
 
-@pytest.mark.parametrize("written", ["", "{", "[]", '{"launch": "other"}', '{"launch": "mine"}'])
+@pytest.mark.parametrize("written", ["", "{", "[]", "[" * 100_000, '{"launch": "other"}', '{"launch": "mine"}'])
 def test_a_cut_environment_stops_no_later_start(tmp_path, monkeypatch, written):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "mine")
     (tmp_path / "checkpoints").mkdir()
@@ -57,7 +64,8 @@ def test_a_cut_environment_stops_no_later_start(tmp_path, monkeypatch, written):
 @pytest.mark.parametrize(
     ("name", "content"),
     [("config.yaml", "a: [1"), ("config.yaml", "text"), ("metrics.jsonl", '{"split": "val", "top1"'),
-     ("metrics.jsonl", '{"split": "val"}\n'), ("metrics.jsonl", "\x00\x00"), ("metrics.jsonl", "3\n")],
+     ("metrics.jsonl", '{"split": "val"}\n'), ("metrics.jsonl", "\x00\x00"), ("metrics.jsonl", "3\n"),
+     ("metrics.jsonl", "[" * 100_000), ("config.yaml", "1: {2: 3}"), ("config.yaml", "[" * 20_000)],
 )  # fmt: skip
 def test_a_damaged_run_does_not_take_the_others_from_a_sweeps_table(tmp_path, name, content, capsys):
     line = json.dumps({"split": "val", "epoch": 1, "top1": 87.5, "note": "\u2028"}, ensure_ascii=False)
@@ -74,9 +82,60 @@ def test_a_damaged_run_does_not_take_the_others_from_a_sweeps_table(tmp_path, na
 
 def test_the_settings_of_a_preparation(tmp_path):
     keep_settings(tmp_path / "prepare.json", {"crf": 20})
-    (tmp_path / "prepare.json").write_text("")
-    with pytest.raises(InputError, match=r"prepare\.json: damaged .* remove the folder"):
-        keep_settings(tmp_path / "prepare.json", {"crf": 20})
+    keep_settings(tmp_path / "prepare.json", {"crf": 20})
+    assert [path.name for path in tmp_path.iterdir()] == ["prepare.json"]
+    for text in ("", "[" * 100_000):
+        (tmp_path / "prepare.json").write_text(text)
+        with pytest.raises(InputError, match=r"prepare\.json: damaged .* remove the folder"):
+            keep_settings(tmp_path / "prepare.json", {"crf": 20})
+
+
+def test_two_preparations_with_other_settings_that_start_at_once(tmp_path, monkeypatch):
+    """The other one writes its settings between our look at the folder and our writing."""
+    path = tmp_path / "copies" / "prepare.json"
+    whole = os.fsync
+
+    def overtaken(descriptor):
+        monkeypatch.setattr(os, "fsync", whole)
+        keep_settings(path, {"crf": 30})
+        whole(descriptor)
+
+    monkeypatch.setattr(os, "fsync", overtaken)
+    with pytest.raises(InputError, match=r"were made with {'crf': 30}; the settings are now {'crf': 20}"):
+        keep_settings(path, {"crf": 20})
+    assert json.loads(path.read_text()) == {"crf": 30}
+    assert [each.name for each in path.parent.iterdir()] == ["prepare.json"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "[" * 100_000, "\0", '{"checkpoint": "a", "manifest": "b"}'])
+def test_results_that_are_replaced_may_be_damaged(tmp_path, text):
+    facts = {"checkpoint": "a", "manifest": "b", "protocol": {}, "computed": {}}
+    (tmp_path / "metrics.json").write_text(text)
+    assert differing_facts(tmp_path, facts) == (["protocol", "computed"] if text.startswith("{") else [])
+    assert evaluations_of(tmp_path.parent, "a") == []
+
+
+def test_a_file_of_features_that_is_none(tmp_path):
+    columns = {"ids": ["a"], "labels": [0], "features": [[0.5]], "class_names": ["x"]}
+    arrays = {name: np.array(column) for name, column in columns.items()}
+    write_arrays(tmp_path / "good.npz", arrays | {"facts": np.array("{}")})
+    assert len(Features.load(tmp_path / "good.npz")) == 1
+    for facts in ("", "[]", "[" * 100_000):
+        write_arrays(tmp_path / "bad.npz", arrays | {"facts": np.array(facts)})
+        with pytest.raises(InputError, match=r"bad\.npz: not a feature file, or damaged"):
+            Features.load(tmp_path / "bad.npz")
+
+
+def test_the_zip_of_a_checkpoint_is_damaged_in_a_name(tmp_path):
+    path = tmp_path / "last.pt"
+    torch.save({"a": torch.zeros(3)}, path)
+    content = bytearray(path.read_bytes())
+    entry = content.rindex(b"PK\1\2")  # of the directory at the end
+    content[entry + 9] |= 8  # the name is UTF-8
+    content[entry + 46] = 0xFF  # and is not
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"last\.pt: damaged \('utf-8' codec"):
+        check_sums(path)
 
 
 def test_folders_of_killed_processes_go(tmp_path):

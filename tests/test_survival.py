@@ -6,15 +6,20 @@ import os
 import re
 import resource
 import shutil
+import signal
 import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
-from scripts.torture import VSN_TRAIN, motion, same, train_on_mutated
+from scripts.torture import VSN_TRAIN, descendants, is_worker, motion, same, train_on_mutated
 from tests.conftest import CLIPS, SMALL, run_command
 from tests.runs import finish, log_of, start, wait_for_step
+from tests.warm import Command
 from vsn_train import atomic
 
 
@@ -169,3 +174,57 @@ def test_a_loss_that_is_no_number_stops_before_the_update(cache, tmp_path):
     assert re.search(r"the (loss|gradient) is not a finite number at step \d+ \(epoch 1\), learning rate \S+;", message)
     assert re.search(r"Videos of the step: (\S+\.mp4, ){7}\S+\.mp4\. ", message)
     assert "Traceback" not in result.err
+
+
+@pytest.mark.slow
+def test_a_stopped_worker_is_replaced_and_changes_nothing(cache, tmp_path):
+    """SIGSTOP from outside, in the middle of a training and of an evaluation by the installed commands."""
+    training = [*motion(cache, 1), "schedule.epochs=1", "data.batch_size=4", "data.workers=1", "data.timeout=3"]
+    steps = 15
+
+    def is_left() -> bool:
+        return f'"step": {steps},' not in (tmp_path / "met" / "metrics.jsonl").read_text()
+
+    code, text = finish(start(training, tmp_path / "plain"))
+    assert code == 0, text
+    process = start(training, tmp_path / "met")
+    wait_for_step(process, tmp_path / "met", 2)
+    stop_the_worker(process, is_left)
+    code, text = finish(process)
+    assert code == 0, text
+    assert not (tmp_path / "met" / "quarantine.txt").exists()
+    a, b = (torch.load(tmp_path / run / "checkpoints" / "last.pt", weights_only=True) for run in ("met", "plain"))
+    assert same(a["model"], b["model"])
+
+    evaluation = [
+        "checkpoint=plain", "protocol.clips=10", "runtime.views_per_batch=10", "data.workers=1", "data.timeout=3",
+        "report=false",
+    ]  # fmt: skip
+    result = run_command("vsn-eval", *evaluation, "hydra.run.dir=once", cwd=tmp_path)
+    assert result.code == 0, result.err
+    process = Command("vsn-eval", [*evaluation, "hydra.run.dir=stopped"], tmp_path, own_session=True)
+    parts = tmp_path / "stopped" / "eval" / "best"
+    while not list(parts.glob("*/parts/*.npz")):
+        assert process.poll() is None, process.output()
+        time.sleep(0.01)
+    stop_the_worker(process, lambda: not list(parts.glob("*/scores.npz")))
+    code, text = finish(process)
+    assert code == 0, text
+    (once,), (stopped,) = ((tmp_path / each).glob("eval/best/*/scores.npz") for each in ("once", "stopped"))
+    assert once.read_bytes() == stopped.read_bytes()
+
+
+def stop_the_worker(process: Command, is_left: Callable[[], bool]) -> None:
+    """Stop the loader's only worker, and wait until the command has ended it. is_left: whether work is left to do."""
+    (worker,) = (pid for pid in descendants(process.pid) if is_worker(pid))
+    try:
+        os.kill(worker, signal.SIGSTOP)
+        deadline = time.monotonic() + 120
+        while worker in descendants(process.pid):
+            assert process.poll() is None, process.output()
+            assert time.monotonic() < deadline, "the stopped worker was not noticed"
+            time.sleep(0.01)
+        assert is_left()  # or it was ended with the others at the end
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import tokenize
 import zipfile
 import zlib
@@ -22,8 +23,8 @@ from vsn_train.errors import InputError
 
 # What NumPy, zipfile and json raise for what is not theirs.
 NOT_WHOLE = (
-    OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, OverflowError, RuntimeError, SyntaxError,
-    tokenize.TokenError, zlib.error, zipfile.BadZipFile,
+    OSError, ValueError, LookupError, TypeError, EOFError, MemoryError, OverflowError, RuntimeError, SyntaxError,
+    tokenize.TokenError, struct.error, zlib.error, zipfile.BadZipFile,
 )  # fmt: skip
 
 

@@ -92,6 +92,30 @@ def write_atomic(target: Path, content: bytes | str) -> None:
         part.write_bytes(data)
 
 
+def write_new(target: Path, content: str) -> bool:
+    """Write a whole text file where there is none; False where there is one, which stays. Raises OSError."""
+    if target.exists():
+        return False
+    part = part_of(target)
+    try:
+        with _errors_of(target, part):
+            with part.open("wb") as file:
+                file.write(content.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(part, target)  # unlike a renaming, it fails where another process was quicker
+            except FileExistsError:
+                return False
+            except OSError:  # a file system without hard links
+                os.replace(part, target)
+            flush_folder(target.parent)
+            return True
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
 def part_of(target: Path) -> Path:
     """A name beside `target` that no other process and no other file takes."""
     name = os.fsencode(target.name)[:NAME_BYTES].decode("utf-8", "ignore")

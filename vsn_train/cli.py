@@ -7,6 +7,7 @@ key answer at once. Exit codes: 0 done, 2 wrong input (one message, no traceback
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import difflib
 import io
@@ -24,13 +25,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf, flag_override
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from vsn_train import config as schema
 from vsn_train import config_keys
 from vsn_train.errors import InputError, StoppedError, refusal
-from vsn_train.folder_lock import new_folder
+from vsn_train.folder_lock import folder_lock, new_folder, numbered_folder, refuse_links
 from vsn_train.terminal import forgive_output
 from vsn_train.typed_paths import SWEEP_FLAGS, hydra_words, quoted
 from vsn_train.versions import version_line
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 WRONG_INPUT = 2
 FAILED = 1
 FAILED_JOBS = "failed.txt"  # in the folder of a sweep: a line for each, its name and exit code
+SWEEP_LOCK = ".sweep.lock"  # not that of a training: vsn-eval sweeps in the run folder, also while it is trained
 
 
 # The keys of words without a key: vsn-eval best.pt, vsn-predict best.pt clip.mp4.
@@ -173,26 +175,60 @@ def _explain_refusal(command: str, error: OSError, run_folder: Path) -> int:
 
 
 def _note_failed_job(code: int) -> None:
-    """For `FailedJobs`: a job may run in another process than the sweep, or on another machine."""
+    """For `Sweep`: a job may run in another process than the sweep, or on another machine."""
     config = HydraConfig.get()
     with open(Path(config.sweep.dir) / FAILED_JOBS, "a", encoding="utf-8") as file:
         file.write(f"{config.sweep.subdir} {code}\n")
 
 
-class FailedJobs(Callback):
-    """Hydra calls it around a sweep: names the jobs that failed and ends with the highest of their exit codes."""
+_HELD = contextlib.ExitStack()  # the lock of a sweep; not in the callback, which goes to jobs in other processes
+
+
+class Sweep(Callback):
+    """Hydra calls it around a sweep: keeps other sweeps out of its folder, names the jobs that failed, and ends with
+    the highest of their exit codes.
+
+    new_folder: whether the folder that nobody has named is one of its own. Two sweeps may start in one second.
+    """
+
+    def __init__(self, new_folder: bool) -> None:
+        self.new_folder = new_folder
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        (Path(config.hydra.sweep.dir) / FAILED_JOBS).unlink(missing_ok=True)  # of an earlier one there
+        command = config.hydra.help.app_name.removeprefix("vsn-")
+        try:
+            words = config.hydra.overrides.hydra
+            if self.new_folder and not any(word.startswith("hydra.sweep.dir=") for word in words):
+                _set_sweep_folder(config, numbered_folder(Path(config.hydra.sweep.dir)))
+            folder = Path(config.hydra.sweep.dir)
+            _HELD.enter_context(
+                folder_lock(folder, "wait for that sweep, or choose another hydra.sweep.dir", SWEEP_LOCK)
+            )
+            atexit.register(_HELD.close)  # where a job ends the sweep
+            refuse_links(folder, "multirun.yaml", FAILED_JOBS, "sweep.md", "sweep.csv")
+            (folder / FAILED_JOBS).unlink(missing_ok=True)  # of an earlier one there
+        except InputError as error:  # Hydra makes a warning of what a callback raises, and goes on
+            sys.exit(_explain(command, error))
+        except OSError as error:
+            sys.exit(_explain_refusal(command, error, Path(error.filename or ".")))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        if not (folder / FAILED_JOBS).exists():
-            return
-        failed = dict(line.rsplit(" ", 1) for line in (folder / FAILED_JOBS).read_text(encoding="utf-8").splitlines())
+        with _HELD:
+            if not (folder / FAILED_JOBS).exists():
+                return
+            lines = (folder / FAILED_JOBS).read_text(encoding="utf-8").splitlines()
+        failed = dict(line.rsplit(" ", 1) for line in lines)
         logs = f"; what they said: {folder}/.submitit/*/*.err" if (folder / ".submitit").is_dir() else ""
         print(f"failed: {', '.join(f'{name} (exit code {code})' for name, code in failed.items())}{logs}")
         sys.exit(max(map(int, failed.values())))
+
+
+def _set_sweep_folder(config: DictConfig, folder: Path) -> None:
+    """For the sweep, and for its jobs, whose configs are composed anew, perhaps in other processes."""
+    with flag_override(config.hydra, ["readonly", "struct"], [False, False]):
+        config.hydra.sweep.dir = str(folder)
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(folder))}")
 
 
 class ComparisonTable(Callback):

@@ -20,17 +20,18 @@ LOCK = ".lock"
 
 
 @contextmanager
-def folder_lock(folder: Path, advice: str) -> Iterator[None]:
+def folder_lock(folder: Path, advice: str, name: str = LOCK) -> Iterator[None]:
     """Hold the folder, made where it is missing, for this process alone; killed processes hold nothing.
 
-    advice: the end of the message to the second command. Raises InputError if another process holds the lock. On file
-    systems without locks nothing is held.
+    advice: the end of the message to the second command. name: of the file that is locked in it; commands exclude each
+    other that lock the same one. Raises InputError if another process holds the lock. On file systems without locks
+    nothing is held.
     """
     if fcntl is None:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LOCK
+    path = folder / name
     file = _lock(path, folder, advice)
     try:
         yield
@@ -80,10 +81,15 @@ def refuse_links(folder: Path, *names: str) -> None:
 
 def new_folder(parent: Path) -> Path:
     """A new folder named after the time; of several in one second the later ones get a number."""
-    parent.mkdir(parents=True, exist_ok=True)
-    stamp, number = f"{datetime.now():%Y-%m-%d_%H-%M-%S}", 1
+    return numbered_folder(parent / f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
+
+
+def numbered_folder(wanted: Path) -> Path:
+    """This folder, newly made; where it is there already, one with a number behind its name."""
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    number = 1
     while True:
-        folder = parent / (stamp if number == 1 else f"{stamp}_{number}")
+        folder = wanted.parent / (wanted.name if number == 1 else f"{wanted.name}_{number}")
         try:
             folder.mkdir()
             return folder

@@ -49,6 +49,21 @@ def test_lists(tmp_path, text, expected, counts):
     assert manifest.path(2) == tmp_path / "3"
 
 
+def test_videos_of_several_folders_keep_the_order_of_the_list(tmp_path):
+    files = ["a/1.mp4", "b/2.avi", "a/3.mp4", "4.mp4", "b/1.mp4", "a/2.mp4"]
+    make(tmp_path, "".join(f"{path},walk\n" for path in files), [*files[:2], "a/3.webm", *files[3:]])
+    manifest = load_custom(tmp_path, "train", NONE)
+    assert [manifest.sample_id(index) for index in range(6)] == files
+    assert [str(manifest.path(index).relative_to(tmp_path)) for index in range(6)] == [
+        *files[:2],
+        "a/3.webm",
+        *files[3:],
+    ]
+    (tmp_path / "a" / "3.webm").rename(tmp_path / "a" / "3.mp4")
+    manifest = load_custom(tmp_path, "train", NONE)
+    assert manifest.ids is manifest.paths  # kept once
+
+
 def test_folders_of_classes(tmp_path):
     for path in ("train/walk/1.mp4", "train/run/x/00001.jpg", "val/walk/2.webm", "train/run/.hidden"):
         make(tmp_path, "", [path], name="notes.md")
@@ -121,6 +136,7 @@ def test_lists_of_other_frameworks(tmp_path):
             "a/1.mp4,walk\na/1.mp4,walk\n",
             r"train.csv lines 1 and 2: a/1.mp4 is listed more than once; .* data.balance=classes",
         ),
+        ("a/1.mp4,walk\n" + 300 * "x" + "/" + 5000 * "y" + ".mp4,walk\n", r"1 of 2 videos .*, first x+; complete the"),
         ("a/1.mp4,walk\nnone.mp4,walk\n", r"1 of 2 videos of train.csv .*, first none.mp4;.*max_missing_share=0.5"),
         ("", r"train.csv: the list is empty; expected path,label lines"),
     ],

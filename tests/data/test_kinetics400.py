@@ -159,6 +159,16 @@ def test_official_lists(tmp_path):
         ({"rows": ["using segway,R6llTwEh07w,0,10,train,0"]}, r"line 2: a video of split 'train', expected 'val'"),
         ({"rows": [ROWS[0], ROWS[0]]}, r"0wR5jVB-WPk_000417_000427 is listed more than once"),
         ({"rows": []}, r"val.csv: the list is empty"),
+        (
+            {"rows": [ROWS[0], f"{'x' * 200_000},R6llTwEh07w,0,10,val,0"]},
+            r"line 3: field larger than field limit",
+        ),
+        (
+            {"rows": ['"using segway,R6llTwEh07w,0,10,val,0', ROWS[0]]},
+            r"line 2: unexpected end .* quote not closed\?",
+        ),
+        ({"rows": ["using\0segway,R6llTwEh07w,0,10,val,0"]}, r"val.csv: not a text file \(it holds zero bytes\)"),
+        ({"rows": ["using segway,R6llTwEh07w,1e400,inf,val,0"]}, r"line 2: times '1e400' and 'inf'; expected seconds"),
     ],
 )
 def test_wrong_lists(tmp_path, change, message):

@@ -78,7 +78,16 @@ def test_dialects(root, text, expected):
         ("path,label\n", r"list.txt: the list is empty; expected path,label lines"),
         ("\n\n", r"list.txt: the list is empty; expected path,label lines"),
         (b"\0\1\2", r"list.txt: not a text file \(it holds zero bytes\)"),
-        ('a/1.mp4,"' + "x" * 200_000, r"list.txt line \d+: field larger than field limit"),
+        ('a/1.mp4,"' + "x" * 200_000, r"list.txt line 1: field larger than field limit"),
+        ("a/1.mp4,walk\n" + "x" * 200_000 + ",walk\n", r"line 2: field larger than field limit .*path,label$"),
+        ('a/1.mp4,walk\na/1.mp4,"walk\nx.avi,run\n', r"line 2: unexpected end of data; .* is a quote not closed\?"),
+        ('a/1.mp4,walk\n"a/1.mp4,walk\n' + "x.avi,run\n" * 20_000, r"line 2: field larger .* is a quote not closed"),
+        ('a/1.mp4,walk\n"a/1.mp4,walk\nx.avi",run\n', r"line 2: found 'a/1.mp4,walk\\nx.avi' as one path, over se"),
+        ('"a/1.mp4,walk\n"x.avi,run\n', r"list.txt line 1: ',' expected after '\"'"),
+        ("a/1.mp4,walk\nb\0.mp4,run\n".encode("utf-16"), r"list.txt: not a text file \(it holds zero bytes\)"),
+        ("a/1.mp4,walk," + "9" * 100_000, r"line 1: num_frames '9{80}…'; expected a whole number"),
+        ("x" * 300 + "/1.mp4 5 3\n" + "y" * 300 + "/1.mp4 50 3", r"line 1: found 'x{80}…'; lists with several labels"),
+        ("a/1.mp4," * 10_000, r"line 1: found '.{80}…', expected path,label,num_frames$"),
     ],
 )
 def test_what_is_no_list(root, text, message):

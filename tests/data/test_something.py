@@ -94,6 +94,8 @@ def test_v1_class_without_the_other_of_its_pair_forbids_flips(tmp_path):
         ({"train": ["7;Holding something", "9;Holding something"]}, r"1 of 2 videos .*, first 9; .*_missing_share=0.5"),
         ({"classes": ["Holding something"] * 2}, r"v1-labels.csv line 2: class 'Holding something' is there twice"),
         ({"classes": []}, r"v1-labels.csv: the file is empty"),
+        ({"train": [f"7;{'x' * 100_000}"]}, r"v1-train.csv line 1: class 'x{80}' is not one of the 4 classes"),
+        ({"train": ["7;Holding\0"]}, r"v1-train.csv: not a text file \(it holds zero bytes\)"),
     ],
 )
 def test_v1_wrong_lists(tmp_path, change, message):
@@ -216,6 +218,9 @@ def test_v2_every_bracketed_phrase_is_unwrapped(tmp_path):
         ("[\n{\n]", r"v2-train.json line 3: not JSON"),
         ('{"a": 1}', r"v2-train.json line 1: found '\{\"a\": 1\}', expected a list of videos"),
         ("42;Unfolding something", r"v2-train.json line 1: not JSON"),
+        ("[" * 100_000, r"v2-train.json: not read as JSON \(maximum recursion depth"),
+        ('[{"id": ' + "4" * 5000 + "}]", r"v2-train.json: not read as JSON \(Exceeds the limit"),
+        ('[{"id": "4\0"}]', r"v2-train.json: not a text file \(it holds zero bytes\)"),
     ],
 )
 def test_v2_wrong_files(tmp_path, train, message):

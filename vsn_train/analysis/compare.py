@@ -178,7 +178,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     path = folder / "config.yaml"
     try:
         return _flatten(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.exists() else {}
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
         _damaged(path, error)
         return {}
 
@@ -199,7 +199,7 @@ def _validations(path: Path) -> tuple[float | None, float | None]:
             line = json.loads(text)
             if line["split"] == "val":
                 found.append(float(line["top1"]))
-        except (ValueError, KeyError, TypeError) as error:  # a run that was killed while it wrote
+        except (ValueError, KeyError, TypeError, RecursionError) as error:  # a run that was killed while it wrote
             _damaged(path, error)
     return (max(found), found[-1]) if found else (None, None)
 
@@ -223,5 +223,5 @@ def _parameters(folder: Path) -> int | None:
     path = folder / "environment.json"
     try:
         return int(json.loads(path.read_text(encoding="utf-8"))["parameters"]) if path.exists() else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None  # of an earlier version, or damaged

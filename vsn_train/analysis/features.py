@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vsn_train.analysis.scores import read_arrays, write_arrays
+from vsn_train.array_files import read_arrays, read_facts, write_arrays
 from vsn_train.errors import InputError
 
 
@@ -40,5 +40,8 @@ class Features:
         arrays = read_arrays(Path(path), names, "feature file", advice)
         if arrays["features"].ndim != 2 or not len(arrays["features"]) == len(arrays["ids"]) == len(arrays["labels"]):
             raise InputError(f"{path}: not a feature file, or damaged; {advice}")
-        arrays.pop("views", None)  # of a score file
-        return Features(**arrays | {"facts": json.loads(str(arrays["facts"]))})
+        try:
+            facts = read_facts(arrays["facts"])
+        except ValueError as error:
+            raise InputError(f"{path}: not a feature file, or damaged ({error}); {advice}") from error
+        return Features(arrays["ids"], arrays["labels"], arrays["features"], arrays["class_names"], facts)

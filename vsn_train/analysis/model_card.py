@@ -19,7 +19,7 @@ def evaluations_of(folder: Path, checkpoint: str) -> list[dict[str, Any]]:
     for path in sorted(folder.glob("*/metrics.json")):
         try:
             metrics = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # one that was cut short says nothing
+        except (OSError, ValueError, RecursionError):  # one that was cut short says nothing
             continue
         if isinstance(metrics, dict) and metrics.get("checkpoint") == checkpoint and "top1" in metrics:
             found.append(metrics)

@@ -205,12 +205,14 @@ def make_manifest(
             each.encode()
         except UnicodeEncodeError as error:
             raise InputError(f"{name} {split}: the class name {each!r} is not UTF-8; rename it") from error
-    path_column = np.array([path.encode("utf-8", "surrogateescape") for path in paths])
+    path_column = id_column = np.array([path.encode("utf-8", "surrogateescape") for path in paths])
+    if list(names) != list(paths):
+        id_column = np.array([each.encode("utf-8", "surrogateescape") for each in names])
     return Manifest(
         name,
         split,
         root,
-        path_column if ids is None else np.array([each.encode("utf-8", "surrogateescape") for each in ids]),
+        id_column,
         path_column,
         label_column,
         tuple(class_names),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import filecmp
 import hashlib
 import os
+import stat
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -31,17 +32,22 @@ def shared_videos(first: Manifest, second: Manifest) -> list[Shared]:
     """
     place_of: dict[str, int] = {}
     of_size: dict[int, list[int]] = defaultdict(list)
-    for index in range(len(first)):
-        path = first.path(index)
-        place_of.setdefault(os.path.realpath(path), index)
-        of_size[_size(path)].append(index)
+    folders: dict[str, str] = {}
+    theirs = [_look_up(second.path(index), folders) for index in range(len(second))]
+    places, sizes = {place for place, _ in theirs}, {size for _, size in theirs}
+    for index in range(len(first)):  # of the larger split only what may be in the other one is kept
+        place, size = _look_up(first.path(index), folders)
+        if place in places:
+            place_of.setdefault(place, index)
+        if size in sizes:
+            of_size[size].append(index)
     digest_of: dict[int, bytes] = {}
     found = []
-    for index in range(len(second)):
+    for index, (place, size) in enumerate(theirs):
         path = second.path(index)
-        other = place_of.get(os.path.realpath(path))
+        other = place_of.get(place)
         copy = other is None
-        if copy and (size := _size(path)) > 0 and of_size.get(size):
+        if copy and size > 0 and of_size.get(size):
             other = _copy_of(path, size, of_size[size], first, digest_of)
         if other is not None:
             found.append(Shared(first.sample_id(other), second.sample_id(index), copy))
@@ -54,11 +60,13 @@ def same_contents(manifest: Manifest) -> list[Shared]:
     place_of: dict[str, int] = {}
     of_size: dict[int, list[int]] = defaultdict(list)
     digest_of: dict[int, bytes] = {}
+    folders: dict[str, str] = {}
     for index in range(len(manifest)):
         path = manifest.path(index)
-        other = place_of.setdefault(os.path.realpath(path), index)
+        place, size = _look_up(path, folders)
+        other = place_of.setdefault(place, index)
         copy = other == index
-        if copy and (size := _size(path)) > 0:
+        if copy and size > 0:
             same = _copy_of(path, size, of_size[size], manifest, digest_of) if of_size[size] else None
             if same is None:
                 of_size[size].append(index)
@@ -68,12 +76,22 @@ def same_contents(manifest: Manifest) -> list[Shared]:
     return found
 
 
-def _size(path: Path) -> int:
-    """In bytes; 0 for what is no file. A hard link is found by its content."""
+def _look_up(path: Path, folders: dict[str, str]) -> tuple[str, int]:
+    """Where a video lies, behind all links, and its size in bytes; 0 for what is no file. A hard link is found by its
+    content. folders: where those lie that were looked up so far, so that a file server is asked once for each video.
+    """
+    folder, name = os.path.split(path)
     try:
-        return path.stat().st_size if path.is_file() else 0
-    except OSError:
-        return 0
+        found = os.lstat(path)
+        if name in ("", "..") or stat.S_ISLNK(found.st_mode):
+            place, found = os.path.realpath(path), os.stat(path)
+        else:
+            if folder not in folders:
+                folders[folder] = os.path.realpath(folder)
+            place = os.path.join(folders[folder], name)
+        return place, found.st_size if stat.S_ISREG(found.st_mode) else 0
+    except (OSError, ValueError):  # what is not there is named where it is decoded
+        return os.path.realpath(path), 0
 
 
 def _copy_of(

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vsn_train.atomic import atomic_path, write_atomic
+from vsn_train.atomic import atomic_path, write_atomic, write_new
 from vsn_train.data.colour import RgbConverter
 from vsn_train.data.fastseek import FastSeekCopy, append_index
 from vsn_train.data.frames import FrameFolder
@@ -226,19 +226,18 @@ def take_shard(sources: list[str], text: str) -> list[str]:
 
 def keep_settings(path: Path, settings: dict[str, object]) -> None:
     """Write down what all in a folder is made with. Raises InputError where it says something else already."""
-    if path.exists():
+    # Of several commands that start at once, one writes it.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not write_new(path, json.dumps(settings) + "\n"):
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(
                 f"{path}: damaged ({error}); it records how the files there were made: remove the folder, or only "
                 "this file if you know that the settings are the same"
             ) from error
         if found != settings:
             raise InputError(f"{path}: the files there were made with {found}; the settings are now {settings}")
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps(settings) + "\n")
 
 
 def is_below(name: str) -> bool:

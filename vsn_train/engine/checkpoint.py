@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import shutil
+import struct
 import time
 import zipfile
 import zlib
@@ -253,6 +254,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return checkpoint
 
 
+# What zipfile raises for damage, wherever it lies: a name that is no text is a ValueError.
+DAMAGED = (
+    zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError, ValueError, LookupError,
+    OverflowError,
+)  # fmt: skip
+
+
 def check_sums(path: Path) -> None:
     """Raise InputError where the file is not what was written: torch.save keeps checksums, torch.load never looks."""
     if not zipfile.is_zipfile(path):
@@ -265,7 +273,7 @@ def check_sums(path: Path) -> None:
                     f"{path}: {packed[0]} in it is compressed, which torch.save does not do; write it again"
                 )
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+    except DAMAGED as error:
         raise InputError(f"{path}: damaged ({error}); copy or write it again") from error
     if damaged:
         raise InputError(f"{path}: damaged: the checksum of {damaged} does not fit; copy or write it again")

@@ -197,6 +197,6 @@ def launched_before(run_folder: Path) -> bool:
     again = launch_id() != "none" or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     try:
         written = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # cut short by a power cut: nothing is known of it, and no other run needs to know
+    except (OSError, ValueError, RecursionError):  # cut short: nothing is known of it, and no other run needs to know
         return False
     return again and isinstance(written, dict) and bool(written.get("launch") == launch_id())

@@ -67,5 +67,5 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Raises InputError for a file that is none, or not whole."""
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
         raise InputError(f"{path}: truncated, or not a .safetensors file ({error}); copy or write it again") from error

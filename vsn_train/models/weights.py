@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 import warnings
 import zipfile
 from collections import Counter
@@ -199,6 +200,13 @@ def read_tensors(path: str | Path, mmap: bool = False) -> dict[str, Any]:
     return content
 
 
+# What torch.load and the zip reader below it raise for files that torch.save did not write.
+NOT_SAVED = (
+    RuntimeError, EOFError, zipfile.BadZipFile, OSError, ValueError, LookupError, TypeError, AttributeError,
+    AssertionError, ArithmeticError, MemoryError, struct.error,
+)  # fmt: skip
+
+
 def _unpickled(path: Path, mmap: bool) -> Any:
     try:
         with warnings.catch_warnings():
@@ -209,7 +217,7 @@ def _unpickled(path: Path, mmap: bool) -> Any:
             f"{path}: refused: it is damaged, or holds Python objects that would run code when loaded; expected "
             "tensors and plain types only, as torch.save writes of a state dict"
         ) from error
-    except (RuntimeError, EOFError, zipfile.BadZipFile, OSError, ValueError, LookupError) as error:
+    except NOT_SAVED as error:
         raise InputError(f"{path}: truncated, or not a checkpoint; copy or write it again") from error
 
 

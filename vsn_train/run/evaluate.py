@@ -127,7 +127,9 @@ def differing_facts(folder: Path, facts: dict[str, Any]) -> list[str]:
     """Which inputs of the evaluation whose results are there differ from these."""
     try:
         before = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
+        return []
+    if not isinstance(before, dict):
         return []
     return [key for key in ("checkpoint", "manifest", "protocol", "computed") if before.get(key) != facts[key]]
 

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vsn_train import config as schema
+from vsn_train.data.datasets.annotations import numbered_lines
 from vsn_train.data.loader import Batch
 from vsn_train.engine.checkpoint import OpenedCheckpoint
 from vsn_train.engine.distributed import Process, rebuild_buckets
@@ -82,7 +83,7 @@ def start_weights(model: Recognizer, config: schema.Train, class_names: Sequence
     if order is not None and order != "sorted":
         if not Path(order).is_file():
             raise InputError(f"weights_class_order={order}: no such file; expected sorted, or one class name a line")
-        names = [line.strip() for line in Path(order).read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [name for _, name in numbered_lines(Path(order))]
     else:
         names = sorted(class_names)
     return str(

@@ -227,14 +227,22 @@ def data_name(config: schema.Eval, manifest: Manifest) -> str:
 def flow_settings(manifest: Manifest) -> dict[str, Any] | None:
     """How `vsn-tools flow` made the flow; None where it did not."""
     path = manifest.root / "flow.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: damaged ({error}); it records how the flow was made: remove it") from error
 
 
 def replace_findings(document: Path, text: str) -> str:
     """The document with `text` in the place of its findings. Raises InputError where it has no such place."""
     if not document.is_file():
         raise InputError(f"document={document}: no such file; expected a Markdown file with the line {BEGIN}")
-    before, begin, rest = document.read_text(encoding="utf-8").partition(BEGIN)
+    try:
+        before, begin, rest = document.read_text(encoding="utf-8").partition(BEGIN)
+    except UnicodeDecodeError as error:
+        raise InputError(f"document={document}: not a UTF-8 text file ({error})") from error
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise InputError(

@@ -470,8 +470,8 @@ def earlier(output: Path, facts: dict[str, str]) -> list[NetworkTimes]:
     try:
         found = json.loads(path.read_text())
         times = {(each.work.arch, each.work.num_frames, each.work.batch): each for each in from_data(found["results"])}
-        theirs = found["facts"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        theirs = dict(found["facts"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: --add needs what an earlier `bench table` wrote there ({error!r})") from None
     for key in set(facts) - {"date", "load before"}:
         if theirs.get(key) != facts[key]:

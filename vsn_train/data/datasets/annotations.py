@@ -50,12 +50,15 @@ def find_file(places: Sequence[Path], names: Sequence[str]) -> Path:
 def read_text(path: Path) -> str:
     """UTF-8 with or without a byte order mark. Raises InputError where there is no such file or it is no text."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a UTF-8 text file ({error.reason} at byte {error.start})") from error
     except OSError as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
         raise InputError(f"{path}: {reason}; expected an official annotation file") from error
+    if "\0" in text:
+        raise InputError(f"{path}: not a text file (it holds zero bytes); copy or unpack it again")
+    return text
 
 
 def numbered_lines(path: Path) -> list[tuple[int, str]]:
@@ -81,7 +84,7 @@ def index_of(name: str, classes: dict[str, int], place: str, labels: str) -> int
     """The class's index. place: file and line. labels: the file that lists the classes."""
     if name not in classes:
         raise InputError(
-            f"{place}: class {name!r} is not one of the {len(classes)} classes of {labels}; correct the line, or take "
-            "both files from the same data set"
+            f"{place}: class {name[:80]!r} is not one of the {len(classes)} classes of {labels}; correct the line, or "
+            "take both files from the same data set"
         )
     return classes[name]

@@ -14,6 +14,7 @@ list of Kinetics-600 or -700 is not taken for this one.
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -75,8 +76,8 @@ def _read_rows(listing: Path, split: str, class_names: Sequence[str]) -> tuple[l
     """Ids, which are the usual file names, YouTube ids and labels."""
     label_of = {name: label for label, name in enumerate(class_names)}
     text = read_text(listing)
-    reader = csv.reader(text.splitlines(keepends=True))
-    columns = {name.strip().lower(): position for position, name in enumerate(next(reader, []))}
+    rows = _rows_of(text, listing)
+    columns = {name.strip().lower(): position for position, name in enumerate(next(rows, (1, []))[1])}
     needed = ["youtube_id", "time_start", "time_end", *(["label"] if split != "test" else [])]
     absent = [name for name in needed if name not in columns]
     if absent:
@@ -87,36 +88,51 @@ def _read_rows(listing: Path, split: str, class_names: Sequence[str]) -> tuple[l
     id_at, start_at, end_at = (columns[name] for name in needed[:3])
     label_at, split_at = columns.get("label"), columns.get("split")
     ids, videos, labels = [], [], []
-    for row in reader:
+    for number, row in rows:
         if not row:
             continue
+        place = f"{listing} line {number}"
         if len(row) != len(columns):
             raise InputError(
-                f"{listing} line {reader.line_num}: found {len(row)} fields, expected {len(columns)} as in line 1: "
-                f"{','.join(row)!r}"
+                f"{place}: found {len(row)} fields, expected {len(columns)} as in line 1: {','.join(row)[:80]!r}"
             )
         video = row[id_at].strip()
         try:
             ids.append(f"{video}_{int(float(row[start_at])):06d}_{int(float(row[end_at])):06d}")
-        except ValueError:
+        except (ValueError, OverflowError):  # an infinite number is the latter
             times = f"{row[start_at]!r} and {row[end_at]!r}"
-            raise InputError(f"{listing} line {reader.line_num}: times {times}; expected seconds") from None
+            raise InputError(f"{place}: times {times}; expected seconds") from None
         if not video or "/" in video:
-            raise InputError(f"{listing} line {reader.line_num}: youtube_id {video!r}; expected 11 characters")
+            raise InputError(f"{place}: youtube_id {video[:80]!r}; expected 11 characters")
         if split_at is not None and row[split_at].strip().lower() not in SPELLINGS[split]:
             raise InputError(
-                f"{listing} line {reader.line_num}: a video of split {row[split_at]!r}, expected "
+                f"{place}: a video of split {row[split_at][:80]!r}, expected "
                 f"{SPELLINGS[split][0]!r}: take the list of that split"
             )
         name = "" if label_at is None else row[label_at].strip().replace("_", " ")
         if label_at is not None and name not in label_of:
             raise InputError(
-                f"{listing} line {reader.line_num}: class {row[label_at]!r} is not one of the 400 of Kinetics-400; "
+                f"{place}: class {row[label_at][:80]!r} is not one of the 400 of Kinetics-400; "
                 "correct the line, take the list of this data set, or use dataset=custom"
             )
         videos.append(video)
         labels.append(label_of.get(name, UNLABELLED))
     return ids, videos, labels
+
+
+def _rows_of(text: str, listing: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line on which it begins, cells) of every row. Raises InputError."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    begin = 1
+    try:
+        for row in reader:
+            yield begin, row
+            begin = reader.line_num + 1
+    except csv.Error as error:
+        unclosed = ": is a quote not closed?" if reader.line_num > begin or "end of data" in str(error) else ""
+        raise InputError(
+            f"{listing} line {begin}: {error}; expected label,youtube_id,time_start,time_end,split,is_cc{unclosed}"
+        ) from error
 
 
 def _find_files(root: Path, split: str, videos: set[str], class_keys: set[str]) -> dict[str, str]:

@@ -80,7 +80,9 @@ def classes_of(labels: Iterable[str], meaning: str, stated: bool, listing: objec
 def index_of_number(label: str, place: str) -> int:
     number = whole_number(label)
     if number is None:
-        raise InputError(f"{place}: label {label!r}; expected an index, a whole number from 0, or dataset.labels=names")
+        raise InputError(
+            f"{place}: label {label[:80]!r}; expected an index, a whole number from 0, or dataset.labels=names"
+        )
     return number
 
 
@@ -94,7 +96,7 @@ def index_of_label(label: str, meaning: str, classes: dict[str, int], place: str
     if meaning == NAMES and whole_number(label) is not None:
         hint = "; numbers that are indices are said with dataset.labels=indices"
     raise InputError(
-        f"{place}: label {label!r} is not one of the {len(classes)} classes ({', '.join(names[:3])}"
+        f"{place}: label {label[:80]!r} is not one of the {len(classes)} classes ({', '.join(names[:3])}"
         f"{', …' if len(names) > 3 else ''}); they are those of dataset.classes, or of the training list without it"
         f"{hint}"
     )

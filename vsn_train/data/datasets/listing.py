@@ -19,7 +19,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +40,7 @@ LEAST_COUNT = 8
 _WITH_TEXT = re.compile(rf"(.+\.(?:{'|'.join(sorted(VIDEO_SUFFIXES))}))\s+(\S.*)", re.IGNORECASE | re.DOTALL)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One listed video. line: 0 where it is of a folder. label: empty where there is none. num_frames: -1 for none."""
 
@@ -67,11 +67,13 @@ def read_listing(path: Path, root: Path) -> Listing:
     Raises InputError, with file and line, for what is no list.
     """
     text = _read_text(path)
-    lines = _lines_of(text)
-    first = lines[0][1] if lines else ""
+    first = next((line for _, line in _lines_of(text)), "")
     headed = [each for each in ("\t", ",", ";", " ") if _is_header(_cells(first, each))]
     separator = headed[0] if headed else _separator_of(first)
-    rows, says = _read_cells(path, text, separator, root) if separator else (_read_blanks(path, lines, root), OPEN)
+    if separator:
+        rows, says = _read_cells(path, text, separator, root)
+    else:
+        rows, says = _read_blanks(path, list(_lines_of(text)), root), OPEN
     if not rows:
         raise InputError(f"{path}: the list is empty; expected path,label lines, one video a line")
     return Listing(path, rows, says)
@@ -111,19 +113,25 @@ def _read_text(path: Path) -> str:
         raise InputError(f"{path}: {reason}; expected a list of path,label lines") from error
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         try:
-            return data.decode("utf-16")
+            text = data.decode("utf-16")
         except UnicodeDecodeError as error:
             raise InputError(f"{path}: not a text file ({error.reason}); save it as UTF-8") from error
-    if b"\0" in data:
+    else:
+        text = data.decode("utf-8-sig", "surrogateescape")
+    if "\0" in text:
         raise InputError(f"{path}: not a text file (it holds zero bytes); expected a list of path,label lines")
-    return data.decode("utf-8-sig", "surrogateescape")
+    return text
 
 
-def _lines_of(text: str) -> list[tuple[int, str]]:
-    """(line number from 1, text without blanks around it) of the lines that are not blank. Not by splitlines(), which
-    also splits at characters that a name may hold."""
-    lines = enumerate(io.StringIO(text, newline=None), 1)
-    return [(number, stripped) for number, line in lines if (stripped := line.strip())]
+def _lines_of(text: str) -> Iterator[tuple[int, str]]:
+    """(line number from 1, text without blanks around it) of the lines that are not blank."""
+    return ((number, stripped) for number, line in enumerate(_split(text), 1) if (stripped := line.strip()))
+
+
+def _split(text: str) -> Iterator[str]:
+    """The lines with their ends, one at a time: StringIO keeps four bytes for each character. Not by splitlines(),
+    which also splits at characters that a name may hold."""
+    return (match[0] for match in re.finditer(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", text))
 
 
 def _cells(line: str, separator: str) -> list[str]:
@@ -159,17 +167,19 @@ def _separator_of(line: str) -> str:
 
 def _read_cells(listing: Path, text: str, separator: str, root: Path) -> tuple[list[Row], str]:
     """The rows, and what a header says of the labels."""
-    options = {"delimiter": separator, "skipinitialspace": True} if separator == " " else {"delimiter": separator}
-    reader = csv.reader(io.StringIO(text, newline=""), **options)
+    # Strict, or a quote that is never closed would take all lines below it into one cell.
+    reader = csv.reader(_split(text), delimiter=separator, skipinitialspace=separator == " ", strict=True)
     columns: dict[str, int] = {}
     says, header = OPEN, False
     rows: list[Row] = []
+    begin = 1  # line on which the next row begins
     try:
         for raw in reader:
+            line, begin = begin, reader.line_num + 1
             cells = [cell.strip() for cell in raw]
             if not any(cells):
                 continue
-            place = f"{listing} line {reader.line_num}"
+            place = f"{listing} line {line}"
             if not columns:
                 names = [cell.lower() for cell in cells]
                 if header := _is_header(names):
@@ -178,20 +188,26 @@ def _read_cells(listing: Path, text: str, separator: str, root: Path) -> tuple[l
                     continue
                 if any(name in LABEL_COLUMNS for name in names[1:]) and not os.path.lexists(root / cells[0]):
                     raise InputError(
-                        f"{place}: {separator.join(cells)!r} names no column of paths; call it path, as in "
+                        f"{place}: {_shown(separator.join(cells))} names no column of paths; call it path, as in "
                         f"{separator.join(COLUMNS[:2])}"
                     )
                 columns = {name: at for at, name in enumerate(COLUMNS)}
                 width, shown = len(COLUMNS), separator.join(COLUMNS)
             at = columns["path"]
             if not at < len(cells) <= width or not cells[at]:
-                raise InputError(f"{place}: found {separator.join(cells)!r}, expected {shown}")
+                raise InputError(f"{place}: found {_shown(separator.join(cells))}, expected {shown}")
             # Blanks around a name are a part of it where the file is called so.
             path = raw[at] if raw[at] != cells[at] and os.path.lexists(root / raw[at]) else cells[at]
+            if ("\n" in path or "\r" in path) and not os.path.lexists(root / path):
+                raise InputError(
+                    f"{place}: found {_shown(path)} as one path, over several lines; expected {shown}: is a quote "
+                    "not closed?"
+                )
             label, count = (cells[columns[key]] if columns.get(key, width) < len(cells) else "" for key in COLUMNS[1:])
-            rows.append(_row(reader.line_num, path, label, count, place))
+            rows.append(_row(line, path, label, count, place))
     except csv.Error as error:
-        raise InputError(f"{listing} line {reader.line_num}: {error}; expected a line of path,label") from error
+        unclosed = ": is a quote not closed?" if reader.line_num > begin or "end of data" in str(error) else ""
+        raise InputError(f"{listing} line {begin}: {error}; expected a line of path,label{unclosed}") from error
     if not header:
         _check_columns(rows, listing)
     return rows, says
@@ -229,12 +245,16 @@ def _row(number: int, path: str, label: str, count: str, place: str) -> Row:
     frames = whole_number(count) if count else -1
     if frames is None or frames == 0:
         raise InputError(
-            f"{place}: num_frames {count!r}; expected a whole number above 0, or nothing; if the columns stand in "
-            "another order, name them in a first line such as path,num_frames,label"
+            f"{place}: num_frames {_shown(count)}; expected a whole number above 0, or nothing; if the columns "
+            "stand in another order, name them in a first line such as path,num_frames,label"
         )
     if frames > MOST_FRAMES:
         raise InputError(f"{place}: num_frames {count}; expected the number of the video's frames, or nothing")
     return Row(number, path, class_name_of(label), frames)
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:80]}…")
 
 
 # ---- Blanks ----------------------------------------------------------------------------------------------------------
@@ -297,11 +317,11 @@ def _row_of_blanks(
         by_form = min(numbers, 2) if numbers else int(bool(_WITH_TEXT.fullmatch(line)) and video_name(line) == line)
         chosen = readings[by_form]
     several = chosen.words == 3 or (not known and numbers > 2)
-    if chosen.words == 2 and video_name(chosen.path) != chosen.path and not (root / chosen.path).is_dir():
+    if chosen.words == 2 and video_name(chosen.path) != chosen.path and not os.path.isdir(root / chosen.path):
         several |= (whole_number(chosen.count) or 0) < LEAST_COUNT
     if several:
         raise InputError(
-            f"{place}: found {line!r}; lists with several labels or with offsets are not read, expected "
+            f"{place}: found {_shown(line)}; lists with several labels or with offsets are not read, expected "
             "'<file> <label>' or '<folder> <num_frames> <label>'; another list may name its columns in a first line, "
             "such as path,num_frames,label"
         )

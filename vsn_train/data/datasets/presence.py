@@ -46,20 +46,22 @@ def find_videos(root: Path, wanted: Sequence[str]) -> list[str | None]:
     use as files, as frames and as re-encoded copies. Letters with accents are one character or two, as the list or the
     disk has it. Raises InputError for a folder that cannot be listed.
     """
-    folders: dict[str, tuple[str, dict[str, str]]] = {}
-    found: list[str | None] = []
-    for path in wanted:
-        folder, slash, name = path.rpartition("/")
-        folder = folder or slash
-        if folder not in folders:
-            there = folder if (root / folder).is_dir() else _as_on_disk(root, folder)
-            entries = list_folder(root / there) if there is not None else []
-            names = {video_name(entry): entry for entry in entries} | {entry: entry for entry in entries}
-            folders[folder] = there or "", {_composed(each): entry for each, entry in names.items()} | names
-        there, names = folders[folder]
-        entry = names.get(name) or names.get(video_name(name)) or names.get(_composed(name))
-        entry = entry or names.get(_composed(video_name(name)))
-        found.append(entry and (f"{there}/{entry}" if there else entry))
+    rows_in: dict[str, list[int]] = {}  # by folder: the names of one folder at a time are kept
+    for row, path in enumerate(wanted):
+        folder, slash, _ = path.rpartition("/")
+        rows_in.setdefault(folder or slash, []).append(row)
+    found: list[str | None] = [None] * len(wanted)
+    for folder, rows in rows_in.items():
+        # Not Path.is_dir(), which raises where a name is too long for the file system.
+        there = folder if os.path.isdir(root / folder) else _as_on_disk(root, folder)
+        entries = list_folder(root / there) if there is not None else []
+        names = {video_name(entry): entry for entry in entries} | {entry: entry for entry in entries}
+        names = {_composed(each): entry for each, entry in names.items()} | names
+        for row in rows:
+            name = wanted[row].rpartition("/")[2]
+            entry = names.get(name) or names.get(video_name(name)) or names.get(_composed(name))
+            entry = entry or names.get(_composed(video_name(name)))
+            found[row] = entry and (f"{there}/{entry}" if there else entry)
     return found
 
 
@@ -78,7 +80,8 @@ def _as_on_disk(root: Path, folder: str) -> str | None:
             there = there or "/"
             continue
         place = root / there
-        names = [each for each in list_folder(place) if _composed(each) == _composed(part)] if place.is_dir() else []
+        entries = list_folder(place) if os.path.isdir(place) else []
+        names = [each for each in entries if _composed(each) == _composed(part)]
         if not names:
             return None
         there = os.path.join(there, part if part in names else names[0])
@@ -115,7 +118,7 @@ def make_present_manifest(
     if len(missing) > max_missing_share * len(ids) or len(missing) == len(ids):
         accept = math.ceil(100 * len(missing) / len(ids)) / 100
         raise InputError(
-            f"{len(missing)} of {len(ids)} videos of {listing.name} are not under {root}, first {missing[0]}; "
+            f"{len(missing)} of {len(ids)} videos of {listing.name} are not under {root}, first {missing[0][:200]}; "
             "complete the folder or correct dataset.root"
             + (f", or continue without them: dataset.max_missing_share={accept}" if len(missing) < len(ids) else "")
         )

@@ -112,6 +112,8 @@ def _parse(text: str, path: Path, kind: type, expected: str) -> Any:
         raise InputError(
             f"{path} line {error.lineno}: not JSON ({error.msg}); expected {expected}: unpack the file again"
         ) from error
+    except (ValueError, RecursionError) as error:  # a number or a nesting without end
+        raise InputError(f"{path}: not read as JSON ({error}); expected {expected}: unpack the file again") from error
     if not isinstance(content, kind) or not content:
         raise InputError(f"{path} line 1: found {text.strip()[:60]!r}, expected {expected}")
     return content
