@@ -175,7 +175,7 @@ def test_a_sweep_through_submitit(values, tmp_path):
     lines = result.out[result.out.index("\nrun ") :].splitlines()[1:]
     assert re.fullmatch(r"0 +0\.01 +1 of 1 +[\d.]+ +[\d.]+ +0:\d\d:\d\d +11\.\d M", lines[1])
     assert re.fullmatch(r"1 +1e\+30 +0 of 1 +- +- +- +11\.\d M", lines[2])
-    assert f"failed: 1 (exit code 1); what they said: {sweep}/.submitit/*/*.err" in result.out
+    assert f"failed: 1 (exit code 1); their messages: {sweep}/.submitit/*/*.err" in result.out
     assert any("is not a finite number" in path.read_text() for path in sweep.glob(".submitit/*/*.err"))
     assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
 

@@ -74,7 +74,7 @@ def document(rows: Rows, picture: str) -> str:
         if mine:
             parts.append(f"## {LABELS[section]}\n\n{table(mine)}")
             parts += [network_alone(rows)] if section == "loader" else []
-    parts.append(f"## Beside the papers\n\n{paper_table(rows)}")
+    parts.append(f"## Compared with the papers\n\n{paper_table(rows)}")
     parts.append(f"## What was measured, and what was cut\n\n{section_table(rows)}")
     return "\n\n".join(parts)
 
@@ -321,7 +321,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
 }
 
 
-# ---- Beside the papers -----------------------------------------------------------------------------------------------
+# ---- Compared with the papers ----------------------------------------------------------------------------------------
 
 
 def paper_table(rows: Rows) -> str:

@@ -327,7 +327,7 @@ def test_wrong_input_ends_with_one_message_and_writes_nothing(checkpoint, values
         (f"checkpoint=[{checkpoint},{plain}]",): r"sum\.pt: this network has no layer with attention",
         ("dataset=motion",): "checkpoint is not given",
         (f"checkpoint={tmp_path}/none.pt",): r"none\.pt",
-        (good, "label=[a,b]"): "2 labels for 1 checkpoints; expected one for each",
+        (good, "label=[a,b]"): "2 labels for 1 checkpoints; expected one each",
         (good, "dataset.rot=here"): "rot",
         (good, "protocol=some"): "some",
         (good, "backbone.p=0.5"): "backbone.p=0.5, but .* was trained with 0.25",

@@ -190,7 +190,7 @@ def test_split_writes_two_lists_that_are_trained_on(tmp_path, run_here):
     code, _, err = run_here(root)
     assert code == 2
     assert err == (
-        f"vsn-tools split: {root}/train.csv: is there already, and is not overwritten; name another folder with "
+        f"vsn-tools split: {root}/train.csv: already exists and is not overwritten; choose another folder with "
         "--output\n"
     )
 

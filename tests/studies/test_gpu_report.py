@@ -60,7 +60,7 @@ def test_every_section_leaves_its_part_and_the_document_says_what_json_says(repo
     assert (tmp_path / "out" / "gpu.png").read_bytes().startswith(b"\x89PNG")
     cells = tables(text)
     parts = {part for part, _ in cells}
-    assert {"Goals", "Beside the papers", "What was measured, and what was cut"} <= parts
+    assert {"Goals", "Compared with the papers", "What was measured, and what was cut"} <= parts
     assert "a trial run on a CPU" in text.splitlines()[0]
 
     verdicts = {row["goal"]: row for row in rows if row["mode"] == "goal"}
