@@ -134,7 +134,7 @@ def test_arguments_that_do_not_fit_the_checkpoint(ucf101_run, motion_cache, tmp_
     assert "was trained with 4; leave backbone.num_frames out" in text
     assert "backbone.operator=tsn" in refused("vsn-eval", checkpoint, out, "backbone.operator=tsn", cwd=cwd)
     assert "data.modality=flow, but" in (text := refused("vsn-eval", checkpoint, out, "data.modality=flow", cwd=cwd))
-    assert "was trained on rgb; leave data.modality out, or take a checkpoint" in text
+    assert "was trained on rgb; leave data.modality out, or use a checkpoint" in text
     assert "motion has 12 classes and" in refused("vsn-eval", checkpoint, out, "dataset=motion", *motion_cache, cwd=cwd)
     assert "unknown key 'dataset.variant'" in refused("vsn-eval", checkpoint, "dataset.variant=x", cwd=cwd)
     assert "cannot read nowhere.mp4" in refused("vsn-predict", checkpoint, "video=nowhere.mp4", cwd=cwd)

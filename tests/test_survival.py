@@ -109,7 +109,7 @@ def test_a_full_disk_ends_in_one_message_and_leaves_the_previous_checkpoint(cach
     half.write_bytes(b"half")
     code, text = finish(start([*values, "resume=true"], run))
     assert code == 0, text
-    assert f"passed over: {last}: truncated, or not a checkpoint" in text
+    assert f"skipped checkpoint {last}: truncated, or not a checkpoint" in text
     assert f"resuming from {run}/checkpoints/epoch_1.pt" in text
     assert not half.exists()
 

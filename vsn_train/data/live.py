@@ -72,7 +72,7 @@ def live_frames(
                 found = reader.frames.get(timeout=POLL)
             except queue.Empty:
                 if timeout and time.monotonic() - since > timeout:
-                    cause = f"it sent no frame for {timeout:g} s; data.timeout waits for longer"
+                    cause = f"it sent no frame for {timeout:g} s; raise data.timeout to wait longer"
                     raise VideoError(source, cause) from None
                 continue
             if found is None:
