@@ -139,7 +139,7 @@ def test_an_occupied_port_is_named(tmp_path):
             MASTER_PORT=port,
         )  # fmt: skip
     assert result.code == 2, result.err
-    assert f"vsn-train: port {port} of this machine is occupied" in result.err
+    assert f"vsn-train: port {port} of this machine is in use" in result.err
     assert "Traceback" not in result.err
     assert list(tmp_path.iterdir()) == []
 
@@ -196,6 +196,6 @@ def test_check_shows_what_the_network_sees_and_trains_nothing(values, tmp_path):
     assert re.search(r"train 1: labels \w+ \([12]\)", result.out)
     assert "val 0: 12 videos with 1 view(s) each, frames decoded: 4 x 3 x 40 x 40 (12) (U, C, H, W)" in result.out
     assert re.search(r"val 0: labels \w+ \(1\), .*, and 2 more$", result.out, re.M)
-    assert re.search(r"clips a second: loader alone [\d.]+, model alone [\d.]+; ", result.out)
+    assert re.search(r"clips/s: loader alone [\d.]+, model alone [\d.]+; ", result.out)
     assert [path.name for path in run.iterdir()] == ["check.png"]
     assert (run / "check.png").read_bytes().startswith(b"\x89PNG")

@@ -100,7 +100,7 @@ def test_any_value_at_any_key_is_taken_or_refused_with_one_line(content, place):
         ({"flip_pairs": [[0, 2]]}, "flip_pairs[0] is '[0, 2]', expected two of the 2 classes, from 0"),
         ({"model": {"a": "b"}}, "model.a is 'b', expected a tensor"),
         ({"config": CONFIG | {"data": None}}, "config.data is null, expected a table of keys"),
-        ({"best": [[50.0, 0]]}, "best[0] is '[50.0, 0]', expected an accuracy or a loss, and its epoch"),
+        ({"best": [[50.0, 0]]}, "best[0] is '[50.0, 0]', expected an accuracy or a loss, and the epoch"),
     ],
 )
 def test_the_message_names_the_key(tmp_path, content, changes, message):
@@ -165,7 +165,7 @@ def test_tensors_are_those_of_the_network(content):
     backbone = BACKBONES["tsm"](**CONFIG["backbone"])
     for tensors, message in (
         ({}, "model.backbone.conv1.weight is missing (one of 122)"),
-        (model | {"more": torch.zeros(1)}, "model.more has no place in its network"),
+        (model | {"more": torch.zeros(1)}, "model.more is not in its network"),
         (model | {"head.weight": torch.zeros(2, 8)}, "model.head.weight is (2, 8), expected (2, 512)"),
     ):
         with pytest.raises(InputError, match=r"best\.pt: ") as refused:
@@ -203,11 +203,11 @@ def test_what_a_training_goes_on_from(content, build):
     for key, value, message in (
         ("optimizer", {}, "optimizer.param_groups is null, expected a list"),
         ("optimizer", optimizer | {"state": short}, rf"optimizer\.state\.0\.{name} is \(3,\), expected"),
-        ("optimizer", optimizer | {"state": {999: {}}}, r"optimizer\.state\.999 is of no parameter"),
+        ("optimizer", optimizer | {"state": {999: {}}}, r"optimizer\.state\.999 belongs to no parameter"),
         ("optimizer", optimizer | {"state": {0: {"x": torch.zeros(1)}}}, r"optimizer\.state\.0\.\w+ is missing"),
         ("optimizer", optimizer | {"param_groups": groups}, r"param_groups\[0\]\.lr is 'fast', expected a number"),
         ("optimizer", optimizer | {"param_groups": groups[1:]}, r"param_groups has \d groups, expected \d"),
-        ("average", {"a": torch.zeros(1)}, r"average\.a has no place in its network"),
+        ("average", {"a": torch.zeros(1)}, r"average\.a is not in its network"),
     ):
         with pytest.raises(InputError, match=message):
             resume_state(state(), Checkpoint.of(whole | {key: value}))
