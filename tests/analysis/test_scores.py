@@ -155,7 +155,7 @@ def test_accuracy_over_views_by_hand():
     assert rows[1] == pytest.approx([50, 50, 50])  # each view has one of the two right
     assert rows[2] == pytest.approx([50, 50, 50])
     assert rows[3][0] == scores.top1() == 50
-    with pytest.raises(InputError, match="holds no single views; evaluate with keep_views=always"):
+    with pytest.raises(InputError, match="has no scores of single views; evaluate with keep_views=always"):
         example(facts={"protocol": {"clips": 10, "crops": 10}}).over_views()
 
 
