@@ -58,7 +58,7 @@ def test_videos_that_abort_or_hang_the_decoder_cost_themselves(ucf101, tmp_path)
     result = run_command("vsn-train", *values, f"hydra.run.dir={tmp_path}/met", PYTHONPATH=path, abort=abort, hang=hang)
     assert result.code == 0, result.err
     quarantine = (tmp_path / "met" / "quarantine.txt").read_text()
-    assert re.search(rf"^ApplyEyeMakeup/{abort}\tits decoder ended the worker process \(SIGABRT\)$", quarantine, re.M)
+    assert re.search(rf"^ApplyEyeMakeup/{abort}\tits decoder crashed the worker process \(SIGABRT\)$", quarantine, re.M)
     assert re.search(rf"^SoccerJuggling/{hang}\tdecoding it took longer than data.timeout=4 s$", quarantine, re.M)
     assert log_of(tmp_path / "met").count("skipped unreadable video") == 4  # two in each epoch
     assert len(re.findall("train .* 2 unreadable", log_of(tmp_path / "met"))) == 2

@@ -183,7 +183,7 @@ def _late(right, self, wanted):  # type: ignore[no-untyped-def]
     ("arguments", "message"),
     [
         (["nowhere"], "nowhere: no such folder, manifest or list"),
-        (["."], "expected videos, or folders of images, in it; found neither"),
+        (["."], "found no videos and no folders of images"),
         ([".", "--report", "x.txt"], "expected a name that ends with .csv or .json"),
         ([".", "--timeout", "0"], "--timeout 0.0: expected a number above 0"),
         (["list.csv"], "list.csv line 2: num_frames 'many'; expected a whole number"),
