@@ -85,7 +85,7 @@ def test_wrong_lists_and_videos_of_a_data_set(ucf101, tmp_path_factory):
     listing = top / "ucfTrainTestlist" / "trainlist01.txt"
     lines = listing.read_text()
     listing.write_text("")
-    assert "trainlist01.txt: the list is empty; expected one video a line" in refused("vsn-train", *values, cwd=cwd)
+    assert "trainlist01.txt: the list is empty; expected one video per line" in refused("vsn-train", *values, cwd=cwd)
     listing.write_text(lines.replace("c01.avi 3", "c01.avi 102"))
     assert "label 102, but HandstandPushups is 3 in classInd.txt, which has 3 classes (1 to 3)" in refused(
         "vsn-train", *values, cwd=cwd
