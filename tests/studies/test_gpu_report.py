@@ -199,7 +199,7 @@ def test_each_round_begins_with_another_action_and_a_late_one_is_left_out():
     late = Section("s", Clock(time.monotonic()), "cpu", [])
     late.time({name: action(name) for name in "ab"}, most=3)
     assert [len(row["seconds"]) for row in late.rows] == [1]
-    assert late.notes[0] == "not measured for want of time: b"
+    assert late.notes[0] == "not measured, time was up: b"
 
 
 @pytest.mark.parametrize("words", [["--minutes", "0"], ["--batch", "1"], ["--clips", "/nowhere/at/all"]])

@@ -221,4 +221,4 @@ def test_the_table_of_readers_shows_who_is_wrong(tmp_path: Path) -> None:
     assert found["plain decord"]["wrong"] > 5
     table = (tmp_path / "table.md").read_text()
     assert table == done.stdout.rstrip("\n") + "\n"
-    assert "No reader is asked for hmdb51/b.avi: Invalid data" in table
+    assert "Not compared: hmdb51/b.avi: Invalid data" in table
