@@ -120,7 +120,9 @@ def test_folders_of_classes_without_a_split(tmp_path):
     assert not set(ids(train)) & set(ids(val))
     assert train.notes == (f"{root}: left out: 1 folders without videos ('empty'); 1 that are no videos ('notes.txt')",)
     assert ids(load_custom(root, "val", NONE, val_share=0.2, seed=1)) != ids(val)
-    with pytest.raises(InputError, match=r"found no train.csv, train.txt.*divided: dataset.val_share=0.2"):
+    with pytest.raises(
+        InputError, match=r"found no train.csv, train.txt.*or draw a split from all videos: dataset.val_share=0.2"
+    ):
         load_custom(make(tmp_path / "more", {"walk": 2}), "train", NONE)
 
 
