@@ -270,7 +270,7 @@ def test_what_is_not_a_score_file(tmp_path):
         ({"facts": {"bad_videos": "a"}}, "bad_videos is 'a', expected a list"),
         ({"facts": {"protocol": [1]}}, "protocol is a list of 1, expected a table of keys"),
         ({"facts": {"protocol": {"clips": "x"}}}, "protocol.clips is 'x', expected a whole number"),
-        ({"facts": {"loss": math.nan}}, "NaN is no number"),
+        ({"facts": {"loss": math.nan}}, "NaN is not a finite number"),
     ],
 )
 def test_what_a_score_file_says_is_looked_at(tmp_path, change, message):

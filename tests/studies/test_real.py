@@ -74,7 +74,7 @@ def test_without_data_or_weights_it_is_skipped(call, tmp_path, capsys):
     assert said.count("\n") == 1
     make_data(tmp_path / "data")
     assert call("--data", "data", "--weights-folder", "none", "--networks", "mobilenet_v2") == 0
-    assert capsys.readouterr().out.startswith("skipped: found no none/mobilenet_v2_imagenet.pth; say where")
+    assert capsys.readouterr().out.startswith("skipped: found no none/mobilenet_v2_imagenet.pth; set --data")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 
 
