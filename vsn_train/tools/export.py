@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--operator",
-        help="without --checkpoint, for a network with random weights: tsn, tsm, vsn_compact, vsn_headtail, sth or "
-        "module.function; with --checkpoint: only if it was trained with your own function, whose name",
+        help="tsn, tsm, vsn_compact, vsn_headtail, sth or module.function; without --checkpoint the network has random "
+        "weights; with --checkpoint only needed if it was trained with your own function",
     )
     parser.add_argument("--arch", default="resnet50", help="without --checkpoint; default resnet50")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="option of the operator")

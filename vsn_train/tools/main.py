@@ -101,7 +101,9 @@ def _fitted(text: str) -> str:
     """A docstring fitted to 80 columns: paragraphs are wrapped, indented examples are kept."""
     paragraphs = text.strip().split("\n\n")
     return "\n\n".join(
-        each if any(line.startswith(" ") for line in each.splitlines()) else textwrap.fill(each, 80)
+        each
+        if any(line.startswith(" ") for line in each.splitlines())
+        else textwrap.fill(each, 80, break_on_hyphens=False)
         for each in paragraphs
     )
 
@@ -119,7 +121,7 @@ def refuse(verb: str, message: str) -> None:
 
 
 def help_text() -> str:
-    lines = ["vsn-tools VERB …: data sets, scores, export and benchmarks. VERB --help shows examples.", ""]
+    lines = ["vsn-tools VERB …: data sets, scores, export, benchmarks; VERB --help has examples", ""]
     lines += [f"  {verb:<11} {about}" for verb, about in VERBS.items()]
     lines += ["", "vsn-tools --version prints the versions of vsn-train, torch, torchvision and av."]
     lines += ["Exit codes: 0 done, 1 a problem was found, 2 wrong input."]

@@ -3,11 +3,11 @@
     vsn-tools scan dataset=jester dataset.root=/data/20bn-jester-v1 --workers 16
     vsn-tools scan dataset=kinetics400 dataset.root=/data/kinetics400 --no-frames
 
-Prints one line per split, then every unreadable video, every video that is listed twice under different names, and, for
-your own videos, those that are in both training and validation. Frame counts are stored next to the data: a training
-with dataset.count_frames=true then starts at once, and a killed scan continues where it stopped. With --no-frames,
-only possible duplicates among your own videos are opened. --save writes a manifest per split (paths, labels, frame
-counts) to FOLDER/<dataset>_<split>.npz; Manifest.load reads it.
+Prints one line per split, then every unreadable video, every duplicate (the same video under two names), and, for your
+own videos, those that are in both training and validation. Frame counts are stored next to the data: a training with
+dataset.count_frames=true then starts at once, and a killed scan continues where it stopped. With --no-frames, only
+possible duplicates among your own videos are opened. --save writes a manifest per split (paths, labels, frame counts)
+to FOLDER/<dataset>_<split>.npz; Manifest.load reads it.
 Exit code 0: complete, 1: videos are missing, unreadable, or in both splits, 2: wrong input.
 """
 
