@@ -45,7 +45,7 @@ def test_flips_of_classes_with_a_direction(tmp_path):
     assert train(root, run).code == 0
     assert (
         "horizontal flips: off, because classes have a direction and no flip pairs are known: SwipeRight, swipe_left, "
-        "swipe_right; 'dataset.flip_pairs=[["
+        "swipe_right; set 'dataset.flip_pairs=[["
     ) in log_of(run)
     for choice, line in {
         "dataset.flips=allowed": "on, because the data set allows them despite SwipeRight, swipe_left, swipe_right",

@@ -37,7 +37,7 @@ def test_any_name_comes_back_from_the_quarantine(tmp_path):
     log.close()
     found = read_quarantine(tmp_path, SimpleNamespace(manifest=manifest))
     assert sorted(found) == list(range(len(NAMES)))
-    assert found[1].cause == "its decoder crashed the process"
+    assert found[1].cause == "its decoder ended the process"
     (tmp_path / "quarantine.txt").write_text("a\u2028b.mp4\tas earlier versions wrote it\n", encoding="utf-8")
     assert list(read_quarantine(tmp_path, SimpleNamespace(manifest=manifest))) == [2]
     (tmp_path / "quarantine.txt").write_bytes(b"\xff\xfe\n")

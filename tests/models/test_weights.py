@@ -227,7 +227,7 @@ def test_classes_are_brought_into_the_order_of_the_model(tmp_path):
         (["a", "b", "x"], ["a", "b", "c"], "has the classes 'x', which this model lacks; set weights_new_head=true"),
         (["a", "b"], ["a", "b", "c"], "weights_class_order has 2 different names, the classifier 3 rows"),
         (["a", "b", "b"], ["a", "b", "c"], "weights_class_order has 2 different names, the classifier 3 rows"),
-        (["a", "b", "c"], None, "only together with class_names"),
+        (["a", "b", "c"], None, "class_order needs class_names too"),
     ],
 )
 def test_classes_that_do_not_fit(tmp_path, order, names, message):
