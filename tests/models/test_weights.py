@@ -257,7 +257,7 @@ def test_classifier_is_dropped_on_request_or_for_other_classes(tmp_path):
     [
         ({"encoder.weight": torch.zeros(2)}, "found tensors named encoder.weight; expected those of a torchvision"),
         ({"state_dict": {"conv1.weight": "text"}}, r"expected tensors, found conv1\.weight \(str\)"),
-        ({"conv1.weight": torch.zeros(64, 3, 7, 7), "extra": torch.zeros(1)}, r"1 tensors of .* no place .*extra"),
+        ({"conv1.weight": torch.zeros(64, 3, 7, 7), "extra": torch.zeros(1)}, r"1 tensors of .* in this model: extra"),
         ({"model": {"head.bias": torch.zeros(7)}, "config": {"backbone": {"operator": "x", "arch": "resnet18",
           "num_frames": 4}}}, "its config is not one of this version of vsn-train: operator 'x'"),
     ],
