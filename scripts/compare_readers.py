@@ -1,17 +1,17 @@
-"""How many frames does each reader get wrong? A table in Markdown, over the clips of a folder.
+"""Count the frames that each reader gets wrong on the clips of a folder; prints a Markdown table.
 
-Writes OUTPUT.md and OUTPUT.json with --output, else nothing: the table is printed.
+With --output, also writes OUTPUT.md and OUTPUT.json.
 
     python scripts/compare_readers.py /data/clips
     python scripts/compare_readers.py /data/clips --signatures /data/clips/signatures --output exact-frames
 
-Ours (`open_video` with decoder auto, decord and torchcodec) beside decord and TorchCodec used plainly, with their
-defaults but for one thread. Every clip is read in five ways: from the first frame on, eight spread over it, backwards,
-with repeats, and at random. What frame i looks like is taken from SIGNATURES/<path with / as __>.csv, one line a frame
-of 16 mean grey levels on a 4 x 4 grid, made with ffmpeg; without that, and for damaged clips, from a full decode with
-PyAV. A frame is wrong if it looks more like another one of the clip, or is 8 grey levels away from what it should look
-like. A reader may also refuse a clip; ours does so rather than give a wrong frame.
-Exit code 0: ours had no wrong frame, 1: it had one, 2: wrong input.
+Compares our readers (`open_video` with decoder auto, decord and torchcodec) with plain decord and TorchCodec, with
+their defaults except for one thread. Every clip is read in five orders: from the start, eight evenly spaced frames,
+backwards, with repeats, and at random. The reference is SIGNATURES/<path with / as __>.csv, made with ffmpeg: 16 mean
+grey levels on a 4 x 4 grid, one line per frame. Without it, and for damaged clips, it is a full decode with PyAV. A
+frame is wrong if it is closer to another frame of the clip, or differs from its reference by 8 grey levels. A reader
+may also refuse a clip; ours does so instead of returning a wrong frame.
+Exit code 0: no wrong frame from our readers, 1: at least one, 2: wrong input.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from vsn_train.data.video import READERS, Video, open_video
 from vsn_train.errors import InputError, VideoError
 from vsn_train.versions import installed
 
-# Grey levels of a cell: what the rounding of the signatures, and of more than 8 bits to 8, amounts to.
+# Grey levels of a cell: bounds of the rounding errors of the signatures, and of the conversion to 8 bits.
 TOLERANCE, DEEP_TOLERANCE = 0.1, 1.0
 FAR = 8.0
 
 
 @dataclass
 class Tally:
-    """Of one clip or one kind of clips through one reader. failed: clips that it did not open, or not read all of."""
+    """Counts for one clip or one kind of clips with one reader. failed: clips that it could not open or read fully."""
 
     asked: int = 0
     wrong: int = 0
@@ -69,8 +69,8 @@ class Tally:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", type=Path, help="folder of clips; the first folder below it names their kind")
-    parser.add_argument("--signatures", type=Path)
-    parser.add_argument("--output", type=Path, help="writes OUTPUT.md and OUTPUT.json; without it: prints the table")
+    parser.add_argument("--signatures", type=Path, help="folder of reference signatures; default: decode with PyAV")
+    parser.add_argument("--output", type=Path, help="also write OUTPUT.md and OUTPUT.json")
     arguments = parser.parse_args()
     try:
         sys.exit(run(arguments))
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"{root}: no such folder")
     names = [name for name in find_sources(root)[0] if (root / name).is_file()]
     if not names:
-        raise InputError(f"{root}: expected videos in it, found none")
+        raise InputError(f"{root}: found no videos; expected a folder with some")
     work = partial(compare, root=root, signatures=arguments.signatures, readers=tuple(available_readers()))
     kinds: dict[str, dict[str, Tally]] = defaultdict(lambda: defaultdict(Tally))
     by_clip, unreadable = {}, []
@@ -122,11 +122,11 @@ def available_readers() -> list[str]:
 
 
 def compare(name: str, root: Path, signatures: Path | None, readers: tuple[str, ...]) -> tuple[str, dict[str, Tally]]:
-    """The kind of one clip, and what each reader made of it. Raises VideoError for one that nothing can read."""
+    """The kind of one clip, and the tally of each reader. Raises VideoError for a clip that cannot be read at all."""
     with open_video(root / name) as video:
         assert isinstance(video, Video)
         kind = f"{name.partition('/')[0]}: {video.codec} in {name.rpartition('.')[2].lower()}"
-        # From the damage on, decoders make up pixels, each its own: there is nothing to agree with but our own decode.
+        # After damage every decoder conceals pixels in its own way, so only our own decode can be the reference.
         expected = read_signature(signatures, name) if video.whole else None
         tolerance = TOLERANCE if video.bits == 8 else DEEP_TOLERANCE
         if expected is None:
@@ -134,7 +134,7 @@ def compare(name: str, root: Path, signatures: Path | None, readers: tuple[str, 
     tallies = {}
     for reader in readers:
         tallies[reader] = Tally(clips=1)
-        # What others raise is theirs to choose; ours promises VideoError, and anything else is a fault.
+        # Other readers may raise anything; ours must raise VideoError, and anything else is a bug.
         failures = VideoError if reader.startswith("open_video") else Exception
         try:
             read = opened(reader, root / name)
@@ -153,7 +153,7 @@ def compare(name: str, root: Path, signatures: Path | None, readers: tuple[str, 
 
 
 def opened(reader: str, path: Path) -> Callable[[list[int]], np.ndarray]:
-    """A function from frames to (N, H, W, 3) images."""
+    """A function that reads frames as images (N, H, W, 3)."""
     how, name = reader.split()
     if how == "open_video":
         video = open_video(path, name)
@@ -178,7 +178,7 @@ def access_patterns(num_frames: int) -> list[list[int]]:
 
 
 def read_signature(folder: Path | None, name: str) -> np.ndarray | None:
-    """(num_frames, 16)."""
+    """The reference signatures, (num_frames, 16); None if there is no file."""
     if folder is None:
         return None
     path = folder / (name.replace("/", "__") + ".csv")
@@ -201,7 +201,7 @@ def signature(images: np.ndarray) -> np.ndarray:
 
 
 def wrong_frames(images: np.ndarray, frames: list[int], expected: np.ndarray, tolerance: float) -> int:
-    """How many of the images are not the frame that was asked for."""
+    """The number of images that are not the requested frame."""
     distance = np.abs(signature(images)[:, None] - expected[None]).max(2)  # (N, num_frames)
     own = distance[np.arange(len(frames)), frames]
     return int(((own > FAR) | ((own > tolerance) & (distance.min(1) < own))).sum())
@@ -213,10 +213,10 @@ def markdown(kinds: dict[str, dict[str, Tally]], unreadable: list[tuple[str, str
     for kind in [*sorted(kinds.keys() - {"all"}), "all"]:
         tallies = kinds[kind]
         lines.append(f"| {kind} | {tallies[readers[0]].clips} | {' | '.join(str(tallies[r]) for r in readers)} |")
-    lines += [""] + [f"No reader is asked for {name}: {cause}." for name, cause in unreadable]
+    lines += [""] + [f"Not compared: {name}: {cause}." for name, cause in unreadable]
     versions = [f"{package} {version}" for package, version in installed("av", "decord", "torchcodec").items()]
     system = f"{platform.system()} {platform.machine()}"
-    lines.append(f"Wrong frames out of those asked for. {', '.join(versions)}, {system}, {date.today()}.")
+    lines.append(f"Wrong frames out of the requested ones. {', '.join(versions)}, {system}, {date.today()}.")
     return "\n".join(lines) + "\n"
 
 

@@ -5,8 +5,7 @@ Writes shift.png, shuffle.png, blocks.png, placement.png, reach.png, hybrid.png 
     python scripts/draw_operators.py
     python scripts/draw_operators.py --output /tmp/drawings --only shuffle
 
-Nothing is drawn by hand: labelled tensors go through the operators themselves, and the figures show where the labels
-come out.
+The figures are computed: labelled tensors go through the operators, and the figures show where the labels come out.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ from vsn_train.models.hybrid import HybridConv2d
 from vsn_train.models.shift import ShiftedBlock, ShiftedConv2d
 from vsn_train.models.shuffle import video_shuffle
 
-# Okabe and Ito's colours, told apart by colour-blind eyes too.
+# Okabe and Ito's colours, which are colour-blind safe.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#DDDDDD"
-FRAMES = plt.get_cmap("cividis")  # of frame numbers: from dark to light for every eye
-ZEROS, SEVERAL = -1, -2  # cells that hold no frame, or depend on several
+FRAMES = plt.get_cmap("cividis")  # of frame numbers; colour-blind safe
+ZEROS, SEVERAL = -1, -2  # cells without a frame, or that depend on several
 
 
 def main() -> None:
@@ -57,7 +56,7 @@ def main() -> None:
 
 
 def labelled(num_frames: int, channels: int) -> Tensor:
-    """(T, C, 1, 1): every channel of frame t holds t + 1; 0 stands for nothing."""
+    """(T, C, 1, 1): every channel of frame t has the value t + 1; 0 means no frame."""
     return torch.arange(1.0, num_frames + 1).view(-1, 1, 1, 1).expand(-1, channels, 1, 1).contiguous()
 
 
@@ -83,7 +82,7 @@ def draw_cells(axis: Axes, texts: list[list[str]], frames: np.ndarray, highest: 
 
 
 def draw_frame_numbers(axis: Axes, x: Tensor, title: str) -> None:
-    """x: (T, C, 1, 1) of labels. Columns are frames, rows channels; a cell says which frame it holds."""
+    """Draw labels x, (T, C, 1, 1): columns are frames, rows are channels; a cell shows the frame that it comes from."""
     frames = len(x)
     labels = x[..., 0, 0].T.numpy().round().astype(int) - 1
     draw_cells(axis, [[str(each) if each >= 0 else "" for each in row] for row in labels], labels, frames - 1)
@@ -94,7 +93,7 @@ def draw_frame_numbers(axis: Axes, x: Tensor, title: str) -> None:
 
 
 def draw_shift() -> plt.Figure:
-    """What a real block's first convolution and its shortcut read, with the shift in either place."""
+    """The inputs of a block's first convolution and of its shortcut, for both placements of the shift."""
     frames, channels = 8, 8
     figure, axes = plt.subplots(1, 4, figsize=(13, 4.3), layout="constrained")
     draw_frame_numbers(axes[0], labelled(frames, channels), "a block's input")
@@ -103,13 +102,13 @@ def draw_shift() -> plt.Figure:
         what = "what conv1 reads" if place else "what the shortcut adds"
         draw_frame_numbers(axis, seen[place], f"placement={where}:\n{what}")
     residual = read_in_shifted_block(labelled(frames, channels), "residual")[""]
-    assert torch.equal(residual, labelled(frames, channels))  # said in the caption
+    assert torch.equal(residual, labelled(frames, channels))  # stated in the caption
     axes[0].set_ylabel("channels, an eighth a row", size=9)
     return figure
 
 
 def read_in_shifted_block(x: Tensor, where: str) -> dict[str, Tensor]:
-    """What reaches "conv1" and the block itself, "", whose input its shortcut adds."""
+    """The input of "conv1", and that of the block (""), which its shortcut adds."""
     block: Any = BasicBlock(x.shape[1], x.shape[1])
     inner = block
     seen: dict[str, Tensor] = {}
@@ -125,7 +124,7 @@ def read_in_shifted_block(x: Tensor, where: str) -> dict[str, Tensor]:
 
 
 def draw_shuffle() -> plt.Figure:
-    """Frames and groups of four frames before, after one shuffle and after two."""
+    """Frames and channel groups of four frames before the shuffle, after one and after two."""
     frames = 4
     start = torch.arange(frames * frames).view(frames, frames, 1, 1).float()
     once = video_shuffle(start, frames)
@@ -150,7 +149,7 @@ def draw_shuffle() -> plt.Figure:
 
 
 def draw_blocks() -> plt.Figure:
-    """Which frames each slot depends on, at every place of a bottleneck: VSN compact, headtail, and TSM."""
+    """The frames that each slot depends on, at every place of a bottleneck: VSN compact, headtail, and TSM."""
     frames = 4
     places = ["conv1", "conv2", "conv3", "out"]
     rows = ("tsm", "vsn_compact", "vsn_headtail")
@@ -180,7 +179,7 @@ def describe_frames(depends: np.ndarray) -> str:
 
 
 def reach_in_bottleneck(operator: str, frames: int) -> dict[str, np.ndarray]:
-    """Place -> bool (T, G, T): whether group g of frame t there changes when the block's input frame j changes."""
+    """Place -> bool (T, G, T): whether group g of frame t changes there if the block's input frame j changes."""
     channels = 8 * frames
     network = nn.Module()
     for stage in ("layer1", "layer2", "layer3", "layer4"):
@@ -189,7 +188,7 @@ def reach_in_bottleneck(operator: str, frames: int) -> dict[str, np.ndarray]:
         operator, {"standard_block": "tsm", "where": "last", "remainder": "error"}
     )
     if operator == "tsm":
-        options = {"fold_div": 4}  # so that a group is what moves
+        options = {"fold_div": 4}  # the shifted channels are then one group
     insert_operator(network, operator, frames, **options)
     block: Any = network.layer1[0]  # type: ignore[index]
     seen: dict[str, Tensor] = {}
@@ -227,7 +226,7 @@ def keep(seen: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tenso
 
 
 def draw_placement() -> plt.Figure:
-    """Which of ResNet-50's blocks got what, read off the networks."""
+    """The operator in each block of ResNet-50, read from the networks."""
     rows: list[tuple[str, str, dict[str, Any]]] = [
         ("tsn", "tsn", {}),
         ("tsm", "tsm", {}),
@@ -272,7 +271,7 @@ def draw_placement() -> plt.Figure:
 
 
 def draw_hybrid() -> plt.Figure:
-    """Which kernel each pair of channels has, and which taps: found with impulses."""
+    """The kernel and the taps of each pair of channels, found with impulses."""
     channels = 16
     forms = [("hybrid", 0.25), ("hybrid", 0.5), ("merge", 0.25)]
     figure, axes = plt.subplots(1, 5, figsize=(14, 3.9), width_ratios=[1, 1, 1, 0.95, 0.95], layout="constrained")
@@ -314,7 +313,7 @@ def draw_hybrid() -> plt.Figure:
 
 
 def impulse_response(channels: int, variant: str, p: float) -> np.ndarray:
-    """bool (Co, Ci, 3, 3, 3): the taps (time, down, right) through which an output channel hears an input channel."""
+    """bool (Co, Ci, 3, 3, 3): the taps (time, down, right) that connect an output channel to an input channel."""
     layer = HybridConv2d(channels, channels, 5, p=p, variant=variant, integration="sum")
     nn.init.ones_(layer.spatial)
     nn.init.ones_(layer.temporal)
@@ -329,11 +328,11 @@ def impulse_response(channels: int, variant: str, p: float) -> np.ndarray:
 
 
 def draw_attention() -> plt.Figure:
-    """Equation 3 on one clip: what both branches give, and the weights that a layer with attention makes of it."""
+    """Equation 3 on one clip: the outputs of both branches, and the attention weights computed from them."""
     channels, frames = 8, 4
     layer = HybridConv2d(channels, channels, frames, p=0.25, integration="attention")
     assert layer.attention is not None
-    nn.init.normal_(layer.attention.weight, std=0.4)  # as if trained: a new layer weighs both the same
+    nn.init.normal_(layer.attention.weight, std=0.4)  # as if trained: a new layer weighs both branches equally
     means: dict[str, Tensor] = {}
     plain = layer._integrate
 
@@ -372,7 +371,7 @@ def draw_attention() -> plt.Figure:
 
 
 def draw_reach() -> plt.Figure:
-    """Which frames a frame's features depend on, after one block and after ResNet-18's four stages."""
+    """Temporal receptive field: the frames that a frame's features depend on, after one and all stages of ResNet-18."""
     frames = 8
     operators = ("tsn", "tsm", "vsn_compact", "vsn_headtail", "sth")
     figure, axes = plt.subplots(2, len(operators), figsize=(12.5, 5.6), layout="constrained")
@@ -393,12 +392,12 @@ def draw_reach() -> plt.Figure:
 
 
 def reach_in_network(operator: str, after: str, frames: int) -> np.ndarray:
-    """bool (T, T): whether the features of frame t behind a stage of ResNet-18 change with input frame j."""
-    # In 64 bits: random weights must carry a change through the network.
+    """bool (T, T): whether the features of frame t after a stage of ResNet-18 depend on input frame j."""
+    # float64, so that a change is not lost to rounding in a network with random weights.
     network: Any = create_model(operator, "resnet18", frames, 2).backbone.double().eval()
     with torch.no_grad():
         for layer in network.modules():
-            if isinstance(layer, HybridConv2d):  # whose outer temporal taps start at zero
+            if isinstance(layer, HybridConv2d):  # its outer temporal taps start at zero
                 nn.init.normal_(layer.temporal, std=0.2)
     seen: dict[str, Tensor] = {}
     network.get_submodule(after).register_forward_hook(lambda module, inputs, output: seen.update(x=output))

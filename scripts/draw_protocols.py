@@ -1,10 +1,10 @@
-"""Draw which frames and pixels a test looks at: docs/drawings/{clips,crops}.png, explained in docs/evaluation.md.
+"""Draw the frames and crops of the protocols: docs/drawings/{clips,crops}.png, explained in docs/evaluation.md.
 
-Writes OUTPUT/clips.png and OUTPUT/crops.png, by default into docs/drawings.
+Writes OUTPUT/clips.png and OUTPUT/crops.png, by default to docs/drawings.
 
     python scripts/draw_protocols.py
 
-The frames are those of `sample_indices`, the windows those of `crop_windows`: what a test itself takes.
+The frames come from `sample_indices` and the windows from `crop_windows`, as in an evaluation.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from matplotlib.patches import Rectangle
 from vsn_train.data.sampling import DENSE_WINDOW, sample_indices
 from vsn_train.data.transforms import crop_windows
 
-BLUE, ORANGE = "#0072B2", "#E69F00"  # of Okabe and Ito, told apart by colour-blind eyes too
+BLUE, ORANGE = "#0072B2", "#E69F00"  # Okabe and Ito: colour-blind safe
 WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 T = 8
 
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def draw_clips() -> plt.Figure:
-    """One row a clip: its frames along a video's time."""
+    """One row per clip: its frames along the video's time."""
     cases = [
         ("center_1clip: the middle frame of each of 8 segments", 120, 1, "uniform"),
         ("center_2clip: that, and the first frame of each segment", 120, 2, "uniform"),
@@ -61,7 +61,7 @@ def draw_clips() -> plt.Figure:
 
 
 def draw_frames(axis: Axes, indices: np.ndarray, frames: int, mode: str) -> None:
-    """indices: (clips, T). A mark that stands for several frames of the clip says how many."""
+    """Mark the frames of each clip; repeated frames are labelled with their number. indices: (clips, T)."""
     for clip, row in enumerate(indices):
         if mode == "dense":
             axis.barh(clip, min(DENSE_WINDOW, frames), left=row[0], height=0.8, color="#DDDDDD", zorder=1)
@@ -79,7 +79,7 @@ def draw_frames(axis: Axes, indices: np.ndarray, frames: int, mode: str) -> None
 
 
 def draw_crops() -> plt.Figure:
-    """Each crop's window in a frame of 454 x 256 pixels, a figure each; the arrow turns with a flipped one."""
+    """Each crop's window in a frame of 454 x 256 pixels, one panel per crop; a flipped crop's arrow is reversed."""
     height, width = 256, 454
     rows = [(1, 224), (3, 256), (5, 224), (10, 224)]
     figure, axes = plt.subplots(5, 5, figsize=(10, 6.4), layout="constrained")

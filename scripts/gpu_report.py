@@ -1,17 +1,18 @@
-"""Measure everything that this project says of a GPU. Writes OUTPUT.md, OUTPUT.json and OUTPUT.png after every section.
+"""Measure all GPU figures of this project. Writes OUTPUT.md, OUTPUT.json and OUTPUT.png after every section.
 
     python scripts/gpu_report.py --clips /data/clips                         at most seven minutes on one GPU
-    python scripts/gpu_report.py --clips /data/clips --minutes 4             every section cut to its share of four
+    python scripts/gpu_report.py --clips /data/clips --minutes 4             at most four minutes
     python scripts/gpu_report.py --only operators loader --minutes 1         some sections
-    python scripts/gpu_report.py --small --device cpu --output /tmp/trial    a trial of the program itself
+    python scripts/gpu_report.py --small --device cpu --output /tmp/trial    a trial of the script itself
 
-The sections, in order of importance: the operators' training beside torchvision's ResNet on images, which is the
-ceiling; training with the real loader; latency and throughput; precisions; more frames; a deeper network; protocols;
-switches; the reference forms; compiled networks. Everything that is compared runs in turns. A section gets its share of
-the minutes and what earlier ones left over; what it could not do in that is named in the document. A run that is ended
-from outside leaves what the finished sections have found. Without --clips it makes videos of its own.
+The sections, in order of importance: training of the operators, compared with torchvision's ResNet on images, which is
+the upper bound; training with the real loader; latency and throughput; precisions; more frames; a deeper network;
+protocols; speed switches; reference forms; compiled networks. Everything that is compared runs in interleaved rounds. A
+section gets its share of the minutes and the time left over by earlier ones; measurements that did not fit are named in
+the document. If the script is stopped, the results of the finished sections are kept. Without --clips, it generates
+videos.
 
-Exit codes: 0 done, also where sections were cut; 1 where a section failed; 2 wrong input.
+Exit codes: 0 done, even if sections were cut short; 1 a section failed; 2 wrong input.
 """
 
 from __future__ import annotations
@@ -44,16 +45,23 @@ WEIGHTS = {
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--minutes", type=float, default=7.0, help="for all sections together")
-    parser.add_argument("--clips", type=Path, help="folder of videos; without it some are made")
-    parser.add_argument("--batch", type=int, help="clips at once; default 32")
-    parser.add_argument("--only", nargs="+", choices=tuple(LABELS), default=list(LABELS), metavar="SECTION")
-    parser.add_argument("--small", action="store_true", help="tiny networks and clips, one round: tries the program")
-    parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
+    parser.add_argument("--minutes", type=float, default=7.0, help="for all sections together; default 7")
+    parser.add_argument("--clips", type=Path, help="folder of videos; default: generate some")
+    parser.add_argument("--batch", type=int, help="batch size in clips; default 32")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=tuple(LABELS),
+        default=list(LABELS),
+        metavar="SECTION",
+        help=f"sections to run, of {', '.join(LABELS)}; default: all",
+    )
+    parser.add_argument("--small", action="store_true", help="tiny networks and clips, one round: tests the script")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's default")
     parser.add_argument(
         "--output",
         type=Path,
-        help="without .md, .json and .png; default: docs/results/gpu, of trials runs/benchmark/gpu",
+        help="output path without suffix; default: docs/results/gpu, for trials runs/benchmark/gpu",
     )
     arguments = parser.parse_args(words)
     try:
@@ -64,7 +72,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """Raises InputError before anything is measured."""
+    """Run the sections and write the report; returns the exit code. Raises InputError before anything is measured."""
     started = time.monotonic()
     if arguments.minutes <= 0 or (arguments.batch is not None and arguments.batch < 2):
         raise InputError("--minutes and --batch: expected a number above 0, and at least 2 clips")
@@ -85,7 +93,7 @@ def report(arguments: argparse.Namespace) -> int:
 
         def clips() -> videos.Clips:
             if not found:
-                raise InputError("there are no clips: see the section that prepares them")
+                raise InputError("there are no clips, because the section that prepares them failed")
             return found[0]
 
         def prepare(section: Section, sizes: networks.Sizes) -> None:
@@ -128,7 +136,7 @@ def run_section(
     budget: Budget,
     rows: Rows,
 ) -> str:
-    """Run a section within its share, add what it found to the rows, and return how it ended."""
+    """Run a section within its share of time and add its results to the rows; returns its final state."""
     share = budget.share(name)
     began = time.monotonic()
     section = Section(name, Clock(began + share), sizes.work.device, [])
@@ -138,7 +146,7 @@ def run_section(
             action(section, sizes)
     except CutOff:
         state = "cut"
-        section.notes.append("cut off: what it was doing took longer than its share")
+        section.notes.append("cut off: it took longer than its share")
     except Exception as error:
         state = "failed"
         section.notes.append(f"failed: {type(error).__name__}: {error}".splitlines()[0])
@@ -155,7 +163,7 @@ def run_section(
 
 
 def driver(device: str) -> dict[str, str]:
-    """Clocks and power of the GPU as its driver tells them, where it does."""
+    """Clocks and power of the GPU as reported by its driver; empty if nvidia-smi is not available."""
     program = shutil.which("nvidia-smi")
     if device != "cuda" or not program:
         return {}

@@ -1,11 +1,11 @@
-"""Time and memory of vsn-predict window=… on a long video, beside decoding it alone.
+"""Measure time and memory of vsn-predict window=… on a long video, compared with decoding alone.
 
     python scripts/long_video.py                          an hour of 320 x 240, MobileNetV2
     python scripts/long_video.py --minutes 10 --arch resnet50
 
-The video is one minute that is encoded once and joined as often as needed. The network has random weights: neither time
-nor memory depends on them. Each of the two is a process of its own, on one thread; told are its seconds by the clock
-and on the CPU, and its peak memory. Linux alone: the memory is the kernel's figure.
+The video is one minute, encoded once and repeated. The network has random weights, on which time and memory do not
+depend. Each measurement is a separate process with one thread. Reports wall-clock time, CPU time and peak memory by the
+kernel. Linux only.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ DECODE = "import sys, av\nfor _ in av.open(sys.argv[1]).decode(video=0): pass"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--arch", choices=ARCHS, default="mobilenet_v2")
-    parser.add_argument("--num-frames", type=int, default=8)
+    parser.add_argument("--minutes", type=float, default=60, help="length of the video; default 60")
+    parser.add_argument("--arch", choices=ARCHS, default="mobilenet_v2", help="default mobilenet_v2")
+    parser.add_argument("--num-frames", type=int, default=8, help="frames per window; default 8")
     parser.add_argument("--size", type=int, default=224, help="crop in pixels; the short side is 8/7 of it")
     parser.add_argument("--window", type=float, default=2.0, help="seconds")
     parser.add_argument("--stride", type=float, default=1.0, help="seconds")
@@ -67,8 +67,8 @@ def main() -> None:
 
 
 def write_long_video(path: Path, seconds: float) -> float:
-    """One minute of noise that drifts over a slope, or less, encoded once; its packets are joined until the video is
-    as long as asked for. Returns its length in seconds."""
+    """Write a video of moving noise: at most one minute is encoded, and its packets are repeated. Returns its length in
+    seconds."""
     minute, total = max(1, round(min(seconds, 60) * FPS)), max(1, round(seconds * FPS))
     noise = np.random.default_rng(0).integers(0, 256, (HEIGHT + 64, WIDTH + 64), dtype=np.uint8)
     part = path.with_name(f"part_{path.name}")
@@ -118,7 +118,7 @@ def save_network(path: Path, arch: str, num_frames: int, size: int) -> None:
 
 
 def measured(command: Sequence[str]) -> list[str]:
-    """Seconds by the clock, seconds on the CPU and peak MB of a command, which must succeed."""
+    """Wall-clock seconds, CPU seconds and peak MB of a command. Exits if the command fails."""
     began = time.perf_counter()
     process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)

@@ -1,6 +1,6 @@
-"""Draw runs side by side: validation accuracy over the epochs, and each run's confusion matrix.
+"""Plot runs side by side: validation accuracy over the epochs, and each run's confusion matrix.
 
-Writes the figure --output, by default runs.png.
+Writes the figure to --output, by default runs.png.
 
     python scripts/plot_runs.py runs/motion/tsm runs/motion/tsn --output result.png
 
@@ -26,7 +26,7 @@ from vsn_train.analysis.scores import Scores
 from vsn_train.analysis.strip import literal_text
 from vsn_train.errors import InputError
 
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # told apart by colour-blind eyes too
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # colour-blind safe
 MARKERS = ["o", "s", "^", "D", "v", "P"]
 
 
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def plot_runs(runs: list[Path], output: Path) -> None:
-    """One figure of all runs. Raises InputError for a folder that is no run or has no evaluation yet."""
+    """Draw one figure of all runs. Raises InputError for a folder that is no run or has no evaluation yet."""
     figure, axes = plt.subplots(
         1,
         1 + len(runs),

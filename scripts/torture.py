@@ -1,15 +1,15 @@
-"""Kill a training at random moments and compare what is left with one that was never stopped; train on broken videos.
+"""Stress tests: kill and resume a training at random moments; train on damaged videos.
 
-Writes run folders and damaged videos into --folder, by default a new temporary one; prints what it found.
+Writes run folders and damaged videos to --folder, by default a new temporary folder; prints the problems found.
 
     python scripts/torture.py kill --processes 2 --kills 20
     python scripts/torture.py mutate --source DIR_OF_VIDEOS --clips 1000
 
-kill: SIGKILL inside a step, while a checkpoint is being written, during a validation, in a loader worker, to the
-launcher alone; each time resumed. In the end weights, optimizer, metrics and TensorBoard's scalars must be the same,
-bit by bit. mutate: training on copies of real videos that were truncated, or had bytes flipped, zeroed or headers
-damaged, with decord, which aborts on some of them; the run must end, name every bad clip, and leave no process behind.
-Exit code 0 when all of that holds.
+kill: sends SIGKILL within a step, while a checkpoint is written, during validation, to a loader worker, or to the
+launcher alone, and resumes each time. In the end weights, optimizer, metrics and TensorBoard scalars must be
+bit-identical to those of an uninterrupted run. mutate: trains on damaged copies of real videos (truncated, bytes
+flipped or zeroed, damaged headers) with decord, which crashes on some of them; the run must finish, name every bad
+clip, and leave no process behind. Exit code 0: no problem, 1: problems found, 2: wrong input.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from vsn_train.data.video import open_video
 from vsn_train.errors import InputError
 
 VSN_TRAIN = str(Path(sys.executable).with_name("vsn-train"))
-SMALL_BYTES = 400_000  # of a video that is damaged
+SMALL_BYTES = 400_000  # size limit of the videos that are damaged
 TIMELESS = ("epoch", "step", "loss", "top1", "top5", "lr", "grad_norm", "n")
 SMALL = [
     "backbone.arch=resnet18", "backbone.num_frames=4", "data.short_side=40", "data.crop_size=32", "data.workers=2",
@@ -44,7 +44,7 @@ SMALL = [
 
 
 def motion(root: Path, processes: int) -> list[str]:
-    """A small training with everything that could differ: workers, augmentation, dropout, mixup, averaged weights."""
+    """A small training with all sources of randomness and state: workers, augmentation, dropout, mixup, EMA."""
     return [
         f"dataset.root={root}", "dataset.train_videos=60", "dataset.val_videos=24", "schedule.epochs=3",
         f"data.batch_size={8 // processes}", f"runtime.devices={processes}", "augment=mix", "optimizer.ema=0.9", *SMALL,
@@ -52,7 +52,7 @@ def motion(root: Path, processes: int) -> list[str]:
 
 
 def kill_until(process: subprocess.Popen[bytes], how: str, moment: Callable[[], bool], whole_group: bool) -> bool:
-    """Kill the training once moment() is true; False when it ended before."""
+    """Kill the training once moment() is true. Returns False if it ended before."""
     while process.poll() is None:
         if moment():
             if how == "worker":
@@ -63,7 +63,7 @@ def kill_until(process: subprocess.Popen[bytes], how: str, moment: Callable[[], 
                 return True
             if whole_group:
                 os.killpg(process.pid, signal.SIGKILL)
-            else:  # its children must notice by themselves
+            else:  # its children must detect it themselves
                 os.kill(process.pid, signal.SIGKILL)
             return process.wait() == -signal.SIGKILL
         time.sleep(0.002)
@@ -82,7 +82,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def is_worker(pid: int) -> bool:
-    """A forked loader worker has its parent's command line; other children have one of their own."""
+    """Whether a process is a forked loader worker: unlike other children, it has its parent's command line."""
     try:
         parent = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("PPid"))
         return command_line(pid) == command_line(int(parent.split()[1]))
@@ -95,7 +95,7 @@ def command_line(pid: int) -> bytes:
 
 
 def moments(run: Path, how: str, rng: random.Random) -> Callable[[], bool]:
-    """When to strike, for a launch that is about to start."""
+    """A function that is true at the moment to kill a launch that is about to start."""
     log = run / "log.txt"
     before = log.read_text() if log.exists() else ""
     if how == "saving":
@@ -117,9 +117,8 @@ def moments(run: Path, how: str, rng: random.Random) -> Callable[[], bool]:
 
 
 def steps_later(run: Path, rng: random.Random, begun: Callable[[], bool] = lambda: True) -> Callable[[], bool]:
-    """A few steps after begun(), and somewhere inside the next one. Counted, not timed: whatever the machine's speed,
-    so many kills leave the training as far from its end.
-    """
+    """True a few steps after begun(), at a random time within a step. Steps are counted, so that the progress between
+    kills does not depend on the speed of the machine."""
     metrics = run / "metrics.jsonl"
     last: list[int] = []
 
@@ -136,9 +135,9 @@ def steps_later(run: Path, rng: random.Random, begun: Callable[[], bool] = lambd
 
 
 def torture(folder: Path, processes: int, kills: int, seed: int, overrides: list[str]) -> list[str]:
-    """Train twice, once with kills. Returns what differs, nothing when all is well."""
+    """Train twice, once with kills. Returns the differences, empty if there are none."""
     rng = random.Random(seed)
-    # An epoch of 8 steps for each kill: twice as many as the training gets further between two of them.
+    # One epoch of 8 steps per kill: twice the progress of the training between two kills.
     values = [*motion(folder / "cache", processes), f"schedule.epochs={max(3, kills)}", *overrides]
     whole, killed = folder / f"whole_{processes}_{kills}", folder / f"killed_{processes}_{kills}_{seed}"
     if not (whole / "log.txt").exists():
@@ -150,11 +149,11 @@ def torture(folder: Path, processes: int, kills: int, seed: int, overrides: list
         command = [VSN_TRAIN, *values, f"hydra.run.dir={killed}", f"resume={str(resume).lower()}"]
         process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
         struck = kill_until(process, how, moments(killed, how, rng), whole_group=how != "launcher")
-        if struck and how == "worker":  # the training goes on without it; kill that too, a little later
+        if struck and how == "worker":  # the training continues; kill it too, a little later
             struck = kill_until(process, "step", steps_later(killed, rng), whole_group=True)
         code = process.wait()
         if not struck:
-            return [f"{done} kills of {kills}: then a launch ended by itself, with exit code {code}"]
+            return [f"after {done} of {kills} kills a launch ended by itself, with exit code {code}"]
         last = killed / "checkpoints" / "last.pt"
         step = torch.load(last, weights_only=True)["step"] if last.exists() else "none"
         print(f"{done + 1:2}/{kills} {how}: killed, last checkpoint: step {step}", flush=True)
@@ -167,7 +166,7 @@ def torture(folder: Path, processes: int, kills: int, seed: int, overrides: list
 
 
 def differences(first: Path, second: Path) -> list[str]:
-    """What two finished runs do not have in common, bit by bit; times and memory aside."""
+    """The bitwise differences between two finished runs, except times and memory."""
     found = []
     for name in ("last.pt", "best.pt"):
         a, b = (torch.load(run / "checkpoints" / name, weights_only=True) for run in (first, second))
@@ -230,25 +229,25 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
     elif kind == 3:  # the header
         for _ in range(rng.choice([1, 4, 16])):
             changed[rng.randrange(min(size, 600))] = rng.randrange(256)
-    else:  # and the index, which lies at the end of many files
+    else:  # the index, which is at the end of many files
         for _ in range(rng.choice([1, 4, 16])):
             changed[size - 1 - rng.randrange(min(size, 4000))] = rng.randrange(256)
     return bytes(changed)
 
 
 def videos_of(source: Path) -> list[Path]:
-    """The small videos below a folder, or its ten smallest: each is copied many times. Raises InputError for none."""
+    """The small videos below a folder, or its ten smallest. Raises InputError if there are none."""
     if not source.is_dir():
         raise InputError(f"--source {source}: no such folder")
     videos = sorted(source / name for name in find_sources(source)[0] if (source / name).is_file())
     if not videos:
-        raise InputError(f"--source {source}: expected videos in it, found none")
+        raise InputError(f"--source {source}: found no videos; expected a folder with some")
     small = [path for path in videos if path.stat().st_size < SMALL_BYTES]
     return small or sorted(videos, key=lambda path: path.stat().st_size)[:10]
 
 
 def first_whole(videos: list[Path]) -> Path:
-    """The first that the training's reader reads to its end. Raises InputError where there is none."""
+    """The first video that decord can read to its end. Raises InputError if there is none."""
     for path in videos:
         try:
             with open_video(path, "decord") as video:
@@ -256,11 +255,12 @@ def first_whole(videos: list[Path]) -> Path:
         except InputError:  # VideoError is one
             continue
         return path
-    raise InputError("--source: none of its videos can be read to the end with decord; expected one to validate on")
+    raise InputError("--source: decord can read none of its videos to the end; expected one for validation")
 
 
 def write_mutated(source: Path, folder: Path, clips: int, seed: int) -> Path:
-    """UCF101's layout: `clips` damaged copies of the videos below `source` to train on, whole ones to validate on."""
+    """Write a data set in UCF101's layout: `clips` damaged copies of the videos below `source` for training, an intact
+    video for validation."""
     rng = random.Random(seed)
     videos = videos_of(source)
     whole = first_whole(videos).read_bytes()
@@ -272,7 +272,7 @@ def write_mutated(source: Path, folder: Path, clips: int, seed: int) -> Path:
     train, test = [], []
     for number in range(clips):
         name = classes[number % 2]
-        video = f"{name}/v_{name}_g{number:04d}_c01.avi"  # readers look at the content, not at the name
+        video = f"{name}/v_{name}_g{number:04d}_c01.avi"  # readers recognize the content, not the suffix
         (root / video).write_bytes(mutate(videos[number % len(videos)].read_bytes(), rng))
         train.append(f"{video} {1 + number % 2}\n")
     for name in classes:
@@ -286,7 +286,7 @@ def write_mutated(source: Path, folder: Path, clips: int, seed: int) -> Path:
 
 
 def train_on_mutated(folder: Path, source: Path, clips: int, seed: int, overrides: list[str]) -> list[str]:
-    """Returns what went wrong, nothing when all is well."""
+    """Train on damaged copies. Returns the problems, empty if there are none."""
     root, run = write_mutated(source, folder, clips, seed), folder / "run"
     command = [
         VSN_TRAIN, "dataset=ucf101", f"dataset.root={root}", f"hydra.run.dir={run}", "schedule.epochs=2",
@@ -309,7 +309,7 @@ def train_on_mutated(folder: Path, source: Path, clips: int, seed: int, override
     half = len(memory) // 2
     print(
         f"{clips} clips, {time.monotonic() - started:.0f} s, exit code {process.returncode}; {len(named)} named as "
-        f"unreadable, {len(quarantined)} of them took a worker along; memory of all processes: median "
+        f"unreadable, {len(quarantined)} of them crashed or hung a worker; memory of all processes: median "
         f"{median(memory[:half]):.0f} MiB in the first half, {median(memory[half:]):.0f} MiB in the second"
     )
     for line in quarantined:
@@ -317,7 +317,7 @@ def train_on_mutated(folder: Path, source: Path, clips: int, seed: int, override
     found = [f"exit code {process.returncode}"] if process.returncode else []
     found += [f"process {pid} is left" for pid in seen if Path(f"/proc/{pid}").exists()]
     found += ["no video was named"] if not named else []
-    # Epochs read different frames of a clip, so they need not find the same damage; each must count what it names.
+    # Epochs read different frames of a clip and may find different damage; each must count the videos that it names.
     of_epoch: set[str] = set()
     for line in log.splitlines():
         if "skipped unreadable video " in line:
@@ -343,17 +343,17 @@ def median(values: list[int]) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["kill", "mutate"])
-    parser.add_argument("--folder", type=Path, help="where to work; default: a new temporary folder")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--source", type=Path, help="mutate: a folder of videos, of which copies are damaged")
-    parser.add_argument("--clips", type=int, default=1000)
-    parser.add_argument("overrides", nargs="*", help="more key=value for vsn-train")
+    parser.add_argument("what", choices=["kill", "mutate"], help="the test to run")
+    parser.add_argument("--folder", type=Path, help="folder for runs and videos; default: a new temporary folder")
+    parser.add_argument("--seed", type=int, default=0, help="of the kills or the damage; default 0")
+    parser.add_argument("--processes", type=int, default=1, help="kill: processes of the training; default 1")
+    parser.add_argument("--kills", type=int, default=20, help="kill: number of kills; default 20")
+    parser.add_argument("--source", type=Path, help="mutate: folder of videos to damage copies of")
+    parser.add_argument("--clips", type=int, default=1000, help="mutate: number of damaged copies; default 1000")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="further values for vsn-train")
     arguments = parser.parse_intermixed_args()
     if arguments.what == "mutate" and arguments.source is None:
-        parser.error("mutate needs --source FOLDER, with videos in it")
+        parser.error("mutate needs --source FOLDER, a folder of videos")
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="torture"))
     folder.mkdir(parents=True, exist_ok=True)
     if arguments.what == "kill":
@@ -363,7 +363,7 @@ def main() -> int:
             found = train_on_mutated(folder, arguments.source, arguments.clips, arguments.seed, arguments.overrides)
         except InputError as error:
             parser.error(str(error))
-    print("\n".join(found) or f"all is well ({folder})")
+    print("\n".join(found) or f"no problem found ({folder})")
     return 1 if found else 0
 
 

@@ -1,4 +1,4 @@
-"""Gather what a machine without a package index needs beside torch and torchvision. Writes wheels into OUTPUT.
+"""Collect the wheels that a machine without a package index needs in addition to torch. Writes them to OUTPUT.
 
     python scripts/wheelhouse.py --python 3.12 --platform manylinux_2_28_x86_64
     python scripts/wheelhouse.py --python 3.11 --also decord scipy
@@ -7,9 +7,8 @@ On that machine, which has torch, torchvision, numpy and scipy:
 
     pip install --no-index --no-deps wheelhouse/*.whl
 
-Left out are torch, torchvision and what comes with them; scipy, which is large and mostly there too; decord, because
-PyAV reads every video; and what TensorBoard needs to show its pages, but not to write its files. --also takes any of
-them in.
+Not included: torch, torchvision and their dependencies; scipy, which is large and usually installed; decord, because
+PyAV reads every video; and packages that TensorBoard needs only to show its pages. Add any of them with --also.
 """
 
 from __future__ import annotations
@@ -31,16 +30,22 @@ from vsn_train.errors import InputError
 ROOT = Path(__file__).resolve().parent.parent
 WITH_TORCH = {"torch", "torchvision", "numpy", "scipy", "pillow", "setuptools", "typing-extensions"}
 NOT_NEEDED = {"decord", "grpcio", "markdown", "markupsafe", "tensorboard-data-server", "tzdata", "werkzeug"}
-PURE = ["fonttools"]  # of matplotlib; its compiled wheel is five times as large, and no faster for what matplotlib asks
-SOURCE_ONLY = ["antlr4-python3-runtime==4.9.*"]  # of omegaconf; pure Python, the index has no wheel of it
+PURE = ["fonttools"]  # of matplotlib; the compiled wheel is five times as large and no faster for matplotlib
+SOURCE_ONLY = ["antlr4-python3-runtime==4.9.*"]  # of omegaconf; pure Python, the index has no wheel
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--python", default=f"{sys.version_info[0]}.{sys.version_info[1]}", help="of that machine")
-    parser.add_argument("--platform", default="manylinux_2_28_x86_64", help="of that machine")
-    parser.add_argument("--also", nargs="*", default=[], metavar="NAME", help="packages to take in as well")
-    parser.add_argument("--output", type=Path, default=Path("wheelhouse"))
+    parser.add_argument(
+        "--python",
+        default=f"{sys.version_info[0]}.{sys.version_info[1]}",
+        help="Python version of that machine; default: this one",
+    )
+    parser.add_argument(
+        "--platform", default="manylinux_2_28_x86_64", help="platform tag of that machine; default %(default)s"
+    )
+    parser.add_argument("--also", nargs="*", default=[], metavar="NAME", help="further packages to include")
+    parser.add_argument("--output", type=Path, default=Path("wheelhouse"), help="folder; default wheelhouse")
     arguments = parser.parse_args()
     try:
         wheels = gather(arguments.python, arguments.platform, arguments.also, arguments.output)
@@ -53,7 +58,7 @@ def main() -> None:
 
 
 def gather(python: str, platform: str, also: list[str], output: Path) -> list[Path]:
-    """The wheels in `output`, ours among them. Raises InputError where it is not empty or pip fails."""
+    """Write the wheels, including ours, to `output`. Raises InputError if it is not empty or pip fails."""
     if output.exists() and any(output.iterdir()):
         raise InputError(f"--output {output} is not empty; remove it or name another folder")
     output.mkdir(parents=True, exist_ok=True)
@@ -79,14 +84,14 @@ def gather(python: str, platform: str, also: list[str], output: Path) -> list[Pa
 
 
 def requires(wheel: Path) -> list[str]:
-    """What a wheel needs, by its own metadata: those of an installed project may be older than its files."""
+    """The requirements in a wheel's metadata. The metadata of an editable install may be older than pyproject.toml."""
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (each for each in archive.namelist() if each.endswith(".dist-info/METADATA"))
         return message_from_bytes(archive.read(name)).get_all("Requires-Dist") or []
 
 
 def requirements(required: list[str], also: list[str]) -> list[str]:
-    """`required`, without extras, without what is left out, and without conditions, which describe this machine."""
+    """The requirements without extras, without those left out, and without markers, which describe this machine."""
     needed = [Requirement(text) for text in required if "extra ==" not in text]
     taken = {canonicalize_name(name) for name in also}
     kept = [each for each in needed if each.name in taken or each.name not in WITH_TORCH | NOT_NEEDED]
@@ -95,7 +100,7 @@ def requirements(required: list[str], also: list[str]) -> list[str]:
 
 
 def platforms(platform: str) -> list[str]:
-    """The platform tag, and with a manylinux tag all of older glibc, whose wheels run there too."""
+    """The platform tag; for a manylinux tag also those of older glibc, whose wheels run there too."""
     match = re.fullmatch(r"manylinux_2_(\d+)_(\w+)", platform)
     if match is None:
         return [platform]

@@ -204,7 +204,7 @@ def test_scan_counts_a_copy_and_saves_its_manifests(tmp_path, monkeypatch, capsy
         main()
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(
-        "train: 5 videos of 5 listed, 3 classes, 1 to 2 videos a class, 11 to 15 frames, median 13, 65 in all, "
+        "train: 5 videos of 5 listed, 3 classes, 1 to 2 videos per class, 11 to 15 frames, median 13, 65 in all, "
         "0 unreadable, manifest "
     )
     assert Manifest.load(tmp_path / "out" / "something_v1_val.npz").num_frames.tolist() == [16, 17]

@@ -562,7 +562,7 @@ def test_add_a_data_set_works_as_written(reader, tmp_path):
     scan, train, evaluate = [line for line in shell_lines(document) if "diving48" in line]
     code, said = reader(scan, "--workers", "1")
     assert code == 0, said
-    assert "train: 6 videos of 6 listed, 3 classes, 2 to 2 videos a class" in said
+    assert "train: 6 videos of 6 listed, 3 classes, 2 to 2 videos per class" in said
     assert reader(train, *SMALL, "schedule.epochs=1", "data.workers=0")[0] == 0
     code, said = reader(evaluate.replace("dataset.loader=diving48.load", ""))
     assert code == 2

@@ -363,7 +363,7 @@ def test_results_of_another_checkpoint_are_replaced_as_a_whole_and_one_in_use_is
     assert json.loads((folder / "metrics.json").read_text())["epoch"] == 2
     second = run_command("vsn-eval", f"checkpoint={run}/checkpoints/last.pt", "report=false", *few)
     assert second.code == 0, second.err
-    assert "replaced: results of another evaluation there (checkpoint differed)" in second.out
+    assert "replaced the results of an earlier evaluation (checkpoint differed)" in second.out
     assert {path.name for path in folder.iterdir()} == {"metrics.json", "scores.npz"}  # no report of another one
     assert json.loads((folder / "metrics.json").read_text())["epoch"] == 7
 

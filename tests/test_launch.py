@@ -142,7 +142,7 @@ def test_an_occupied_port_is_named(tmp_path):
             MASTER_PORT=port,
         )  # fmt: skip
     assert result.code == 2, result.err
-    assert f"vsn-train: port {port} of this machine is occupied" in result.err
+    assert f"vsn-train: port {port} of this machine is in use" in result.err
     assert "Traceback" not in result.err
     assert list(tmp_path.iterdir()) == []
 
@@ -178,7 +178,7 @@ def test_a_sweep_through_submitit(values, tmp_path):
     lines = result.out[result.out.index("\nrun ") :].splitlines()[1:]
     assert re.fullmatch(r"0 +0\.01 +1 of 1 +[\d.]+ +[\d.]+ +0:\d\d:\d\d +11\.\d M", lines[1])
     assert re.fullmatch(r"1 +1e\+30 +0 of 1 +- +- +- +11\.\d M", lines[2])
-    assert f"failed: 1 (exit code 1); what they said: {sweep}/.submitit/*/*.err" in result.out
+    assert f"failed: 1 (exit code 1); their messages: {sweep}/.submitit/*/*.err" in result.out
     assert any("is not a finite number" in path.read_text() for path in sweep.glob(".submitit/*/*.err"))
     assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
 
@@ -232,6 +232,6 @@ def test_check_shows_what_the_network_sees_and_trains_nothing(values, tmp_path):
     assert re.search(r"train 1: labels \w+ \([12]\)", result.out)
     assert "val 0: 12 videos with 1 view(s) each, frames decoded: 4 x 3 x 40 x 40 (12) (U, C, H, W)" in result.out
     assert re.search(r"val 0: labels \w+ \(1\), .*, and 2 more$", result.out, re.M)
-    assert re.search(r"clips a second: loader alone [\d.]+, model alone [\d.]+; ", result.out)
+    assert re.search(r"clips/s: loader alone [\d.]+, model alone [\d.]+; ", result.out)
     assert [path.name for path in run.iterdir()] == ["check.png"]
     assert (run / "check.png").read_bytes().startswith(b"\x89PNG")

@@ -87,7 +87,7 @@ def test_wrong_lists_and_videos_of_a_data_set(ucf101, tmp_path_factory):
     listing = top / "ucfTrainTestlist" / "trainlist01.txt"
     lines = listing.read_text()
     listing.write_text("")
-    assert "trainlist01.txt: the list is empty; expected one video a line" in refused("vsn-train", *values, cwd=cwd)
+    assert "trainlist01.txt: the list is empty; expected one video per line" in refused("vsn-train", *values, cwd=cwd)
     listing.write_text(lines.replace("c01.avi 3", "c01.avi 102"))
     assert "label 102, but HandstandPushups is 3 in classInd.txt, which has 3 classes (1 to 3)" in refused(
         "vsn-train", *values, cwd=cwd
@@ -136,7 +136,7 @@ def test_arguments_that_do_not_fit_the_checkpoint(ucf101_run, motion_cache, tmp_
     assert "was trained with 4; leave backbone.num_frames out" in text
     assert "backbone.operator=tsn" in refused("vsn-eval", checkpoint, out, "backbone.operator=tsn", cwd=cwd)
     assert "data.modality=flow, but" in (text := refused("vsn-eval", checkpoint, out, "data.modality=flow", cwd=cwd))
-    assert "was trained on rgb; leave data.modality out, or take a checkpoint" in text
+    assert "was trained on rgb; leave data.modality out, or use a checkpoint" in text
     assert "motion has 12 classes and" in refused("vsn-eval", checkpoint, out, "dataset=motion", *motion_cache, cwd=cwd)
     assert "unknown key 'dataset.variant'" in refused("vsn-eval", checkpoint, "dataset.variant=x", cwd=cwd)
     assert "cannot read nowhere.mp4" in refused("vsn-predict", checkpoint, "video=nowhere.mp4", cwd=cwd)

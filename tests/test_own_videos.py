@@ -39,13 +39,13 @@ def test_flips_of_classes_with_a_direction(tmp_path):
     refused = train(root, tmp_path / "ten", "protocol=tencrop_10clip")
     assert refused.code == 2
     assert (
-        "protocol.crops=10 flips every crop, but custom has classes that differ in direction (SwipeRight, swipe_left, "
-    )
+        "protocol.crops=10 flips every crop, but custom has classes with a direction (SwipeRight, swipe_left, "
+    ) in refused.err
     assert not (tmp_path / "ten").exists()
     assert train(root, run).code == 0
     assert (
         "horizontal flips: off, because classes have a direction and no flip pairs are known: SwipeRight, swipe_left, "
-        "swipe_right; 'dataset.flip_pairs=[["
+        "swipe_right; set 'dataset.flip_pairs=[["
     ) in log_of(run)
     for choice, line in {
         "dataset.flips=allowed": "on, because the data set allows them despite SwipeRight, swipe_left, swipe_right",
@@ -66,7 +66,7 @@ def test_resume_after_the_data_changed(tmp_path):
     assert renamed.code == 2
     assert (
         f"cannot resume from {run}/checkpoints/last.pt: its classes are not those of {root}: 2 then, 2 now, 1 gone "
-        "(first 'jump'), 1 new (first 'leap'); they differ first at index 1; name the classes as before"
+        "(first 'jump'), 1 new (first 'leap'); they differ first at index 1; restore the classes"
     ) in renamed.err
     (root / "train" / "leap").rename(root / "train" / "jump")
     (root / "val" / "leap").rename(root / "val" / "jump")
@@ -92,7 +92,7 @@ def test_resume_after_the_data_changed(tmp_path):
     (run / "manifests" / "train.npz").unlink()  # as in a run of an older version
     (root / "train" / "jump" / "new.mp4").unlink()
     older = train(root, run, "resume=true", epochs=4)
-    assert "the videos have changed: the training videos or their labels are others; restore them" in older.err
+    assert "the videos have changed: the training videos or their labels differ; restore them" in older.err
 
 
 def test_the_same_videos_in_both_splits(tmp_path):
@@ -145,7 +145,7 @@ def test_folders_of_classes_without_a_split(tmp_path):
     shutil.copy(run / "checkpoints" / "best.pt", stray)
     refused = run_command("vsn-eval", f"checkpoint={stray}", f"hydra.run.dir={tmp_path}/stray")
     assert refused.code == 2
-    assert "the videos of now give another split: training videos may be among them; put the checkpoint" in refused.err
+    assert "the current videos give another split, which may contain training videos" in refused.err
     (root / "dance" / "00.mp4").unlink()
     again = run_command("vsn-eval", f"checkpoint={stray}", f"hydra.run.dir={tmp_path}/stray")
     assert again.code == 0, again.err
@@ -165,7 +165,7 @@ def test_what_a_drawn_split_refuses(tmp_path):
         ): "dataset.val_share=0.9 leaves 2 of 2 classes without a training video, first 'dance'",
         ("dataset.val_share=1",): "dataset.val_share=1.0: expected a number of at least 0 and below 1",
         ("dataset.val_share=0.4", "dataset.val=x"): "a validation split is drawn, or is there; leave one of them out",
-        (): "or have videos without a split divided: dataset.val_share=0.2",
+        (): "or draw a split from all videos: dataset.val_share=0.2",
         (
             "dataset.val_share=0.5",
             "optimizer.class_weights=none.csv",
@@ -235,7 +235,7 @@ def test_balance_and_weights_through_the_command(tmp_path):
     balance = ("data.balance=classes", "optimizer.class_weights=balanced", "checkpoints.best_by=loss")
     straight = train(root, run, *balance, epochs=4)
     assert straight.code == 0, straight.err
-    assert "1 to 6 training videos a class; data.balance=classes, optimizer.class_weights=balanced" in log_of(run)
+    assert "1 to 6 training videos per class; data.balance=classes, optimizer.class_weights=balanced" in log_of(run)
     assert "best val loss " in log_of(run)
     # Stopped in the middle of an epoch and resumed: the same weights.
     stopped = tmp_path / "stopped"

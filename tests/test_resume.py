@@ -61,7 +61,7 @@ def test_stopped_and_killed_in_the_middle_and_resumed_is_bit_identical(processes
         code, text = finish(process)
         assert time.monotonic() - killed_at < 30
         assert code == 1
-        assert "was ended by SIGKILL" in text
+        assert "was killed by SIGKILL" in text
     code, text = finish(start([*values, "resume=true"], killed))
     assert code == 0, text
     assert "videos into the next one" in log_of(killed)

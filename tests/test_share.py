@@ -153,7 +153,7 @@ def test_a_training_starts_from_it(folder, trained_run, tmp_path):
 
 def test_what_is_wrong_with_a_folder_is_told(folder, trained_run, tmp_path):
     words = [f"checkpoint={trained_run}", "format=folder"]
-    with pytest.raises(InputError, match="there is something already; expected a new or empty folder"):
+    with pytest.raises(InputError, match="already exists; expected a new or empty folder"):
         exported(*words, f"output={folder}")
     with pytest.raises(InputError, match=r"format=folder needs checkpoint="):
         exported("operator=tsn", "format=folder", f"output={tmp_path}/x")

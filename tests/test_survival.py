@@ -63,7 +63,7 @@ def test_videos_that_abort_or_hang_the_decoder_cost_themselves(ucf101, tmp_path)
     result = run_command("vsn-train", *values, f"hydra.run.dir={tmp_path}/met", PYTHONPATH=path, abort=abort, hang=hang)
     assert result.code == 0, result.err
     quarantine = (tmp_path / "met" / "quarantine.txt").read_text()
-    assert re.search(rf"^ApplyEyeMakeup/{abort}\tits decoder ended the worker process \(SIGABRT\)$", quarantine, re.M)
+    assert re.search(rf"^ApplyEyeMakeup/{abort}\tits decoder crashed the worker process \(SIGABRT\)$", quarantine, re.M)
     assert re.search(rf"^SoccerJuggling/{hang}\tdecoding it took longer than data.timeout=4 s$", quarantine, re.M)
     assert log_of(tmp_path / "met").count("skipped unreadable video") == 4  # two in each epoch
     assert len(re.findall("train .* 2 unreadable", log_of(tmp_path / "met"))) == 2
@@ -114,7 +114,7 @@ def test_a_full_disk_ends_in_one_message_and_leaves_the_previous_checkpoint(cach
     half.write_bytes(b"half")
     code, text = finish(start([*values, "resume=true"], run))
     assert code == 0, text
-    assert f"passed over: {last}: truncated, or not a checkpoint" in text
+    assert f"skipped checkpoint {last}: truncated, or not a checkpoint" in text
     assert f"resuming from {run}/checkpoints/epoch_1.pt" in text
     assert not half.exists()
 

@@ -169,7 +169,7 @@ def test_a_network_that_looks_ahead_takes_no_live_video(trained_run, tmp_path):
     content["config"]["backbone"] |= {"operator": "tsm", "placement": "residual"}
     content["mixing"] = None  # files of older versions have none: what the network does is read off its modules
     torch.save(content, tmp_path / "tsm.pt")
-    with pytest.raises(InputError, match=r"looks at later frames.*backbone=tsm_online"):
+    with pytest.raises(InputError, match=r"uses later frames.*backbone=tsm_online"):
         load_model(tmp_path / "tsm.pt", device="cpu").stream()
 
 

@@ -2,9 +2,9 @@
 
 COMMANDS = """\
 vsn-train dataset=… backbone=…          train a network; vsn-train --help lists all keys
-vsn-eval checkpoint=… protocol=…        test a checkpoint
-vsn-predict checkpoint=… video=…        the classes of one video
-vsn-tools VERB …                        everything around them; vsn-tools --help lists the verbs"""
+vsn-eval checkpoint=… protocol=…        evaluate a checkpoint
+vsn-predict checkpoint=… video=…        classify videos
+vsn-tools VERB …                        data sets, scores, export, benchmarks; vsn-tools --help lists the verbs"""
 
 if __name__ == "__main__":
     print(COMMANDS)

@@ -1,7 +1,6 @@
 """Files of arrays (.npz): score files, manifests, counts.
 
-The same arrays give the same bytes. A file that was damaged, or that somebody else made, is refused with one message,
-and no code in it is run.
+The same arrays give the same bytes. A damaged or foreign file is refused with one message, and no code in it is run.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import numpy as np
 from vsn_train.atomic import write_atomic
 from vsn_train.errors import InputError
 
-# What NumPy, zipfile and json raise for what is not theirs.
+# The errors that NumPy, zipfile and json raise for damaged or foreign files.
 NOT_WHOLE = (
     OSError, ValueError, LookupError, TypeError, EOFError, MemoryError, OverflowError, RuntimeError, SyntaxError,
     tokenize.TokenError, struct.error, zlib.error, zipfile.BadZipFile,
@@ -29,11 +28,11 @@ NOT_WHOLE = (
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """An .npz whose bytes depend on the arrays alone. Raises OSError."""
+    """Write an .npz whose bytes depend only on the arrays. Raises OSError."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, array in arrays.items():
-            # numpy.savez leaves the time stamp of the entries to zipfile; ours is fixed.
+            # A fixed time stamp; numpy.savez writes the current time.
             with archive.open(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, np.asarray(array, order="C"), allow_pickle=False)
     write_atomic(path, buffer.getvalue())
@@ -42,9 +41,9 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def read_arrays(
     path: Path, names: Sequence[str], what: str, advice: str, optional: Sequence[str] = ()
 ) -> dict[str, np.ndarray]:
-    """`names` and, where they are there, those of `optional`. Every byte of an array is held against its checksum.
+    """Read the arrays `names`, and those of `optional` that exist, and verify their checksums.
 
-    what: the kind of file, advice: what to do, for the message. Raises InputError for anything but a whole file.
+    what: the kind of file, advice: what to do, for the message. Raises InputError for a damaged or other file.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -59,11 +58,11 @@ def read_arrays(
 
 def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
-        # A small file could unfold to any size.
+        # A small compressed file could expand to any size.
         raise ValueError(f"{name} is compressed")
     with archive.open(name) as entry:
         array = np.lib.format.read_array(entry, allow_pickle=False)
-        if entry.read(1):  # and the checksum is looked at where the entry ends
+        if entry.read(1):  # zipfile verifies the checksum at the end of the entry
             raise ValueError(f"{name} is longer than it says")
     return array
 
@@ -74,24 +73,24 @@ def _reason(error: BaseException) -> str:
 
 
 def read_facts(array: np.ndarray) -> dict[str, Any]:
-    """The table that an array of one text holds as JSON. Raises ValueError."""
+    """Parse the JSON object in an array of one string. Raises ValueError."""
 
     def no_number(text: str) -> Any:
-        raise ValueError(f"{text} is no number")
+        raise ValueError(f"{text} is not a finite number")
 
     if array.dtype.kind != "U" or array.ndim:
-        raise ValueError("its facts are no text")
+        raise ValueError("facts is not a text")
     try:
         found = json.loads(str(array), parse_constant=no_number)
     except RecursionError:
-        raise ValueError("its facts have no end") from None
+        raise ValueError("facts is nested too deeply") from None
     if not isinstance(found, dict):
-        raise ValueError("its facts are no table")
+        raise ValueError("facts is not a table of keys")
     return found
 
 
 def check_column(array: np.ndarray, name: str, kinds: str, shape: Sequence[int | None]) -> None:
-    """Raise ValueError unless the array is of one of these kinds (NumPy's letters) and of this shape (None: any)."""
+    """Raise ValueError unless the array has one of these kinds (NumPy's letters) and this shape (None: any size)."""
     words = {"U": "text", "S": "bytes", "iu": "whole numbers", "i": "whole numbers", "f": "floating-point numbers"}
     if array.dtype.kind not in kinds:
         raise ValueError(f"{name} holds {array.dtype}, expected {words.get(kinds, kinds)}")

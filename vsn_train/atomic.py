@@ -1,8 +1,7 @@
-"""Atomic files: written under another name in the same folder, flushed to disk, then renamed.
+"""Atomic files: written under a temporary name in the same folder, flushed to disk, then renamed.
 
-What the program writes as a whole goes through here. A crash, a kill or a full disk leaves the file that was there
-before, or the new one. A file is replaced, never written through: where its name is a link, the link goes and what it
-points to stays.
+All files that are written as a whole are written here. After a crash, a kill or with a full disk, either the previous
+or the new file exists. A link is replaced by the file; its target does not change.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 DAY = 86400.0  # seconds
-NAME_BYTES = 150  # of the file's own name in the other name; file systems end at 255
+NAME_BYTES = 150  # of the file's name in the temporary name; file systems allow 255
 
 
 @contextmanager
 def atomic_path(target: Path, flush: bool = True) -> Iterator[Path]:
-    """A path to write to, in the same folder. What lies there becomes `target` when the `with` block ends well.
+    """Yield a temporary path in the same folder; its file becomes `target` if the `with` block succeeds.
 
-    Where the block raises, `target` stays as it was and nothing else is left. flush: wait until the disk has it, so
-    that the new file survives a power cut; False for many small files that can be made again and are looked at before
-    they are used. Raises OSError.
+    If the block raises, `target` is unchanged and the temporary file is removed. flush: sync to disk, so that the new
+    file survives a power cut; False for many small files that can be recreated and are checked before use. Raises
+    OSError.
     """
     part = part_of(target)
     try:
@@ -40,15 +39,15 @@ def atomic_path(target: Path, flush: bool = True) -> Iterator[Path]:
             if flush:
                 flush_folder(target.parent)
     finally:
-        with suppress(OSError):  # it is gone where all went well
+        with suppress(OSError):  # after success it no longer exists
             part.unlink()
 
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """A new folder to write into, which becomes `target` when the `with` block ends well, in place of what lies there.
+    """Yield a temporary folder, which replaces `target` if the `with` block succeeds.
 
-    Where the block raises, `target` stays as it was and nothing else is left. Raises OSError.
+    If the block raises, `target` is unchanged and the temporary folder is removed. Raises OSError.
     """
     part = part_of(target)
     try:
@@ -62,7 +61,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
                 os.rename(target, old)
             os.rename(part, target)
             flush_folder(target.parent)
-            if old.is_symlink() or not old.is_dir():  # what lay there was no folder
+            if old.is_symlink() or not old.is_dir():  # the previous target was no folder
                 old.unlink(missing_ok=True)
             shutil.rmtree(old, ignore_errors=True)
     finally:
@@ -71,8 +70,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def _errors_of(target: Path, part: Path) -> Iterator[None]:
-    """Errors of the system name the file that was to be written, not the other name that it has until it is whole; and
-    a full disk, of which Python names no file at all."""
+    """Make an OSError name `target` instead of the temporary file; also for a full disk, where Python names no file."""
     try:
         yield
     except OSError as error:
@@ -86,7 +84,7 @@ def _errors_of(target: Path, part: Path) -> Iterator[None]:
 
 
 def write_atomic(target: Path, content: bytes | str) -> None:
-    """Write a whole file; text as UTF-8 with the line ends that it has. Raises OSError as `atomic_path`."""
+    """Write a file atomically; text as UTF-8 without conversion of line ends. Raises OSError as `atomic_path`."""
     data = content if isinstance(content, bytes) else content.encode("utf-8", "surrogateescape")
     with atomic_path(target) as part:
         part.write_bytes(data)
@@ -117,15 +115,15 @@ def write_new(target: Path, content: str) -> bool:
 
 
 def part_of(target: Path) -> Path:
-    """A name beside `target` that no other process and no other file takes."""
+    """A unique temporary name next to `target`."""
     name = os.fsencode(target.name)[:NAME_BYTES].decode("utf-8", "ignore")
     return target.with_name(f".{name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.part")
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what processes left in the folder when they were killed while writing: files and whole folders.
+    """Remove temporary files and folders that killed processes left in the folder.
 
-    Whether another machine's process is alive is unknown here: its files are removed when they are a day old.
+    Those of other machines, whose processes cannot be checked, are removed when they are a day old.
     """
     for part in folder.glob(".*.part"):
         match = re.search(r"\.([A-Za-z0-9]*)-(\d+)-[0-9a-f]{8}\.part$", part.name)
@@ -142,7 +140,7 @@ def remove_parts(folder: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """So that a renaming survives a power cut too."""
+    """Sync the folder to disk, so that a rename in it survives a power cut."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -157,11 +155,11 @@ def _host() -> str:
 
 def _is_alive(pid: int) -> bool:
     if os.name != "posix":
-        return True  # there a signal of 0 would end the process
+        return True  # on Windows, signal 0 would end the process
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # somebody else's
+    except OSError:  # it exists, but belongs to another user
         pass
     return True

@@ -41,11 +41,11 @@ if TYPE_CHECKING:
 
 WRONG_INPUT = 2
 FAILED = 1
-FAILED_JOBS = "failed.txt"  # in the folder of a sweep: a line for each, its name and exit code
+FAILED_JOBS = "failed.txt"  # in the folder of a sweep: one line per failed job, its name and exit code
 SWEEP_LOCK = ".sweep.lock"  # not that of a training: vsn-eval sweeps in the run folder, also while it is trained
 
 
-# The keys of words without a key: vsn-eval best.pt, vsn-predict best.pt clip.mp4.
+# The keys of the positional arguments: vsn-eval best.pt, vsn-predict best.pt clip.mp4.
 POSITIONAL = {"train": (), "eval": ("checkpoint",), "predict": ("checkpoint", "video")}
 
 
@@ -91,11 +91,11 @@ def _run_command(name: str, work: Callable[[Any, Path], None]) -> None:
         print(version_line())
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print: the messages below are ours
-    # OpenMP's threads otherwise spin while they wait, and take the cores from the loader's workers: on a machine that
-    # is busy with other work too, training was seen to take ten times as long.
+    # By default OpenMP's threads busy-wait and take the cores from the loader's workers. On a machine with other load
+    # that made training up to ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if name != "train":
-        # torch then asks for large pages for large tensors; docs/speed.md has what that is worth.
+        # torch then requests huge pages for large tensors; docs/speed.md has the measured gain.
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
     OmegaConf.register_new_resolver("checkpoint_folder", _checkpoint_folder, replace=True)
@@ -119,7 +119,7 @@ def _run_command(name: str, work: Callable[[Any, Path], None]) -> None:
             code = error.code
         except OSError as error:
             code = _explain_refusal(name, error, run_folder)
-        except SystemExit as error:  # of several processes, which have printed the reason
+        except SystemExit as error:  # of a launch of several processes, which has printed the reason
             code = error.code if isinstance(error.code, int) else FAILED
         finally:
             _remove_if_empty(run_folder)
@@ -166,7 +166,7 @@ def _run_command(name: str, work: Callable[[Any, Path], None]) -> None:
 
 
 def _explain_refusal(command: str, error: OSError, run_folder: Path) -> int:
-    """Report that the system refuses to write; any other OSError is a failure of the program."""
+    """Print why the system refused to write and return the exit code; raise any other OSError again."""
     message = refusal(error, run_folder)
     if message is None:
         raise error
@@ -175,7 +175,7 @@ def _explain_refusal(command: str, error: OSError, run_folder: Path) -> int:
 
 
 def _note_failed_job(code: int) -> None:
-    """For `Sweep`: a job may run in another process than the sweep, or on another machine."""
+    """Record a failed job for `Sweep`, in a file: it may run in another process or on another machine."""
     config = HydraConfig.get()
     with open(Path(config.sweep.dir) / FAILED_JOBS, "a", encoding="utf-8") as file:
         file.write(f"{config.sweep.subdir} {code}\n")
@@ -185,10 +185,10 @@ _HELD = contextlib.ExitStack()  # the lock of a sweep; not in the callback, whic
 
 
 class Sweep(Callback):
-    """Hydra calls it around a sweep: keeps other sweeps out of its folder, names the jobs that failed, and ends with
-    the highest of their exit codes.
+    """Callback of Hydra: locks the folder of a sweep, prints the failed jobs, and exits with the highest of their exit
+    codes.
 
-    new_folder: whether the folder that nobody has named is one of its own. Two sweeps may start in one second.
+    new_folder: whether a sweep without hydra.sweep.dir gets a new folder, even if two start in the same second.
     """
 
     def __init__(self, new_folder: bool) -> None:
@@ -207,7 +207,7 @@ class Sweep(Callback):
             atexit.register(_HELD.close)  # where a job ends the sweep
             refuse_links(folder, "multirun.yaml", FAILED_JOBS, "sweep.md", "sweep.csv")
             (folder / FAILED_JOBS).unlink(missing_ok=True)  # of an earlier one there
-        except InputError as error:  # Hydra makes a warning of what a callback raises, and goes on
+        except InputError as error:  # Hydra turns an exception of a callback into a warning
             sys.exit(_explain(command, error))
         except OSError as error:
             sys.exit(_explain_refusal(command, error, Path(error.filename or ".")))
@@ -219,7 +219,7 @@ class Sweep(Callback):
                 return
             lines = (folder / FAILED_JOBS).read_text(encoding="utf-8").splitlines()
         failed = dict(line.rsplit(" ", 1) for line in lines)
-        logs = f"; what they said: {folder}/.submitit/*/*.err" if (folder / ".submitit").is_dir() else ""
+        logs = f"; their messages: {folder}/.submitit/*/*.err" if (folder / ".submitit").is_dir() else ""
         print(f"failed: {', '.join(f'{name} (exit code {code})' for name, code in failed.items())}{logs}")
         sys.exit(max(map(int, failed.values())))
 
@@ -232,7 +232,7 @@ def _set_sweep_folder(config: DictConfig, folder: Path) -> None:
 
 
 class ComparisonTable(Callback):
-    """Hydra calls it after a sweep, wherever its jobs ran."""
+    """Callback of Hydra: after a sweep, print and save the table of its jobs, wherever they ran."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         from vsn_train.analysis.compare import compare_runs, save_sweep, sweep_text
@@ -248,7 +248,7 @@ class ComparisonTable(Callback):
 
 
 def _refuse_new_keys(words: Sequence[str]) -> None:
-    """Hydra's +key=value adds a key, which nothing would read; ~key takes one away, which is needed."""
+    """Raise InputError for Hydra's +key=value, whose key nothing would read, and ~key, which removes a required key."""
     for word in words:
         if re.match(r"~\w+[\w.]*(=|$)", word):
             raise InputError(f"{word}: keys cannot be removed; leave it out")
@@ -264,8 +264,10 @@ def _refuse_new_keys(words: Sequence[str]) -> None:
 
 
 def _for_each_checkpoint(words: list[str]) -> list[list[str]]:
-    """The command lines of a sweep over checkpoints, one for each of them: Hydra composes on top of a checkpoint's own
-    config, which differs between them. Any other command line is the only one."""
+    """Split a sweep over checkpoints into one command line per checkpoint; return any other command line alone.
+
+    Hydra composes on top of the checkpoint's own config, which differs between checkpoints.
+    """
     choices = _given(words, "checkpoint")
     if not isinstance(choices, list) or len(choices) < 2:
         return [words]
@@ -292,12 +294,11 @@ def _overrides(words: Sequence[str]) -> list[str]:
     return [word for word in words if not word.startswith("-") and "=" in word]
 
 
-_OPENED: dict[str, OpenedCheckpoint] = {}  # what this process has read, by its path as given
+_OPENED: dict[str, OpenedCheckpoint] = {}  # path as typed -> the checkpoint that this process has read
 
 
 def _opened(path: str) -> OpenedCheckpoint:
-    """The checkpoint that a command works with. It is read once: by the time that the work begins, a training may have
-    replaced the file."""
+    """The checkpoint of a command. It is read once: a training may replace the file before the work begins."""
     from vsn_train.engine.checkpoint import checkpoint_in, open_checkpoint
 
     if path not in _OPENED:
@@ -328,8 +329,8 @@ def _start_from_checkpoint(name: str) -> None:
         for (group, key), function in functions.items():
             if OmegaConf.is_missing(composed.get(group, {}), key):
                 raise InputError(
-                    f"{path} was made with {function}, a function of your own; loading a checkpoint runs no code, so "
-                    f"it is imported only where you name it again: add {group}.{key}={function}"
+                    f"{path} was trained with {function}, your own function; loading a checkpoint runs no code, so "
+                    f"name the function again to have it imported: add {group}.{key}={function}"
                 )
 
 
@@ -352,10 +353,10 @@ def _compose(name: str, overrides: list[str]) -> DictConfig:
 
 @cache
 def _run_folder(name: str, resume: Any) -> str:
-    """A new folder for a new run; to resume, the newest one of that name that holds a checkpoint."""
+    """A new folder for a new run; to resume, the newest folder of that name with a checkpoint."""
     resume = schema.resume_choice(resume)
     if max(int(os.environ.get(key, 1)) for key in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")) > 1:
-        # Every process composes its own config, and each would stamp a folder of its own.
+        # Every process composes the config itself and would choose a folder of its own.
         from vsn_train.launch import agree_on_run_folder
 
         return agree_on_run_folder(name, lambda: _choose_run_folder(name, resume))
@@ -414,7 +415,7 @@ def _help_of(name: str, group: str, words: Sequence[str]) -> str:
 
 
 def _completions(hydra_main: Callable[[], None]) -> str:
-    """Hydra's answer to the tab key, without the names of schemas and of its own settings, and with all recipes."""
+    """Hydra's tab completions, without the names of schemas and of Hydra's own settings, and with all recipes."""
     with contextlib.redirect_stdout(io.StringIO()) as output:
         hydra_main()
     found = [
@@ -432,7 +433,7 @@ def _completions(hydra_main: Callable[[], None]) -> str:
 
 
 def _overview(name: str) -> str:
-    """For --help: the groups with the files that a user may choose. Hydra's own list names the schemas too."""
+    """For --help: the groups and the choices of each. Hydra's own list would include the schemas."""
     files = {group: _files(group) for group in config_keys.groups_of(name)}
     if name == "train":
         files["experiment"] = [path.stem for path in (schema.config_folder() / "experiment").glob("*/*.yaml")]
@@ -444,9 +445,9 @@ def _files(group: str) -> list[str]:
 
 
 def _experiments() -> str:
-    """For --help experiment: what can be written behind experiment=, one folder per data set."""
+    """For --help experiment: the choices of experiment=, by data set."""
     lines = [
-        "experiment: all settings of a training; anything else on the command line wins", "",
+        "experiment: all settings of a training; other keys on the command line override them", "",
         *config_keys.wrapped("  ", ", ".join(_files("experiment"))),
     ]  # fmt: skip
     for below in sorted(path for path in (schema.config_folder() / "experiment").iterdir() if path.is_dir()):
@@ -455,7 +456,7 @@ def _experiments() -> str:
 
 
 def _remove_if_empty(folder: Path) -> None:
-    """Remove a run folder that stayed empty, and empty folders above it: Hydra makes it before our checks."""
+    """Remove a run folder that stayed empty, and empty folders above it: Hydra creates it before our checks."""
     if not folder.is_dir():
         return
     here = Path.cwd()
@@ -473,13 +474,13 @@ def _explain(command: str, error: Exception) -> int:
 
 
 def described(error: Exception, name: str, words: Sequence[str]) -> str:
-    """The message for what composing configs/<name>.yaml or checking it has raised. words: of the command line."""
+    """The message for an error in composing or checking configs/<name>.yaml. words: the arguments of the command."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key = cause.full_key if isinstance(cause, OmegaConfBaseException) and cause.full_key else ""
     text = str(cause).splitlines()[0] if key else str(error)
     given = [argument.partition("=") for argument in words]
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in", text):
-        # OmegaConf names the part of a key that failed; the user knows the whole.
+        # OmegaConf names only the part of the key that failed; the message names the whole key.
         unknown = match[1] or next((key for key, _, _ in given if match[2] in key.split(".")), match[2])
         text = f"unknown key {unknown!r}{_near(name, unknown, words)}; vsn-{name} --help lists all keys"
     elif match := re.search(
@@ -496,7 +497,7 @@ def described(error: Exception, name: str, words: Sequence[str]) -> str:
     elif match := re.search(r"Could not find '([^']+)'.*?Available options in '[^']*':\n(.*?)\nConfig", text, re.S):
         options = [option for option in match[2].split() if not option.endswith(("_schema", "from_checkpoint"))]
         group, _, choice = match[1].rpartition("/")
-        if group.startswith("experiment/"):  # Hydra then names what is in the folder above
+        if group.startswith("experiment/"):  # Hydra then lists the content of the parent folder
             group, _, below = group.partition("/")
             names = sorted(path.stem for path in (schema.config_folder() / group / below).glob("*.yaml"))
             choice, options = f"{below}/{choice}", [f"{below}/{name}" for name in names] or options
@@ -522,9 +523,9 @@ def _near(name: str, key: str, words: Sequence[str]) -> str:
         walk(OmegaConf.to_container(_compose(name, chosen)), "")
     except (HydraException, OmegaConfBaseException):
         return ""
-    # A key is misspelt in its last part far more often than in its group, so the same last part elsewhere counts too.
+    # The last part may be right and the group wrong, so a key of another group with the same last part counts too.
     last = key.rsplit(".", 1)[-1]
-    known = [each for each in known if not key.startswith(f"{each}.")]  # its own group is no suggestion
+    known = [each for each in known if not key.startswith(f"{each}.")]  # never suggest the key's own group
     close = difflib.get_close_matches(key, known, n=3, cutoff=0.75)
     close += [each for each in known if each.rsplit(".", 1)[-1] == last and each not in close]
     close = [each for each in close if not key.startswith(f"{each}.")]  # the group is right, its key is not

@@ -1,4 +1,4 @@
-"""The errors that a user reads: one message each, no traceback."""
+"""Errors that the commands report as one message, without a traceback."""
 
 import errno
 from pathlib import Path
@@ -27,7 +27,7 @@ class StoppedError(Exception):
 
 
 class VideoError(InputError):
-    """A video that cannot be read. `path` names the file or folder, `cause` says why in a few words."""
+    """A video that cannot be read. path: of the file or folder. cause: the reason in a few words."""
 
     def __init__(self, path: str, cause: str) -> None:
         super().__init__(path, cause)  # both in `args`: the error must survive pickling between processes
@@ -39,8 +39,8 @@ class VideoError(InputError):
 
 
 def refusal(error: OSError, folder: Path | None) -> str | None:
-    """The message if the system refuses to read or write; None for any other failure. folder: of the run; None for a
-    program without one."""
+    """The message for an error of the operating system in reading or writing; None for any other OSError. folder: the
+    run folder, if the program has one."""
     place = error.filename or folder
     if isinstance(place, bytes):
         place = place.decode("utf-8", "backslashreplace")
@@ -52,5 +52,5 @@ def refusal(error: OSError, folder: Path | None) -> str | None:
         return f"cannot write{f' {place}' if place else ''}: {error.strerror}; make room, or choose another place"
     return (
         f"cannot write {place}: {error.strerror}; make room, or choose another place with hydra.run.dir=FOLDER. "
-        "Checkpoints there are intact: resume=true continues from them"
+        "Existing checkpoints are intact: resume=true continues from them"
     )

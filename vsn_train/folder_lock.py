@@ -1,4 +1,4 @@
-"""A lock on a folder: a second command is refused, and the files of the first stay unchanged."""
+"""Lock a folder, so that a second command is refused and cannot change the files of the first."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ LOCK = ".lock"
 
 @contextmanager
 def folder_lock(folder: Path, advice: str, name: str = LOCK) -> Iterator[None]:
-    """Hold the folder, made where it is missing, for this process alone; killed processes hold nothing.
+    """Lock the folder, which is created if missing, for this process. A killed process releases its lock.
 
-    advice: the end of the message to the second command. name: of the file that is locked in it; commands exclude each
-    other that lock the same one. Raises InputError if another process holds the lock. On file systems without locks
-    nothing is held.
+    advice: what the second command should do, for its message. name: the lock file; commands with the same lock file
+    exclude each other. Raises InputError if another process holds the lock. Does nothing on file systems without locks.
     """
     if fcntl is None:
         yield
@@ -46,7 +45,7 @@ def _lock(path: Path, folder: Path, advice: str) -> int | None:
     while True:
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        except FileNotFoundError:  # whoever held it has just removed the folder
+        except FileNotFoundError:  # the previous holder has just removed the folder
             folder.mkdir(parents=True, exist_ok=True)
             continue
         try:
@@ -55,10 +54,10 @@ def _lock(path: Path, folder: Path, advice: str) -> int | None:
             holder = os.read(file, 200).decode("utf-8", "replace").strip()
             os.close(file)
             raise InputError(f"{folder} is in use by {holder or 'another process'}; {advice}") from None
-        except OSError:  # a file system that knows no locks
+        except OSError:  # a file system without locks
             os.close(file)
             return None
-        # Whoever held it before has removed the file: a lock on a file without a name holds nothing.
+        # The previous holder may have removed the file; a lock on an unlinked file has no effect.
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file), os.stat(path)):
                 os.write(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
@@ -67,25 +66,25 @@ def _lock(path: Path, folder: Path, advice: str) -> int | None:
 
 
 def refuse_links(folder: Path, *names: str) -> None:
-    """Raise InputError where one of these in the folder is a link out of it: whoever made the folder, and that may be
-    somebody else, would choose where we write. Links of the user's own on the way to the folder are none of them."""
+    """Raise InputError if one of these names in the folder is a link out of it: the author of the folder, who may be
+    somebody else, would choose where we write. Links in the path of the folder itself are allowed."""
     inside = os.path.realpath(folder) + os.sep
     for name in names:
         path = folder / name
         if path.is_symlink() and not os.path.realpath(path).startswith(inside):
             raise InputError(
-                f"{path} is a link to {os.readlink(path)}, and what is written there would land outside of {folder}; "
+                f"{path} is a link to {os.readlink(path)}, so files would be written outside of {folder}; "
                 "remove the link, or choose another hydra.run.dir"
             )
 
 
 def new_folder(parent: Path) -> Path:
-    """A new folder named after the time; of several in one second the later ones get a number."""
+    """Create a folder named after the current time; with a number if the name exists."""
     return numbered_folder(parent / f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
 
 
 def numbered_folder(wanted: Path) -> Path:
-    """This folder, newly made; where it is there already, one with a number behind its name."""
+    """Create this folder; with a number behind its name if it exists."""
     wanted.parent.mkdir(parents=True, exist_ok=True)
     number = 1
     while True:

@@ -1,4 +1,4 @@
-"""A function of the user's own, named in a config as module.function."""
+"""Import a user's own function, which a config names as module.function."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ from vsn_train.errors import InputError
 
 
 def import_function(path: str, key: str) -> Callable[..., Any]:
-    """ "module.function" -> the function. This runs the module: only for paths that the user has given.
+    """ "module.function" -> the function. This runs the module, so use it only for paths that the user has given.
 
-    The module is looked for where Python looks, then in the folder in which the command was started. key: what names
-    the function, for messages. Raises InputError where there is no such module or function; what goes wrong inside the
-    module is its author's to see, with its traceback.
+    Searches Python's path, then the working folder. key: the config key, for messages. Raises InputError if there is no
+    such module or function. Errors inside the module are raised unchanged, with their traceback.
     """
     module_name, _, name = path.rpartition(".")
     if not module_name or not all(part.isidentifier() for part in path.split(".")):
         raise InputError(f"{key}={path}: expected module.function, such as my_file.my_function")
     if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # last: a file here never stands in for an installed package
+        sys.path.append(os.getcwd())  # last: a file here must not hide an installed package
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module is there, and one that it imports is not
+            raise  # the module exists, but not one that it imports
         raise InputError(
             f"{key}={path}: found no module {error.name}; expected {module_name.replace('.', '/')}.py in {os.getcwd()} "
             "or on PYTHONPATH: start the command in the folder of that file, or put the folder on PYTHONPATH"
@@ -41,5 +40,5 @@ def import_function(path: str, key: str) -> Callable[..., Any]:
 
 
 def find_operator(name: str) -> str | Callable[..., Any]:
-    """What `create_model` takes for an operator that a script's user names: module.function is imported."""
+    """The `operator` argument of `create_model` for a name on a command line; imports module.function."""
     return import_function(name, "operator") if "." in name else name

@@ -141,7 +141,7 @@ def _launch(command: str, work: Callable[..., None], devices: int, restarts: int
         except BaseException as error:
             failures.append(error)
 
-    # In a thread: in the main one the launcher would take the signals, which are for the processes to answer.
+    # In a thread: in the main thread the launcher would install its own signal handlers, but the processes handle them.
     supervisor = threading.Thread(target=supervise)
     with _signals_passed_on() as received:
         supervisor.start()
@@ -155,13 +155,13 @@ def _launch(command: str, work: Callable[..., None], devices: int, restarts: int
         raise failures[0]
     for rank, failure in failures[0].failures.items():
         if failure.exitcode < 0 and not received:
-            print(f"{command}: process {rank} was ended by {signal.Signals(-failure.exitcode).name}", file=sys.stderr)
+            print(f"{command}: process {rank} was killed by {signal.Signals(-failure.exitcode).name}", file=sys.stderr)
     sys.exit((CANCELLED if signal.SIGINT in received else REQUEUE) if received else 1)
 
 
 @contextmanager
 def _signals_passed_on() -> Iterator[list[int]]:
-    """Hand SIGTERM, SIGUSR1 and Ctrl-C to the local processes; what has been received."""
+    """Forward SIGTERM, SIGUSR1 and Ctrl-C to the local processes. Yields the list of the signals received so far."""
     received: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
@@ -184,14 +184,14 @@ def _local_process(command: str, outcome: Any, parent: int, work: Callable[..., 
     forgive_output()
     _silence_launcher()
     if int(os.environ["RANK"]) > 0:
-        warnings.simplefilter("ignore")  # the main process gives the same ones
+        warnings.simplefilter("ignore")  # rank 0 prints the same warnings
     _work_or_explain(command, outcome, work, *arguments)
 
 
 def _work_or_explain(command: str, outcome: Any, work: Callable[..., None], *arguments: Any) -> None:
-    """Runs in each of several processes: an error is printed once, and all end with the exit code of a single process.
+    """Run work in one of several processes. An error is printed once; all processes exit as a single one would.
 
-    outcome: a shared number for local processes, the exit code of the error that was printed; 0: none yet.
+    outcome: shared by local processes: the exit code of the error that was printed; 0: none yet. None under torchrun.
     """
     run_folder = arguments[-1]
     try:
@@ -207,7 +207,7 @@ def _work_or_explain(command: str, outcome: Any, work: Callable[..., None], *arg
                 outcome.value = code
             print(f"{command}: {error}", file=sys.stderr)
         if outcome is not None and code in (REQUEUE, CANCELLED):
-            return  # all processes end like this; the launcher must not restart them
+            return  # all processes end this way; the launcher must not restart them
         sys.exit(code)
     except Exception as error:
         if isinstance(error, OSError) and (message := refusal(error, run_folder)):
@@ -223,13 +223,14 @@ def _work_or_explain(command: str, outcome: Any, work: Callable[..., None], *arg
             sys.exit(1)
         if outcome is None:
             print(
-                f"{command}: process {os.environ['RANK']} lost the connection to another process of this run, which "
-                "ended or whose machine did; its own messages say why. Go on from the last checkpoint with resume=true",
+                f"{command}: process {os.environ['RANK']} lost the connection to another process of this run: that "
+                "process or its machine stopped; its own messages give the cause. Resume from the last checkpoint with "
+                "resume=true",
                 file=sys.stderr,
             )
-        os._exit(PEER_LOST)  # at once: leaving the group in good order would wait for who is gone
+        os._exit(PEER_LOST)  # at once: destroying the process group would wait for the lost process
 
 
 def _silence_launcher() -> None:
-    # Its log repeats failures that the failing process has printed already.
+    # torch's launcher logs failures again that the failing process has already printed.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)

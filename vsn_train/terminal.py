@@ -1,7 +1,7 @@
-"""Output never ends a program: any name can be printed, and the reader of the output may disappear.
+"""Keep output errors from ending a program: unprintable names, and a reader of the output that disappears.
 
-Without this, a file name that the terminal cannot show, `| head -1` or a closed standard error end a run, and its
-results are lost.
+Without this, a file name that the terminal cannot show, `| head -1` or a closed standard error would end a run, and its
+results would be lost.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 
 
 def forgive_output() -> None:
-    """Call at the start of a program and of each of its processes."""
+    """Make stdout and stderr ignore errors. Call it at the start of a program and of each of its processes."""
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream: Any = getattr(sys, name)
-        if stream is None:  # it was closed before we started: its number must not become that of a file with results
+        if stream is None:  # closed before the start: its number must not be reused for a file with results
             with contextlib.suppress(OSError):
                 while os.open(os.devnull, os.O_WRONLY) < number:
                     pass
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8", errors="backslashreplace"))  # noqa: SIM115
-        elif isinstance(stream, io.TextIOWrapper):  # not what tests and notebooks put in its place
+        elif isinstance(stream, io.TextIOWrapper):  # not the replacements of tests and notebooks
             stream.reconfigure(errors="backslashreplace")
             setattr(sys, name, _Forgiving(stream))
 
@@ -45,7 +45,7 @@ class _Forgiving:
         try:
             action()
         except OSError:
-            # What is left in its buffer must not fail again when the program ends.
+            # The rest of the buffer must not fail again when the program ends.
             nowhere = os.open(os.devnull, os.O_WRONLY)
             with contextlib.suppress(OSError, ValueError):
                 os.dup2(nowhere, self._stream.fileno())

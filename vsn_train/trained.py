@@ -48,15 +48,15 @@ from vsn_train.models.shift import OnlineShiftedConv2d, Past, one_frame_at_a_tim
 
 Source = str | PathLike[str] | np.ndarray | Tensor
 
-CPU_VIEWS = 4  # that go through the network together: on a CPU more of them take memory and save no time
+CPU_VIEWS = 4  # views per forward pass on a CPU: more take memory and save no time
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a video becomes what the network takes, float32 (B, T, 3, crop_size, crop_size).
+    """How a video becomes the network's input, float32 (B, T, 3, crop_size, crop_size).
 
-    short_side: pixels that the shorter side is resized to. crop_size: pixels of the square that is cut out. mean, std:
-    of values from 0 to 1, for each of the colours. num_frames: T. sampling: "uniform" or "dense", see `sample_indices`.
+    short_side: pixels that the shorter side is resized to. crop_size: side of the square crop in pixels. mean, std: per
+    colour, for values from 0 to 1. num_frames: T. sampling: "uniform" or "dense", see `sample_indices`.
     """
 
     short_side: int
@@ -70,13 +70,13 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """`load_model` makes it.
+    """A trained network with its classes, protocol and preprocessing; made by `load_model`.
 
     model: in evaluation mode, on `device`; (B, T, C, H, W) -> (B, K). class_names: K. protocol: the views that `scores`
-    averages. modality: "rgb" or "flow". flip_pairs: classes that a horizontal flip exchanges.
+    averages. modality: "rgb" or "flow". flip_pairs: pairs of classes that a horizontal flip exchanges.
 
-    A source is a path as `open_video` takes it, or the frames themselves: uint8 (N, H, W, 3), RGB, an array or a
-    tensor. Each method raises VideoError for a video that cannot be read and InputError for frames of another kind.
+    A source is a path as `open_video` accepts it, or the frames: an array or tensor, uint8 (N, H, W, 3), RGB. Each
+    method raises VideoError for a video that cannot be read and InputError for frames of another shape or type.
     """
 
     model: Recognizer
@@ -102,7 +102,7 @@ class TrainedModel:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a file made from the model says of it, as plain types: how its input is made, and where it is from."""
+        """Metadata for exported files, as plain types: preprocessing, protocol, network, origin of the checkpoint."""
         checkpoint = self.checkpoint.checkpoint
         return {
             "class_names": self.class_names,
@@ -122,14 +122,14 @@ class TrainedModel:
         }
 
     def scores(self, source: Source) -> np.ndarray:
-        """float32 (K,): the mean over the protocol's views, as vsn-eval has it."""
+        """float32 (K,): the mean over the protocol's views, equal to the scores of vsn-eval."""
         video = self._read(source)
         return np.asarray(self.score_videos([video])[video.index])[0]
 
     def features(self, source: Source) -> np.ndarray:
-        """float32 (D,): what the classifier sees, the mean over the frames and the protocol's views."""
+        """float32 (D,): the input of the classifier, averaged over the frames and the protocol's views."""
         video, size = self._read(source), self.model.head.in_features
-        # Features have no classes that a flip could exchange.
+        # Features are no classes: a flip exchanges none of them.
         protocol = replace(self.protocol, average="logits")
         found = self._mean_of_views(_Features(self.model), [video], protocol, np.arange(size))
         return np.asarray(found[video.index])[0]
@@ -142,18 +142,18 @@ class TrainedModel:
     def windows(
         self, source: Source, window: float = 2.0, stride: float = 1.0, fps: float | None = None
     ) -> Iterator[tuple[float, float, np.ndarray]]:
-        """(start, end, float32 (K,)) of each window over a long video, in turn: seconds, and the window's scores.
+        """Slide a window over a long video; yield (start, end, scores) for each, in order: seconds, float32 (K,).
 
-        window, stride: seconds from the start of a window to its end, and to the start of the next one. Where that
-        leaves an end over, the last window ends with the video. Each frame is decoded once. fps: of frames, which do
-        not say it themselves. Raises InputError for values that make no windows, also of a video that is too short.
+        window: length in seconds. stride: seconds from the start of a window to the start of the next one. If the
+        windows do not reach the end of the video, one more window ends there. Each frame is decoded once. fps: frame
+        rate, required for a source of frames. Raises InputError for invalid values and for a video that is too short.
         """
         check_windows(window, stride)
         if isinstance(source, str | PathLike):
             opened = open_windows(Path(source), self.num_frames, self.protocol, window, stride, self.modality)
             return self._in_turn(opened)
         if fps is None or not (math.isfinite(fps) and fps > 0):
-            raise InputError(f"fps={fps}: frames do not say when they are shown; give fps=, of them a second")
+            raise InputError(f"fps={fps}: an array of frames has no frame rate; give fps=, in frames per second")
         frames = self._given(source, 4)
         found = windows_of_frames(frames, fps, self.num_frames, self.protocol, window, stride)
         return self._in_turn(nullcontext(found))
@@ -164,7 +164,7 @@ class TrainedModel:
                 yield each.start, each.end, scores
 
     def score_windows(self, windows: Iterable[Window]) -> Iterator[tuple[Window, np.ndarray]]:
-        """Each window with its scores; several go through the network together."""
+        """Yield each window with its scores. Several windows go through the network in one batch."""
         views = self.views_per_batch if self.device.type == "cuda" else min(self.views_per_batch, CPU_VIEWS)
         left = iter(windows)
         while group := list(islice(left, max(1, views // self.protocol.views))):
@@ -172,15 +172,15 @@ class TrainedModel:
             yield from ((each, np.asarray(found[each.video.index])[0]) for each in group)
 
     def score_videos(self, videos: Sequence[EvalVideo | BadVideo], on_bad_video: str = "error") -> Found:
-        """index -> float32 (1, K) of videos that go through the network together. on_bad_video: see `score_videos`."""
+        """index -> float32 (1, K) of videos scored in one batch. on_bad_video: see `score_videos`."""
         return self._mean_of_views(self.model, videos, self.protocol, self._flipped_labels(), on_bad_video)
 
     def stream(self) -> Stream:
-        """For live video, frame by frame. Raises InputError for a network that looks at later frames."""
+        """A `Stream` for live video. Raises InputError for a network that uses later frames."""
         return Stream(self)
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
-        """Of scores, float32 (K,), as this protocol averages them."""
+        """Convert scores, float32 (K,), to probabilities; the protocol says whether they are logits."""
         return scores if self.protocol.average == "probabilities" else softmax(scores)
 
     def _flipped_labels(self) -> np.ndarray:
@@ -194,7 +194,7 @@ class TrainedModel:
         labels: np.ndarray,
         on_bad_video: str = "error",
     ) -> Found:
-        """labels: see `score_videos`; as many as the network has outputs."""
+        """labels: one per output of the network, see `flipped_labels` of `score_videos`."""
         return score_videos(
             network, [list(videos)], 1, Process(0, 1, self.device), lambda results: None,
             protocol=protocol, flipped_labels=labels, views_per_batch=self.views_per_batch, keep_views=False,
@@ -232,26 +232,26 @@ class _Features(nn.Module):
 
 
 class Stream:
-    """The scores of a live video, brought up to date by every frame; `TrainedModel.stream` makes it.
+    """The scores of a live video, updated with every frame; made by `TrainedModel.stream`.
 
-    Each frame goes through the network once: the layers keep of the frame before what moves on (TSM, section 3.3). The
-    frame is resized as for the protocol, and its centre is cut out.
+    Each frame goes through the network once: every shift layer caches the channels that move on to the next frame (TSM,
+    section 3.3). Frames are resized to the protocol's short side and centre-cropped.
     """
 
     def __init__(self, trained: TrainedModel) -> None:
         online = any(isinstance(module, OnlineShiftedConv2d) for module in trained.model.modules())
         if mixing_of(trained.model) and not online:
             raise InputError(
-                "this network looks at later frames and cannot take live video; train one with backbone=tsm_online"
+                "this network uses later frames and cannot score live video; train one with backbone=tsm_online"
             )
         self._trained, self._past = trained, Past()
         self._logits: deque[Tensor] = deque(maxlen=trained.num_frames)
 
     @torch.inference_mode()
     def push(self, frame: np.ndarray | Tensor) -> np.ndarray:
-        """float32 (K,): the mean over the last `num_frames` frames. frame: the next one, uint8 (H, W, 3), RGB.
+        """Add the next frame, uint8 (H, W, 3), RGB. Returns float32 (K,): the mean over the last `num_frames` frames.
 
-        After num_frames frames from the start that is the score of the clip, with a protocol of one centre crop.
+        After the first num_frames frames this equals the score of the clip, with a protocol of one centre crop.
         """
         trained, protocol = self._trained, self._trained.protocol
         resized = resize_short_side(trained._given(frame, 3)[None], protocol.short_side)
@@ -273,12 +273,11 @@ def load_model(
     protocol: Protocol | None = None,
     operator: Callable[..., None] | None = None,
 ) -> TrainedModel:
-    """The network of a checkpoint of vsn-train, of the best one in a run folder, or of a folder that vsn-tools export
-    has written. No code in the file is run.
+    """Load a checkpoint of vsn-train, the best checkpoint of a run folder, or a folder written by vsn-tools export.
 
-    Averaged weights are taken where a moving average was kept. device: "auto", "cpu" or "cuda". protocol: the views
-    that are averaged; None: those of the training's data set. operator: the function of your own that put modules into
-    the network, where the training had one. Raises InputError for any other file.
+    Runs no code from the file. Uses the averaged weights if the training kept a moving average. device: "auto", "cpu"
+    or "cuda". protocol: the views that are averaged; None: the protocol in the checkpoint. operator: your own operator
+    function, if the training used one. Raises InputError for any other file.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"device={device}: expected auto, cpu or cuda")
@@ -289,14 +288,14 @@ def load_model(
     name = opened.checkpoint.config["backbone"]["operator"]
     if "." in name and operator is None:
         raise InputError(
-            f"{opened.path}: its network was built by {name}; import that function and give it as operator="
+            f"{opened.path}: its network was built by {name}; import that function and pass it as operator="
         )
     place = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     trained = trained_model(opened, place, opened.checkpoint.config, protocol, operator)
     if trained.protocol.crops == 10 and not flips_allowed(opened.checkpoint):
         raise InputError(
-            f"{opened.path}: a protocol of 10 crops flips them, but its classes differ in direction and the pairs are "
-            "not known; give a protocol= of fewer crops"
+            f"{opened.path}: a protocol of 10 crops flips half of them, but classes of the checkpoint have a direction "
+            "and no flip pairs are known; give a protocol= with fewer crops"
         )
     return trained
 
@@ -308,18 +307,18 @@ def trained_model(
     protocol: Protocol | None = None,
     operator: Callable[..., None] | None = None,
 ) -> TrainedModel:
-    """The network of a checkpoint, ready to score videos: the one way from a checkpoint to scores.
+    """Build the network of a checkpoint, ready to score videos. Every command that scores with a checkpoint uses it.
 
-    config: plain values, of the checkpoint or of the command line; its groups data and runtime are used. protocol:
-    None: the checkpoint's. operator: see `load_model`. Raises InputError where the tensors are not those of the
-    network that the checkpoint's config describes.
+    config: plain values with the groups data and runtime, from the checkpoint or the command line. protocol: None: the
+    checkpoint's. operator: see `load_model`. Raises InputError if the tensors do not fit the network in the
+    checkpoint's config.
     """
     checkpoint = opened.checkpoint
     data, runtime = config["data"], config["runtime"]
     modality = data.get("modality", "rgb")
     network = build_network(checkpoint.config["backbone"], len(checkpoint.class_names), modality, operator)
     load_weights_of(checkpoint, network, opened.path)
-    # Also on a CPU, where the user leaves it open: docs/evaluation.md has the times.
+    # The default on CPUs too: docs/evaluation.md has the times.
     if runtime.get("channels_last") is not False:
         network.to(memory_format=torch.channels_last)
     return TrainedModel(
@@ -343,8 +342,8 @@ def load_weights_of(checkpoint: Checkpoint, network: Recognizer, path: str | Pat
 def build_network(
     backbone: dict[str, Any], num_classes: int, modality: str, operator: Callable[..., None] | None = None
 ) -> Recognizer:
-    """backbone: the group of that name of a config, as plain values. operator: for what it names, where that is a
-    function of the user's own."""
+    """Build a network. backbone: the config group, as plain values. operator: the user's own function, if the group
+    names one."""
     arguments = dict(backbone)
     if operator is not None:
         arguments |= arguments.pop("options", {}) | {"operator": operator}
@@ -352,7 +351,7 @@ def build_network(
 
 
 def flips_allowed(checkpoint: Checkpoint) -> bool:
-    """Older versions overlooked directions in the names of one's own classes, such as swipe_left."""
+    """Whether test crops may be flipped. Older versions overlooked directions in custom class names (swipe_left)."""
     dataset = checkpoint.config["dataset"]
     if dataset["name"] != "custom" or "flips" in dataset:
         return checkpoint.flips_allowed

@@ -1,7 +1,7 @@
-"""Paths as they are typed: from the shell's words to Hydra's overrides, and back into commands that can be pasted.
+"""Quote paths on the command line for Hydra, and format commands that can be pasted into a shell.
 
-Hydra's grammar gives commas, brackets, equal signs, quotes, digits and most other characters a meaning. What the shell
-hands over for a path is the path, so it is quoted for Hydra here, once for all commands.
+Most special characters (commas, brackets, equal signs, quotes, …) have a meaning in Hydra's grammar. A path from the
+shell must be taken literally, so it is quoted for Hydra here, for all commands.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def hydra_words(
 ) -> list[str]:
     """A command line with every path quoted for Hydra.
 
-    paths: keys whose values are paths. lists: those of them that also take [a.mp4,b.mp4]. positional: keys of words
-    without a key, in this order; the last one takes all that are left.
+    paths: keys whose values are paths. lists: those of them that also accept [a.mp4,b.mp4]. positional: keys of the
+    positional arguments, in order; the last one gets all remaining words.
     """
     sweeps = any(word in SWEEP_FLAGS for word in words)
     found: list[str] = []
@@ -53,7 +53,7 @@ def hydra_words(
 
 
 def _override(value: str, sweeps: bool, is_list: bool) -> str:
-    """The value of a key that holds a path, for Hydra. A path that exists is never taken for anything else."""
+    """Quote the value of a path key for Hydra. A path that exists is always treated as a path."""
     path = with_home(value)
     if os.path.lexists(path):
         return quoted(path)
@@ -88,7 +88,7 @@ def _parts(text: str) -> list[str]:
 
 
 def quoted(value: str) -> str:
-    """A text as Hydra's override grammar and OmegaConf take it for exactly this text."""
+    """Quote a text so that Hydra and OmegaConf read exactly this text."""
     text = re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + "\\${", value)  # no interpolation
     text = re.sub(r"(\\*)'", lambda match: match[1] * 2 + "\\'", text)
     text = re.sub(r"\\+$", lambda match: match[0] * 2, text)
@@ -96,10 +96,10 @@ def quoted(value: str) -> str:
 
 
 def with_home(path: str) -> str:
-    """~/videos with the home folder's path: in key=~/videos shells leave that to the program."""
+    """Expand ~/videos: in key=~/videos the shell does not."""
     return os.path.expanduser(path) if path == "~" or path.startswith("~/") else path
 
 
 def paste(*words: str, **values: str | Path) -> str:
-    """A command line for a shell: words, then key=value; a dot in a key is written as two underscores."""
+    """A command line for a shell: words, then key=value. A dot in a key is passed as two underscores."""
     return shlex.join([*words, *(f"{key.replace('__', '.')}={value}" for key, value in values.items())])

@@ -10,14 +10,14 @@ WORDS: dict[Any, str] = {
     int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list",
     dict: "a table of keys", type(None): "null",
 }  # fmt: skip
-LARGEST = 2**63  # what other programs take for a whole number
+LARGEST = 2**63  # bound of 64-bit integers
 
 
 def misfit(value: Any, kind: Any, key: str) -> str:
-    """What does not fit, with the key of the part that does not; "" where all does.
+    """A message that names the key of the first value of a wrong type; "" if all types are right.
 
-    kind: a type as dataclasses write it: int, list[str], dict[str, Any], float | None. A whole number is a number too,
-    true and false are neither; numbers are finite. A file that contains itself is not for this function.
+    kind: a type annotation: int, list[str], dict[str, Any], float | None. An int is also valid for float, a bool for
+    neither; numbers must be finite. Self-referencing values are not supported.
     """
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
@@ -47,7 +47,7 @@ def misfit(value: Any, kind: Any, key: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value in a message: short, on one line."""
+    """Format a value for a message: short, on one line."""
     if isinstance(value, bool | None):
         return {True: "true", False: "false", None: "null"}[value]
     if isinstance(value, str | int | float):

@@ -1,4 +1,4 @@
-"""Which versions of other packages are installed, from their metadata: nothing is imported for it."""
+"""Versions of installed packages, read from their metadata without importing them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from vsn_train import __version__
 
 
 def installed(*packages: str) -> dict[str, str]:
-    """package -> version, in this order, of those that are installed: decord has no wheel for some platforms."""
+    """package -> version, for the packages that are installed (decord has no wheel for some platforms)."""
     found = {}
     for package in packages:
         try:
@@ -19,7 +19,7 @@ def installed(*packages: str) -> dict[str, str]:
 
 
 def version_line() -> str:
-    """What --version prints: ours, and those of what decides numbers."""
+    """The output of --version: our version, and those of the packages that affect results."""
     packages = ("torch", "torchvision", "av")
     found = installed(*packages)
     others = (f"{package} {found[package]}" if package in found else f"no {package}" for package in packages)

@@ -1,6 +1,6 @@
-"""The report's document: goals, tables and picture, all from the rows that go into its JSON.
+"""The report's document: goals, tables and figure, all computed from the rows in its JSON.
 
-Writes OUTPUT.md, OUTPUT.json and OUTPUT.png, each as a whole.
+Writes OUTPUT.md, OUTPUT.json and OUTPUT.png, each atomically.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # after the backend has been chosen
 
 ATTENTION = "sth:integration=attention"
-# Network, what it is compared with, least ratio of training clips/s.
+# Network, its reference, least ratio of training clips/s.
 LEAST = (
     ("tsm", "tsn", 0.97), ("vsn_compact", "tsn", 0.97), ("vsn_headtail", "tsn", 0.97), (ATTENTION, "tsm", 1.0),
     ("sth:integration=sum", "tsm", 1.0), ("tsn", IMAGES, 0.95),
 )  # fmt: skip
 MOST_WAITING = 0.05
 LABELS = {
-    "operators": "Training: the operators and the ceiling",
+    "operators": "Training: the operators and the upper bound",
     "loader": "Training with the real loader",
     "forward": "Latency and throughput",
     "precision": "Precision",
@@ -43,15 +43,15 @@ LABELS = {
     "deeper": "A deeper network",
     "protocols": "Protocols",
     "switches": "Switches of the training step",
-    "reference": "Ours beside the reference forms",
+    "reference": "Ours compared with the reference forms",
     "compiled": "Compiled",
 }
-NAMES = TITLES | {IMAGES: "images (ceiling)"}
+NAMES = TITLES | {IMAGES: "images (upper bound)"}
 NAMES |= {reference_of(model): f"{title}, reference form" for model, title in TITLES.items()}
 
 
 def write_report(output: Path, facts: Mapping[str, str], rows: Rows) -> None:
-    """Everything that has been found so far. Raises OSError."""
+    """Write the report of all results so far. Raises OSError."""
     rows = [row for row in rows if row["mode"] != "goal"] + goals(rows)
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -59,11 +59,11 @@ def write_report(output: Path, facts: Mapping[str, str], rows: Rows) -> None:
         if picture:
             write_atomic(output.with_suffix(".png"), picture)
         text = document(rows, f"![Training clips/s as ratios to TSN's]({output.name}.png)" if picture else "")
-    except Exception as error:  # what took minutes on a GPU is not lost for a table
+    except Exception as error:  # an error in a table must not lose minutes of measurements
         traceback.print_exc()
         text = f"The tables could not be made ({error!r}): all figures are in {output.name}.json."
-    trial = " (a trial run on a CPU: no figure in it is a GPU's)" if "gpu" not in facts else ""
-    write_results(output, f"What one GPU does{trial}", facts, text, rows)
+    trial = " (a trial run on a CPU: none of its figures is from a GPU)" if "gpu" not in facts else ""
+    write_results(output, f"Speed of one GPU{trial}", facts, text, rows)
 
 
 def document(rows: Rows, picture: str) -> str:
@@ -74,13 +74,13 @@ def document(rows: Rows, picture: str) -> str:
         if mine:
             parts.append(f"## {LABELS[section]}\n\n{table(mine)}")
             parts += [network_alone(rows)] if section == "loader" else []
-    parts.append(f"## Beside the papers\n\n{paper_table(rows)}")
+    parts.append(f"## Compared with the papers\n\n{paper_table(rows)}")
     parts.append(f"## What was measured, and what was cut\n\n{section_table(rows)}")
     return "\n\n".join(parts)
 
 
 def base_of(rows: Rows) -> Setting:
-    """What everything runs in unless it says otherwise."""
+    """The default setting of the measurements."""
     return next((Setting(**row["setting"]) for row in rows if row["mode"] in ("train", "forward")), BASE)
 
 
@@ -88,13 +88,13 @@ def base_of(rows: Rows) -> Setting:
 
 
 def goals(rows: Rows) -> Rows:
-    """One row for each goal, with what was measured of it and the verdict."""
+    """One row per goal, with the measured value and the verdict."""
     training = {row["model"]: row for row in rows if row.get("section") == "operators" and row["seconds"]}
     found: Rows = []
     for model, other, least in LEAST:
         title = f"{NAMES[model]}: training clips/s / {NAMES[other]}'s"
         if other == IMAGES:
-            title = f"{NAMES[model]}: training clips/s / images/s of the ceiling, divided by the frames of a clip"
+            title = f"{NAMES[model]}: training clips/s / images/s of the upper bound, divided by the frames of a clip"
         goal: dict[str, Any] = {"section": "goals", "mode": "goal", "goal": title, "needed": f">= {least:.2f}"}
         value = None
         if model in training and other in training:
@@ -121,19 +121,19 @@ def verdict(value: Ratio | None, reached: bool) -> dict[str, Any]:
 
 
 def rounds_of(row: Mapping[str, Any], other: Mapping[str, Any]) -> int:
-    """That both have: a cut may have come between two of a round."""
+    """The number of rounds that both have; a cut may fall within a round."""
     return min(len(row["seconds"]), len(other["seconds"]))
 
 
 def speed_ratio(row: Mapping[str, Any], other: Mapping[str, Any]) -> Ratio:
-    """Of clips/s: above 1 is faster than the other. A ceiling's images count as clips of its frames."""
+    """The ratio of clips/s; above 1: faster than the other. Images of the upper bound count as frames of clips."""
     rounds = rounds_of(row, other)
     each = np.array(other["seconds"][:rounds]) / frames_of(other)
     return ratio(each, np.array(row["seconds"][:rounds]) / frames_of(row))
 
 
 def frames_of(row: Mapping[str, Any]) -> int:
-    """Images that one action works on."""
+    """The number of images of one action."""
     return int(row["work"]["batch"] * row["work"]["num_frames"])
 
 
@@ -143,14 +143,14 @@ def goal_table(rows: Rows) -> str:
         [row["goal"], row["needed"], row["measured"], str(row.get("rounds", "-")), row["verdict"]]
         for row in rows if row["mode"] == "goal"
     ]  # fmt: skip
-    return f"All in one run, {base_of(rows)}, in turns; medians.\n\n{markdown_table(header, cells)}"
+    return f"All in one run, {base_of(rows)}, interleaved; medians.\n\n{markdown_table(header, cells)}"
 
 
 # ---- Tables ----------------------------------------------------------------------------------------------------------
 
 
 def speeds(row: Mapping[str, Any]) -> str:
-    """Median clips/s and quartiles."""
+    """Median and quartiles of clips/s."""
     low, median, high = np.quantile(per_second(row, row["work"]["batch"]), (0.25, 0.5, 0.75))
     return f"{median:,.1f} ({low:,.1f}-{high:,.1f})"
 
@@ -165,7 +165,7 @@ def megabytes(row: Mapping[str, Any]) -> str:
 
 
 def network_table(rows: Rows) -> str:
-    """All rows of the modes train and forward, grouped by what they ran on, as ratios to TSN there."""
+    """All rows of the modes train and forward, grouped by size, with ratios to TSN of the same size."""
     parts = []
     groups: dict[tuple[str, str], Rows] = {}
     for row in rows:
@@ -188,12 +188,12 @@ def network_table(rows: Rows) -> str:
         header = ["network", "setting", "ms", "clips/s (quartiles)", "clips/s / TSN's (quartiles)", "peak MB"]
         parts.append(f"{what}, {size}\n\n{markdown_table(header, cells)}")
     if any(row.get("peak_bytes") for row in rows):
-        parts.append("Peak MB: what a step holds at its peak, beyond weights, momentum and buffers.")
+        parts.append("Peak MB: peak memory of a step, without weights, momentum and buffers.")
     return "\n\n".join(parts) if parts else "nothing"
 
 
 def precision_table(rows: Rows) -> str:
-    """Each network's precisions, in units of its first one's of the same turns."""
+    """Each network's precisions, as ratios to its first one in the same rounds."""
     parts = []
     base = asdict(base_of(rows))
     for mode in ("train", "forward"):
@@ -211,7 +211,7 @@ def precision_table(rows: Rows) -> str:
 
 
 def reference_table(rows: Rows) -> str:
-    """Ours, its reference form, and clips/s of ours in units of the reference form's."""
+    """Ours, its reference form, and the ratio of clips/s."""
     parts = []
     for mode in ("train", "forward"):
         mine = {row["model"]: row for row in rows if row["mode"] == mode and row["seconds"]}
@@ -251,17 +251,18 @@ def switch_table(rows: Rows) -> str:
             rounds = rounds_of(row, usual)
             times = ratio(np.array(row["seconds"][:rounds]), np.array(usual["seconds"][:rounds]))
             cells.append([choice, f"{1000 * float(np.median(row['seconds'])):.1f}", str(times), megabytes(row)])
-        text = f"TSM, {described(usual)}; times as ratios to what vsn-train does on a GPU, the first line. MB: at the "
-        text += "peak of a step, beyond weights, momentum and buffers. runtime.sync_bn needs several GPUs; "
-        text += "runtime.prefetch is among the trainings with the real loader, runtime.compile in the last table.\n\n"
-        text += markdown_table(["switches", "ms a step", "time / the first (quartiles)", "MB"], cells)
+        text = f"TSM, {described(usual)}; times as ratios to the default of vsn-train on a GPU, the first line. MB: "
+        text += "peak memory of a step, without weights, momentum and buffers. runtime.sync_bn needs several GPUs; "
+        text += "runtime.prefetch is in the table of the real loader, runtime.compile in the last table.\n\n"
+        text += markdown_table(["switches", "ms per step", "time / the first (quartiles)", "MB"], cells)
     for row in rows:
         if row["mode"] == "beside":
             text += (
-                f"\n\nA checkpoint of {row['saving']['megabytes']:.0f} MB holds a step up for "
-                f"{row['saving']['beside_s']:.3f} s; written at once it would for {row['saving']['at_once_s']:.3f} s. "
-                f"An empty batch from each of {row['workers']} loader workers: {1000 * row['kept_s']:.1f} ms where "
-                f"they stay from epoch to epoch, {1000 * row['started_s']:.1f} ms where they are new."
+                f"\n\nSaving a checkpoint of {row['saving']['megabytes']:.0f} MB delays a step by "
+                f"{row['saving']['beside_s']:.3f} s; a synchronous write would delay it by "
+                f"{row['saving']['at_once_s']:.3f} s. An empty batch from each of {row['workers']} loader workers: "
+                f"{1000 * row['kept_s']:.1f} ms with persistent workers, "
+                f"{1000 * row['started_s']:.1f} ms with new ones."
             )
     return text
 
@@ -278,7 +279,7 @@ def loader_table(rows: Rows) -> str:
     header = ["training from", "prefetch", "workers", "clips/s", "waiting for data", "steps counted",
               "clips/s from the first step", "waiting from the first step"]  # fmt: skip
     text = "The loop of vsn-train, " + described(next(row for row in rows if row["mode"] == "loader"))
-    text += "; the steps that the workers had read ahead when the first one ended are not counted.\n\n"
+    text += "; steps that the workers had prefetched during the first step are not counted.\n\n"
     return text + markdown_table(header, cells)
 
 
@@ -296,14 +297,14 @@ def protocol_table(rows: Rows) -> str:
     header = ["protocol", "videos", "views", "of them", "videos/s (quartiles)", "views/s", "peak MB"]
     work = rows[0]["work"]
     text = f"TSM, {work['arch']}, {work['num_frames']} frames, crops of {work['size']} pixels, {rows[0]['workers']} "
-    return f"{text}workers, which are started anew for each pass.\n\n{markdown_table(header, cells)}"
+    return f"{text}workers, which are started for each pass.\n\n{markdown_table(header, cells)}"
 
 
 def network_alone(rows: Rows) -> str:
-    """What the same steps come to with the clips on the device."""
+    """The speed of the same steps with the clips already on the device."""
     for row in rows:
         if row.get("section") == "operators" and row["model"] == "tsm" and row["seconds"]:
-            return f"With the clips on the device already, the first table, TSM trains {speeds(row)} clips/s."
+            return f"With the clips already on the device (first table), TSM trains {speeds(row)} clips/s."
     return "TSM was not measured with the clips on the device."
 
 
@@ -321,11 +322,11 @@ TABLES: dict[str, Callable[[Rows], str]] = {
 }
 
 
-# ---- Beside the papers -----------------------------------------------------------------------------------------------
+# ---- Compared with the papers ----------------------------------------------------------------------------------------
 
 
 def paper_table(rows: Rows) -> str:
-    """What the papers print beside what was measured here, and both in units of the same table's TSM."""
+    """The papers' figures and ours, and both as ratios to TSM of the same table."""
     cells = []
     for printed in PRINTED:
         other = printed_reference(printed)
@@ -346,9 +347,9 @@ def paper_table(rows: Rows) -> str:
     header = ["network", "paper", "latency, ms: paper", "here", "videos/s: paper", "here", "ratio: paper",
               "here (quartiles)", "to its"]  # fmt: skip
     return (
-        f"Here: {base_of(rows)}, forward passes of clips that lie on the device. VSN's table 6 repeats TSM's row from "
-        "the TSM paper, which measured on one P100; neither VSN's nor STH's paper names its own hardware. So times say "
-        f"how far hardware has come, and ratios within a table compare the networks.\n\n{markdown_table(header, cells)}"
+        f"Here: {base_of(rows)}, forward passes of clips on the device. VSN's table 6 repeats TSM's row from the TSM "
+        "paper, which measured on one P100; the VSN and STH papers do not name their hardware. So absolute times "
+        f"mainly compare hardware; ratios within a table compare the networks.\n\n{markdown_table(header, cells)}"
     )
 
 
@@ -382,7 +383,7 @@ def section_table(rows: Rows) -> str:
 
 
 def draw(rows: Rows) -> bytes | None:
-    """PNG: training clips/s of every operator in units of TSN's, with quartiles, goals and the ceiling."""
+    """PNG: training clips/s of every operator as ratios to TSN, with quartiles, goals and the upper bound."""
     training = {row["model"]: row for row in rows if row.get("section") == "operators" and row["seconds"]}
     models = [model for model in TITLES if model in training]
     if "tsn" not in models:
@@ -407,9 +408,7 @@ def draw(rows: Rows) -> bytes | None:
     axes.axvline(1, color="grey", linewidth=1, label="TSN")
     if IMAGES in values:
         ceiling = values[IMAGES].median
-        axes.axvline(
-            ceiling, color="black", linestyle="--", linewidth=1.2, label=f"ceiling: images alone, {ceiling:.3f}"
-        )
+        axes.axvline(ceiling, color="black", linestyle="--", linewidth=1.2, label=f"upper bound: images, {ceiling:.3f}")
     axes.set_yticks(range(len(models)), [TITLES[model] for model in models])
     axes.set_ylim(len(models) - 0.4, -0.7)
     axes.margins(x=0.15)

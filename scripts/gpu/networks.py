@@ -1,4 +1,4 @@
-"""The report's sections on networks: training, forward passes, switches. Writes nothing: it fills a section's rows."""
+"""The report's sections on networks: training, forward passes, switches. Each adds rows to its section."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from vsn_train.bench.step import check_choice, image_training_step, time_saving,
 from vsn_train.bench.table import NETWORKS
 from vsn_train.data.isolated import usable_cores
 
-IMAGES = "images"  # the ceiling: torchvision's network on as many images as the clips have frames
+IMAGES = "images"  # the upper bound: torchvision's network on as many images as the clips have frames
 TITLES = {**NETWORKS, "sth:integration=sum": "STH sum"}
 OPERATORS = tuple(TITLES)
-# Measured before the others where time is short.
+# Measured first, in case time runs out.
 FIRST = ("tsn", "tsm", "sth:integration=attention")
-# Whose compiled form is measured, the first ones first: each takes most of a minute.
+# Networks that are also measured compiled, in this order: each takes most of a minute.
 COMPILED = ("tsm", "tsn", "sth:integration=attention", "vsn_compact")
 BASE = Setting("bf16", channels_last=True)
-# What a choice of switches is compared with: what vsn-train does on a GPU.
+# The baseline of the switches: the default of vsn-train on a GPU.
 USUAL = "bf16,channels_last,fused"
 SWITCHES = (
     USUAL, "bf16,fused", "bf16,channels_last", f"{USUAL},adamw", f"{USUAL},recompute", f"{USUAL},frozen_bn",
@@ -36,8 +36,8 @@ Builders = dict[Any, tuple[dict[str, Any], Callable[[], Action]]]
 
 @dataclass(frozen=True)
 class Sizes:
-    """What all sections run on. base: unless a section says otherwise. models: of all sections but the first.
-    rounds: at most, of every comparison; compile_s: seconds for compiling one network."""
+    """The workload of all sections. base: the default setting. models: of all sections except the first. rounds: most
+    rounds of a comparison; compile_s: most seconds for compiling one network."""
 
     work: Workload
     deeper: str = "resnet101"
@@ -48,19 +48,19 @@ class Sizes:
 
     @property
     def small(self) -> bool:
-        """A trial of the program."""
+        """Whether this is a trial of the script."""
         return self.rounds == 1
 
 
 def choice_of(setting: Setting) -> str:
-    """The switches of `training_step` for a setting, with the optimizer that vsn-train takes on a GPU."""
+    """The switches of `training_step` for a setting, with the default optimizer of vsn-train on a GPU."""
     parts = [setting.precision, "channels_last" if setting.channels_last else "", "fused"]
     return ",".join(part for part in [*parts, "compile" if setting.compiled else ""] if part)
 
 
 def trainings(models: Sequence[str], work: Workload, settings: Sequence[Setting]) -> Builders:
-    """Steps of vsn-train's own `train_step`, the clips lying on the device as bytes. A network's settings follow one
-    another, so that a cut leaves whole networks."""
+    """Training steps with vsn-train's `train_step`, with uint8 clips on the device. The settings of a network follow
+    each other, so that a cut leaves complete networks."""
     found: Builders = {}
     for model in models:
         for setting in settings:
@@ -70,7 +70,7 @@ def trainings(models: Sequence[str], work: Workload, settings: Sequence[Setting]
 
 
 def forwards(models: Sequence[str], work: Workload, settings: Sequence[Setting]) -> Builders:
-    """Forward passes without gradients, the clips lying on the device as floats."""
+    """Forward passes without gradients, with float clips on the device."""
     found: Builders = {}
     for model in models:
         for setting in settings:
@@ -83,7 +83,7 @@ def forwards(models: Sequence[str], work: Workload, settings: Sequence[Setting])
 
 
 def on_device(settings: Sequence[Setting], device: str) -> list[Setting]:
-    """Those that the device has: TF32 is CUDA's, and fp16 takes a CPU minutes."""
+    """The settings for the device: TF32 needs CUDA, and fp16 takes minutes on a CPU."""
     return [each for each in settings if device == "cuda" or each.precision not in ("tf32", "fp16")]
 
 
@@ -91,7 +91,7 @@ def on_device(settings: Sequence[Setting], device: str) -> list[Setting]:
 
 
 def operators(section: Section, sizes: Sizes) -> None:
-    """The goals: the ceiling and all operators in turns, in what vsn-train takes on a GPU."""
+    """The goals: the upper bound and all operators, interleaved, in the default setting of vsn-train on a GPU."""
     work = sizes.work
     images = replace(work, num_frames=1, batch=work.batch * work.num_frames)
     row = {"mode": "train", "model": IMAGES, "work": asdict(images), "setting": asdict(sizes.base)}
@@ -114,7 +114,7 @@ def forward(section: Section, sizes: Sizes) -> None:
 
 
 def precision(section: Section, sizes: Sizes) -> None:
-    """Training and forward passes in every precision, bf16 again among them."""
+    """Training and forward passes in every precision, including bf16 again."""
     settings = [Setting(name, channels_last=True) for name in ("bf16", "fp16", "tf32", "fp32")]
     settings, order = on_device(settings, section.device), sorted(sizes.models, key=lambda name: name not in FIRST)
     most = max(1, sizes.rounds // 3)
@@ -141,7 +141,7 @@ def deeper(section: Section, sizes: Sizes) -> None:
 
 
 def switches(section: Section, sizes: Sizes) -> None:
-    """Each switch of a training step of TSM, and what a checkpoint and new loader workers take."""
+    """Each switch of a training step of TSM, and the time of a checkpoint and of starting loader workers."""
     builders: Builders = {}
     for choice in SWITCHES:
         parts = set(choice.split(","))
@@ -159,11 +159,11 @@ def switches(section: Section, sizes: Sizes) -> None:
         found = {"saving": asdict(saving), "workers": workers, "kept_s": kept, "started_s": started}
         section.rows.append({"section": section.name, "mode": "beside", **found})
     else:
-        section.notes.append("not measured for want of time: checkpoints, loader workers")
+        section.notes.append("not measured, time was up: checkpoints, loader workers")
 
 
 def reference(section: Section, sizes: Sizes) -> None:
-    """Ours beside the operators written down as their papers' formulas stand."""
+    """Our operators compared with their reference forms, which follow the papers' formulas literally."""
     models = [each for name in sizes.models if name != "tsn" for each in (name, reference_of(name))]
     most = max(1, sizes.rounds // 3)
     until = time.monotonic() + 0.65 * section.clock.left
@@ -176,13 +176,13 @@ def reference_of(model: str) -> str:
 
 
 def compiled(section: Section, sizes: Sizes) -> None:
-    """Training steps as runtime.compile=true has them, each network beside itself without."""
+    """Training steps with runtime.compile=true, each network compared with itself not compiled."""
     most = max(1, sizes.rounds // 3)
     for model in [each for each in COMPILED if each in sizes.models]:
         if section.clock.left < min(10.0, sizes.compile_s / 2):
-            section.notes.append(f"not measured for want of time: {model} compiled")
+            section.notes.append(f"not measured, time was up: {model} compiled")
             continue
-        torch.compiler.reset()  # torch keeps eight graphs for one piece of code, and all networks share theirs
+        torch.compiler.reset()  # torch keeps at most eight graphs per code object, which all networks share
         builders = trainings([model], sizes.work, [sizes.base, replace(sizes.base, compiled=True)])
         began = time.monotonic()
         try:

@@ -1,4 +1,4 @@
-"""How the report's minutes are divided, and how things are timed within a share of them. Writes nothing."""
+"""Divide the report's minutes among its sections, and time actions within a section's share. Writes no files."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from vsn_train.engine.interleave import interleave
 
 Rows = list[dict[str, Any]]
 Action = Callable[[], object]
-# What is still running this long after a section's share is interrupted.
+# A section is interrupted this long after its share has ended, and again after AGAIN.
 GRACE = 8.0  # seconds
 AGAIN = 5.0  # seconds
 
 
 class CutOff(BaseException):
-    """A section, or a part of one, has taken longer than it may. No Exception: torch.compile catches those."""
+    """A section, or a part of one, ran out of time. Not an Exception, since torch.compile catches those."""
 
 
 @dataclass(frozen=True)
 class Clock:
-    """deadline: of time.monotonic(), when the section is to begin nothing new."""
+    """deadline: time.monotonic() after which the section starts nothing new."""
 
     deadline: float
 
@@ -42,8 +42,8 @@ class Clock:
 
 @dataclass
 class Budget:
-    """seconds: for all sections together. weights: what each of those to come gets, relative to the others; what one
-    leaves over goes to those after it."""
+    """seconds: for all sections together. weights: relative shares of the sections to come; time left over by one goes
+    to the following ones."""
 
     seconds: float
     weights: dict[str, float]
@@ -55,15 +55,15 @@ class Budget:
         return self.started + self.seconds - time.monotonic()
 
     def share(self, section: str) -> float:
-        """Seconds for this section, which is the next one; it is taken off the list."""
+        """Seconds for the next section, which is removed from the list."""
         total = sum(self.weights.values())
         return max(0.0, self.left) * self.weights.pop(section) / total
 
 
 @contextmanager
 def bounded(seconds: float) -> Iterator[None]:
-    """Raises CutOff in the block once the seconds have passed; may be nested. In other threads than the main one, and
-    where the system has no such timer, there is no bound."""
+    """Raise CutOff in the block once the seconds have passed; may be nested. No bound outside the main thread, and on
+    systems without such a timer."""
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -73,7 +73,7 @@ def bounded(seconds: float) -> Iterator[None]:
 
     started = time.monotonic()
     before = signal.signal(signal.SIGALRM, cut)
-    # Again after a while: where the first one comes in a finalizer or a callback, Python drops the exception.
+    # Repeated: if the first signal arrives in a finalizer or a callback, Python drops the exception.
     outer, _ = signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.01), AGAIN)
     try:
         yield
@@ -86,8 +86,8 @@ def bounded(seconds: float) -> Iterator[None]:
 
 @dataclass
 class Section:
-    """What a section works with. rows: what it has found, for JSON, filled while it runs, so that a cut leaves what
-    there is. notes: what was left out, and why."""
+    """The state of a section. rows: its results for JSON, added while it runs, so that they survive a cut. notes:
+    omitted measurements with their reasons."""
 
     name: str
     clock: Clock
@@ -105,12 +105,12 @@ class Section:
         all_of_them: bool = False,
         stateless: bool = False,
     ) -> None:
-        """Time actions in turns, each round beginning with another one, for `most` rounds or until time is up.
+        """Time actions in interleaved rounds, each starting with another one, for `most` rounds or until time is up.
 
-        builders: name -> (the row that describes it, what builds the action). Each row gets "seconds", one number a
-        round, and "peak_bytes" where memory is asked for. deadline: of time.monotonic(), where it is not the section's.
-        least: rounds that are timed even where time is up, of those actions that could be built in time; all_of_them:
-        of all. stateless: the first call of an action needs no more memory than the later ones.
+        builders: name -> (the row that describes the action, a function that builds it). Each row gets "seconds", one
+        number per round, and "peak_bytes" if memory is set. deadline: of time.monotonic(); default: the section's.
+        least: rounds that are timed even if time is up, of the actions that were built in time; all_of_them: of all.
+        stateless: the first call of an action needs no more memory than the later ones.
         """
         clock = Clock(deadline) if deadline else self.clock
         actions: dict[Any, Action] = {}
@@ -119,12 +119,12 @@ class Section:
         for name, (row, build) in builders.items():
             a_round = sum(row["warm"] for row in rows.values())
             if actions and not all_of_them and clock.left < slowest + a_round:
-                self.notes.append(f"not measured for want of time: {name}")
+                self.notes.append(f"not measured, time was up: {name}")
                 continue
             began = time.monotonic()
             try:
                 action = build()
-                # The first call chooses kernels, and gives the optimizer its momentum, which belongs to the state.
+                # The first call selects kernels and creates the optimizer's momentum, which belongs to the state.
                 peak = peak_memory(action, self.device) if memory and stateless else None
                 (warm,) = interleave({0: action}, 1, 0 if most == 1 or peak is not None else 1, self.device)[0]
                 if memory and not stateless:
@@ -152,12 +152,12 @@ class Section:
 
 
 def release() -> None:
-    """Give back what the networks of a section held."""
+    """Free the memory of a section's networks."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def per_second(row: Mapping[str, Any], units: float) -> np.ndarray:
-    """(rounds,) units a second of a row."""
+    """(rounds,) units per second of a row."""
     return units / np.array(row["seconds"])

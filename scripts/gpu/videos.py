@@ -1,4 +1,4 @@
-"""The report's sections on videos: real training, every protocol. Writes clips, copies and runs into a given folder."""
+"""The report's sections on videos: real training, every protocol. Writes clips, copies and runs to a given folder."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from vsn_train.tools import prepare as prepare_tool
 from vsn_train.tools.bench import protocol_names, protocol_of
 from vsn_train.tools.compose import train_config
 
-MOST_VIDEOS = 64  # different ones; lists are lengthened with further names of the same files
-VIEWS = 1200  # of one pass of a protocol, at most; and so many videos
-VIDEOS = 192
-# The tests of published numbers first.
+MOST_VIDEOS = 64  # different files; longer lists repeat them under other names
+VIEWS = 1200  # most views of one pass of a protocol
+VIDEOS = 192  # most videos of one pass
+# The protocols of published numbers first.
 PROTOCOLS = ("center_1clip", "center_2clip", "tencrop_10clip", "fullres_3crop_2clip", "threecrop_10clip")
 
 
 @dataclass(frozen=True)
 class Clips:
-    """Folders of the same videos under the same names, and what is known of them."""
+    """Folders with the same videos under the same names (originals and fast-seek copies), and facts about them."""
 
     originals: Path
     copies: Path
@@ -61,20 +61,20 @@ class Clips:
 
 
 def gather_clips(given: Path | None, folder: Path, small: bool) -> Clips:
-    """The videos of a folder, or some that are made here, as links below `folder`; and their fast-seek copies, as
-    `vsn-tools prepare` makes them. Raises InputError where there is no readable video."""
+    """Link the videos of a folder, or generate some, below `folder`, and make their fast-seek copies with `vsn-tools
+    prepare`. Raises InputError if there is no readable video."""
     originals, copies = folder / "originals", folder / "copies"
     originals.mkdir(parents=True)
     if given is None:
         width, height, frames, count = (96, 72, 16, 2) if small else (340, 256, 300, 16)
-        with ThreadPoolExecutor(usable_cores()) as pool:  # the encoder lets other threads run
+        with ThreadPoolExecutor(usable_cores()) as pool:  # the encoder releases the GIL
             names = [originals / f"{number:03}.mp4" for number in range(count)]
             list(pool.map(partial(make_video, width=width, height=height, num_frames=frames), names, range(count)))
-        origin = f"made here: {count} moving patterns of {width} x {height}, {frames} frames, H.264"
+        origin = f"generated: {count} moving patterns of {width} x {height}, {frames} frames, H.264"
     else:
         found = [path.resolve() for path in find_videos([str(given)]) if path.is_file() and is_readable(path)]
         if not found:
-            raise InputError(f"--clips {given}: expected readable videos in it, found none")
+            raise InputError(f"--clips {given}: found no readable video; expected a folder with some")
         picked = np.linspace(0, len(found) - 1, min(MOST_VIDEOS, len(found))).round().astype(int)
         for number, index in enumerate(picked):
             (originals / f"{number:03}{found[index].suffix}").symlink_to(found[index])
@@ -84,13 +84,13 @@ def gather_clips(given: Path | None, folder: Path, small: bool) -> Clips:
     began = time.monotonic()
     prepare_tool.run(parser.parse_args([str(originals), str(copies)]))
     seconds = time.monotonic() - began
-    for path in list(originals.iterdir()):  # the same videos in both
+    for path in list(originals.iterdir()):  # keep the same videos in both folders
         if not (copies / path.name).is_file():
             path.unlink()
     (copies / "failed.txt").unlink(missing_ok=True)
     kept = [path.name for path in originals.iterdir()]
     if not kept:
-        raise InputError(f"{originals}: no fast-seek copy could be made of any video; what was said above says why")
+        raise InputError(f"{originals}: no fast-seek copy could be made of any video; see the messages above")
     before, after = (sum(space_of(top / name) for name in kept) for top in (originals, copies))
     return Clips(
         originals,
@@ -108,14 +108,14 @@ def is_readable(path: Path) -> bool:
 
 
 def make_video(path: Path, seed: int, width: int, height: int, num_frames: int) -> None:
-    """H.264 at 30 frames a second: a window that moves over a smooth pattern, without noise."""
+    """Write H.264 video at 30 frames per second: a window that moves over a smooth pattern, without noise."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[: 2 * height, : 2 * width] / height
     pattern = np.stack(
         [sum(np.sin(wave[0] * x + wave[1] * y + wave[2]) for wave in rng.uniform(-30, 30, (4, 3))) for _ in range(3)], 2
     )
     image = (127.5 + 30 * pattern).clip(0, 255).astype(np.uint8)
-    turns = rng.uniform(1, 4, 2)  # that the window makes
+    turns = rng.uniform(1, 4, 2)  # of the window
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=30, options={"preset": "veryfast", "crf": "23"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
@@ -131,7 +131,7 @@ def make_video(path: Path, seed: int, width: int, height: int, num_frames: int) 
 
 
 def write_list(files: Sequence[Path], folder: Path, videos: int, val_videos: int) -> None:
-    """A data set of one's own with two classes: as many videos as are wanted, further names of the same files."""
+    """Write a custom data set with two classes, as links under different names to the same files."""
     for split, count in (("train", videos), ("val", val_videos)):
         (folder / split).mkdir(parents=True)
         lines = ["path,label"]
@@ -147,20 +147,20 @@ def write_list(files: Sequence[Path], folder: Path, videos: int, val_videos: int
 
 
 def loader(section: Section, sizes: Sizes, clips: Clips, folder: Path) -> None:
-    """The loop of vsn-train over copies, over the originals, and over copies without the switch that copies ahead."""
+    """The loop of vsn-train on fast-seek copies, on the originals, and on copies without runtime.prefetch."""
     workers = 1 if sizes.small else max(1, usable_cores() - 2)
-    # The last number: a share of what is left. The originals are read slowest.
+    # The last number: share of the remaining time. The originals load slowest.
     kinds = [("copies", True, 0.35), ("originals", True, 0.65), ("copies", False, 1.0)]
     if section.device != "cuda":
-        kinds.pop()  # it changes nothing there
+        kinds.pop()  # prefetch has no effect on a CPU
     for number, (kind, prefetch, share) in enumerate(kinds):
         left = section.clock.left
         if number and left < (2 if sizes.small else 8):
-            section.notes.append(f"not measured for want of time: {kind}, prefetch {prefetch}")
+            section.notes.append(f"not measured, time was up: {kind}, prefetch {prefetch}")
             continue
         run = folder / f"loader_{number}"
         batch = sizes.work.batch
-        skipped = AHEAD * workers + 2  # of what the workers have read while the first step chose its kernels
+        skipped = AHEAD * workers + 2  # steps that the workers prefetched while the first step selected its kernels
         steps = skipped + (6 if sizes.small else 40)
         write_list(clips.files(kind), run / "videos", steps * batch, 2)
         row = {
@@ -186,7 +186,7 @@ def loader(section: Section, sizes: Sizes, clips: Clips, folder: Path) -> None:
 def training_values(sizes: Sizes, videos: Path, workers: int, prefetch: bool) -> list[str]:
     work = sizes.work
     return [
-        # Its accuracy is not asked for: the same few clips are both splits.
+        # Accuracy does not matter: both splits have the same few clips.
         "dataset=custom", f"dataset.root={videos}", "dataset.allow_overlap=true", "backbone=tsm",
         f"backbone.arch={work.arch}", f"backbone.num_frames={work.num_frames}", f"data.batch_size={work.batch}",
         f"data.crop_size={work.size}",
@@ -198,8 +198,8 @@ def training_values(sizes: Sizes, videos: Path, workers: int, prefetch: bool) ->
 
 
 def steady_state(values: Rows, skipped: int, batch: int) -> dict[str, Any] | None:
-    """Clips/s and the share of time spent waiting, of the steps after the first `skipped` ones; None for fewer than
-    three of them. values: of metrics.jsonl, one a step; both figures in them count from the epoch's start."""
+    """Clips/s and the share of time spent waiting in the steps after the first `skipped` ones; None if they are fewer
+    than three. values: of metrics.jsonl, one per step; their figures are averages since the epoch's start."""
     if len(values) < skipped + 3:
         return None
     first, last = values[skipped - 1], values[-1]
@@ -217,7 +217,7 @@ def steady_state(values: Rows, skipped: int, batch: int) -> dict[str, Any] | Non
 
 @contextmanager
 def kept_settings() -> Iterator[None]:
-    """What a training sets for its process, as it was before."""
+    """Restore the settings that a training changes in its process."""
     threads = torch.get_num_threads()
     try:
         yield
@@ -230,8 +230,8 @@ def kept_settings() -> Iterator[None]:
 
 
 def protocols(section: Section, sizes: Sizes, clips: Clips) -> None:
-    """Videos/s of every protocol as vsn-eval does it, from copies and from the originals, and the GPU's memory at its
-    peak beyond the network."""
+    """Videos/s of every protocol with vsn-eval's loop, from copies and from the originals, and peak GPU memory without
+    the network."""
     work, device = sizes.work, torch.device(section.device)
     small = sizes.small
     workers = 1 if small else max(1, usable_cores() - 2)

@@ -1,15 +1,15 @@
-"""Train the STH networks of the attention study and draw it: docs/attention.md says what it shows.
+"""Train the STH networks of the attention study and draw its figures; docs/attention.md explains the results.
 
-Writes trainings into --folder, OUTPUT.md, OUTPUT.json and OUTPUT_*.png, and the findings of --document.
+Writes trainings to --folder, OUTPUT.md, OUTPUT.json and OUTPUT_*.png, and the findings in --document.
 
-    python scripts/studies/attention.py                                      what `make attention-study` runs
+    python scripts/studies/attention.py                                      as `make attention-study`
     python scripts/studies/attention.py --seeds 0 1 2 --flow-method tvl1     more seeds; flow as in the papers
     python scripts/studies/attention.py --folder /tmp/try --output /tmp/try/attention schedule.epochs=1
 
 ResNet-18, STH hybrid with attention, recipe of experiment/motion at 64 pixels and for 20 epochs: p = 1/8, 1/4, 1/2 on
-motion; p = 1/4 on motion_static, and on the optical flow of motion. Values at the end go to every training. Trainings
-that are complete in the folder are kept, interrupted ones resume; so the same command again finishes what was stopped,
-and more seeds cost only their own trainings. --parallel trainings run side by side.
+motion; p = 1/4 on motion_static and on the optical flow of motion. key=value arguments apply to every training.
+Finished trainings in the folder are kept, and interrupted ones are resumed; so repeat the command to continue a stopped
+study or to add seeds. --parallel trainings run at a time.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from vsn_train.data.datasets.motion import load_motion
 from vsn_train.data.optical_flow import METHODS
 
 VSN_TOOLS = str(Path(sys.executable).with_name("vsn-tools"))
-# Maps of the last stage have 2 x 2 pixels, and training is long enough for the shares to settle.
+# Feature maps of the last stage then have 2 x 2 pixels, and training is long enough for the shares to converge.
 VALUES = ["data.short_side=64", "data.crop_size=64", "schedule.epochs=20"]
-# A clip of motion has 64 pixels and 24 frames: its shapes move by at most some 4 pixels from frame to frame. TSM's
-# bound of 20, for videos of 256 pixels and more, would leave a tenth of the grey levels to them.
+# The shapes of motion (64 pixels, 24 frames) move by at most about 4 pixels per frame. TSM's bound of 20, for videos of
+# 256 pixels and more, would use only a tenth of the grey levels.
 FLOW_BOUND = "5"
-# Name of a run, its p, what it is trained on, and what its data are called in the figures.
+# Name of a run, its p, its data, and the label of the data in the figures.
 RUNS = [
     ("motion_p4", "0.25", "motion", "motion"),
     ("motion_static_p4", "0.25", "motion_static", "motion_static"),
@@ -41,20 +41,20 @@ RUNS = [
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("values", nargs="*", metavar="key=value", help="of vsn-train, for every training")
+    parser.add_argument("values", nargs="*", metavar="key=value", help="values for vsn-train, in every training")
     parser.add_argument(
-        "--folder", type=Path, default=Path("runs/attention_study"), help="of the trainings and the flow"
+        "--folder", type=Path, default=Path("runs/attention_study"), help="folder of the trainings and the flow"
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("docs/results/attention"), help="as output= of vsn-tools attention"
+        "--output", type=Path, default=Path("docs/results/attention"), help="see output= of vsn-tools attention"
     )
-    parser.add_argument("--document", type=Path, help="as document= of vsn-tools attention")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--flow-method", choices=METHODS, default="dis", help="tvl1 takes some 40 times as long")
-    parser.add_argument("--data", type=Path, default=Path("~/.cache/vsn-train"), help="where the clips are generated")
-    parser.add_argument("--parallel", type=int, default=0, help="trainings side by side; 0: one a core, on CUDA one")
-    parser.add_argument("--train-videos", type=int, default=960)
-    parser.add_argument("--val-videos", type=int, default=360)
+    parser.add_argument("--document", type=Path, help="see document= of vsn-tools attention")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
+    parser.add_argument("--flow-method", choices=METHODS, default="dis", help="tvl1 takes about 40 times as long")
+    parser.add_argument("--data", type=Path, default=Path("~/.cache/vsn-train"), help="folder for the generated clips")
+    parser.add_argument("--parallel", type=int, default=0, help="trainings at a time; 0: one per core, on CUDA one")
+    parser.add_argument("--train-videos", type=int, default=960, help="training clips; default 960")
+    parser.add_argument("--val-videos", type=int, default=360, help="validation clips; default 360")
     arguments = parser.parse_intermixed_args()
     run_script("attention", lambda: run_study(arguments))
 
@@ -67,7 +67,7 @@ def run_study(arguments: argparse.Namespace) -> None:
     extract = ["flow", str(clips), str(flow), "--method", arguments.flow_method]
     run_command(VSN_TOOLS, *extract, "--bound", FLOW_BOUND)
     on_flow = [
-        # Flow is a data set of one's own, with the recipe and the flips of motion.
+        # Flow is a custom data set, with the recipe and the flips of motion.
         "dataset=custom", f"dataset.root={flow}", "data.modality=flow", "experiment=motion",
         "dataset.flip_pairs=[[left,right],[clockwise,counterclockwise]]",
     ]  # fmt: skip
@@ -89,16 +89,16 @@ def run_study(arguments: argparse.Namespace) -> None:
 
 
 def training(run: Path, values: list[str]) -> Job:
-    """The training with these values in the folder `run`, begun or gone on with.
+    """The training with these values in the folder `run`, new or resumed.
 
-    One that is complete ends at once. vsn-train refuses a run that was begun with other values.
+    A finished one ends at once. vsn-train refuses a run that was started with other values.
     """
     resume = f"resume={str(is_begun(run)).lower()}"
     return Job(run.name, ((VSN_TRAIN, *values, f"hydra.run.dir={run}", resume),), run.with_suffix(".log"))
 
 
 def run_command(*command: str) -> None:
-    """Raises SystemExit with its exit code where it fails; it has said why."""
+    """Run a command. Raises SystemExit with its exit code if it fails; it has printed the reason."""
     print(" ".join(command), flush=True)
     if code := subprocess.run(command, check=False).returncode:
         sys.exit(code)

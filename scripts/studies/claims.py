@@ -1,16 +1,15 @@
-"""Train operators with one recipe on several data sets and seeds, and put what comes out side by side.
+"""Train operators with one recipe on several data sets and seeds, and compare the results with the papers' claims.
 
-Writes run folders into --runs, and OUTPUT.md, OUTPUT.json and OUTPUT.png, by default RUNS/compare.*.
+Writes run folders to --runs, and OUTPUT.md, OUTPUT.json and OUTPUT.png, by default RUNS/compare.*.
 
-    python scripts/studies/claims.py                        the papers' operators on the three embedded data sets
+    python scripts/studies/claims.py                        the papers' operators on the three built-in data sets
     python scripts/studies/claims.py --datasets motion_order --operators tsn sth:p=0.5,integration=sum --seeds 0 1 2 3 4
     python scripts/studies/claims.py --datasets something_v1 --runs runs/ssv1 dataset.root=/data/20bn weights=r50.pth
 
-What is none of the options goes to vsn-train: key=value for all runs, DATASET:key=value for those of one data set, the
-same for all operators. Each operator and data set is a `vsn-train --multirun` over the seeds; --parallel of them run
-side by side. A comparison that was stopped goes on where it stopped, and finished runs are not trained again. Written
-are OUTPUT.md, OUTPUT.json and OUTPUT.png: accuracy, its spread over the seeds, parameters, multiplications and speed,
-and which of the papers' claims come out.
+Other arguments are passed to vsn-train: key=value for all runs, DATASET:key=value for the runs of one data set; all
+operators get the same. Each operator and data set is a `vsn-train --multirun` over the seeds; --parallel of them run at
+a time. Repeat the command to continue a stopped comparison; finished runs are not trained again. The output has
+accuracy, its spread over the seeds, parameters, MACs and speed, and whether each of the papers' claims holds.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ from vsn_train.engine.interleave import interleave
 from vsn_train.errors import InputError
 
 DATASETS = ["motion_order", "motion", "motion_static"]
-OPERATORS = [  # in this order: where time is short, the first ones are there
+OPERATORS = [  # trained in this order, in case time runs out
     "tsn", "tsm", "vsn_compact:standard_block=plain", "vsn_compact", "vsn_headtail", "sth", "sth:integration=sum",
     "sth:variant=merge", "sth:p=0.5", "sth:p=0.125", "sth:variant=merge,integration=sum",
 ]  # fmt: skip
@@ -68,7 +67,7 @@ OPERATORS = [  # in this order: where time is short, the first ones are there
 
 @dataclass(frozen=True)
 class Sweep:
-    """One operator on one data set: the seeds that are not finished, all of them new or all of them begun."""
+    """One operator on one data set, with the unfinished seeds: either all new, or all to be resumed."""
 
     dataset: str
     operator: str
@@ -80,22 +79,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--datasets", nargs="+", metavar="DATASET[:SEED,…]", default=DATASETS,
-        help="with seeds of their own, where --seeds are too many; default: " + " ".join(DATASETS),
+        help="data sets, with their own seeds instead of --seeds; default: " + " ".join(DATASETS),
     )  # fmt: skip
     parser.add_argument(
         "--operators", nargs="+", metavar="OPERATOR[:KEY=VALUE,…]", default=OPERATORS,
-        help="default: " + " ".join(OPERATORS),
+        help="operators with options; default: " + " ".join(OPERATORS),
     )  # fmt: skip
     add_options(parser)
-    parser.add_argument("--rounds", type=int, default=7, help="of the measurement of speed")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of the speed measurement; default 7")
     parser.add_argument("--runs", type=Path, default=Path("runs/compare"), help="folder of the run folders")
-    parser.add_argument("--output", type=Path, default=None, help="without suffix; default: RUNS/compare")
+    parser.add_argument("--output", type=Path, default=None, help="output path without suffix; default: RUNS/compare")
     arguments, values = parse(parser)
     run_script("compare", lambda: compare(arguments, values))
 
 
 def compare(arguments: argparse.Namespace, values: list[str]) -> None:
-    """Train what is missing, measure, write. Raises InputError for wrong arguments and for another recipe's folder."""
+    """Train the missing runs, measure speed, write the results. Raises InputError for wrong arguments, and for a folder
+    with runs of another recipe."""
     operators = list(dict.fromkeys(canonical(text) for text in arguments.operators))
     seeds = {}
     for text in arguments.datasets:
@@ -111,7 +111,7 @@ def compare(arguments: argparse.Namespace, values: list[str]) -> None:
     for run in runs:
         collect(arguments.runs, *run, arguments.keep_checkpoints)
     sweeps = missing_sweeps(arguments.runs, runs)
-    print(f"{sum(len(sweep.seeds) for sweep in sweeps)} of {len(runs)} runs to train, {parallel} side by side")
+    print(f"{sum(len(sweep.seeds) for sweep in sweeps)} of {len(runs)} runs to train, {parallel} at a time")
     jobs = {sweep_job(sweep, arguments.runs, values, threads): sweep for sweep in sweeps}
     run_jobs(
         list(jobs), arguments.runs, parallel, 60 * arguments.minutes,
@@ -120,9 +120,9 @@ def compare(arguments: argparse.Namespace, values: list[str]) -> None:
 
     results = [result for run in runs if (result := read_result(arguments.runs, *run))]
     if len(results) < len(runs):
-        print(f"{len(runs) - len(results)} runs are left; the same command goes on with them")
+        print(f"{len(runs) - len(results)} runs are left; repeat the command to train them")
     if not results:
-        raise InputError(f"--minutes {arguments.minutes:g}: no run has been finished; give it more time")
+        raise InputError(f"--minutes {arguments.minutes:g}: no run has finished; raise --minutes")
     costs = measure_costs(results, device, arguments.rounds)
     write(arguments.output or arguments.runs / "compare", results, costs, device, arguments.runs)
 
@@ -155,7 +155,7 @@ def tell_results(sweep: Sweep, runs: Path, keep_checkpoints: bool) -> None:
 
 
 def measure_costs(results: Sequence[Result], device: str, rounds: int) -> dict[tuple[str, str], Costs]:
-    """Of every operator on every data set: counted, and measured in turns with all others of that data set."""
+    """The costs of every operator on every data set: counted, and timed in interleaved rounds per data set."""
     costs: dict[tuple[str, str], Costs] = {}
     measured: dict[Workload, dict[str, tuple[float, float]]] = {}
     for dataset, operators in accuracies(results).items():
@@ -173,7 +173,7 @@ def measure_costs(results: Sequence[Result], device: str, rounds: int) -> dict[t
 
 
 def speeds(operators: list[str], work: Workload, rounds: int) -> dict[str, tuple[float, float]]:
-    """Clips a second of each, forward and in training: the medians over the rounds."""
+    """Clips per second of each operator, forward and in training: medians over the rounds."""
     print(f"measuring {len(operators)} networks, {work.num_frames} x {work.size} x {work.size}", flush=True)
     found: dict[str, list[float]] = {operator: [] for operator in operators}
     for mode in ("forward", "train"):

@@ -1,6 +1,6 @@
-"""Operators side by side on several data sets: what a comparison's runs came to, as a table and as a figure.
+"""The results of a comparison of operators on several data sets, as a table and as a figure.
 
-An operator is named as scripts name it, "sth:p=0.5,integration=sum": the operator and its options.
+Operators are written with their options: "sth:p=0.5,integration=sum".
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from vsn_train.analysis.tables import markdown_table
 from vsn_train.errors import InputError
 from vsn_train.models.backbone import OPERATORS, parse_option
 
-# Best top-1 without the order of the frames, in percent: half of the clips of each pair, where the pairs are known.
+# Best possible top-1 without the order of the frames, in percent: one half in each pair of classes.
 WITHOUT_ORDER = {"motion": 50.0, "motion_order": 50.0}
-# Told apart by colour-blind eyes too, and by their markers.
+# Colour-blind safe colours, and distinct markers.
 STYLES = {
     "tsn": ("#555555", "s"),
     "tsm": ("#0072B2", "o"),
@@ -35,7 +35,7 @@ STYLES = {
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run. top1, top5: percent, of the last epoch's weights, on n validation videos under `protocol`."""
+    """A finished run. top1, top5: percent, of the weights after the last epoch, on n validation videos."""
 
     dataset: str
     operator: str
@@ -57,7 +57,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Costs:
-    """Of one clip, and how many a second go through the network: forward alone, and in training."""
+    """parameters, macs: of one clip. forward, train: clips per second."""
 
     parameters: int
     macs: int
@@ -66,7 +66,7 @@ class Costs:
 
 
 def canonical(text: str) -> str:
-    """The operator's name with those of its options that differ from their defaults, in a fixed order.
+    """The operator's name with the options that differ from their defaults, in a fixed order.
 
     Raises InputError for an unknown operator or option.
     """
@@ -90,7 +90,7 @@ def options_of(operator: str) -> dict[str, Any]:
 
 
 def title_of(operator: str) -> str:
-    """As a table or figure names it."""
+    """The operator's name in tables and figures."""
     name, _, rest = operator.partition(":")
     options = options_of(operator)
     if name == "sth":
@@ -111,7 +111,7 @@ def accuracies(results: Sequence[Result]) -> dict[str, dict[str, dict[int, float
 
 
 def comparison_tables(results: Sequence[Result], costs: Mapping[tuple[str, str], Costs]) -> str:
-    """Markdown: what the runs of each data set have in common, and a table with one row an operator.
+    """Markdown: the common recipe of the runs of each data set, and a table with one row per operator.
 
     costs: (data set, operator) -> its costs there.
     """
@@ -123,7 +123,7 @@ def comparison_tables(results: Sequence[Result], costs: Mapping[tuple[str, str],
 
 
 def recipe(runs: Sequence[Result]) -> str:
-    """A sentence or two on what all runs of a data set share. Raises InputError where they do not share it."""
+    """A description of the common recipe of a data set's runs. Raises InputError if it differs between them."""
     for key in (
         "classes",
         "epochs",
@@ -175,7 +175,7 @@ def _table(dataset: str, operators: Mapping[str, Mapping[int, float]], costs: Ma
 
 
 def draw_comparison(results: Sequence[Result], costs: Mapping[tuple[str, str], Costs], output: Path, note: str) -> None:
-    """A PNG: one row an operator; a panel of accuracies for each data set, and the speed beside them.
+    """Draw a PNG: one row per operator; a panel of accuracies for each data set, and one of the speed.
 
     note: a line below the figure.
     """
@@ -202,12 +202,12 @@ def draw_comparison(results: Sequence[Result], costs: Mapping[tuple[str, str], C
 
 
 def rows_of(operators: Sequence[str]) -> dict[str, int]:
-    """operator -> its place on the vertical axis, the first on top."""
+    """operator -> its position on the vertical axis, the first on top."""
     return {operator: len(operators) - 1 - number for number, operator in enumerate(operators)}
 
 
 def draw_spread(axis: plt.Axes, operator: str, values: Sequence[float], row: float, hollow: bool = False) -> None:
-    """values: percent, a tick each; their mean is the operator's marker, and a number at the right."""
+    """Draw values in percent as ticks, and their mean as the operator's marker and as a number at the right."""
     colour, marker = STYLES[operator.partition(":")[0]]
     mean = float(np.mean(values))
     axis.plot([min(values), max(values)], [row, row], color=colour, linewidth=2, alpha=0.5, solid_capstyle="butt")
@@ -219,7 +219,7 @@ def draw_spread(axis: plt.Axes, operator: str, values: Sequence[float], row: flo
 def finish_drawing(
     figure: plt.Figure, axes: Sequence[plt.Axes], rows: Mapping[str, int], output: Path, note: str
 ) -> None:
-    """Name the rows, and write the PNG. note: a line below the figure."""
+    """Label the rows and write the PNG. note: a line below the figure."""
     axes[0].set_yticks(list(rows.values()), [title_of(operator) for operator in rows])
     axes[0].set_ylim(-0.6, len(rows) - 0.4)
     for axis in axes:

@@ -1,7 +1,7 @@
-"""What a training takes in GPUs, loader cores, disk and days, from measured rates.
+"""Compute the GPUs, loader cores, disk space and days of a training from measured rates.
 
-Plain arithmetic, so that every figure can be followed by hand. What was measured is in MEASURED, with the machine; how
-fast a GPU trains is the caller's to say.
+Plain arithmetic, so that every figure can be checked by hand. The caller passes the measured reading rates and the
+training speed of a GPU.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from vsn_train.errors import InputError
 
 DAY = 86_400  # seconds
 FLOP_PER_MAC = 2
-# In memory, of a list with Kinetics-400's names: path, id, label, number of frames, and a place in the epoch's order.
+# In memory, for names as in Kinetics-400: path, id, label, number of frames, and position in the epoch's order.
 BYTES_A_VIDEO = 40 + 28 + 8 + 4 + 8
-PASSES = 3  # a backward pass computes two gradients for each product of the forward pass: of its inputs and its weights
+PASSES = 3  # the backward pass has two products for each one of the forward pass: gradients of inputs and of weights
 
 
 @dataclass(frozen=True)
 class VideoSet:
-    """A data set and its usual training and test. megabytes, frames: of one video, mean. views: of a test video."""
+    """A data set with its usual training and test. megabytes, frames: mean per video. views: per test video."""
 
     name: str
     train_videos: int
@@ -33,7 +33,7 @@ class VideoSet:
     views: int = 1
 
     def times(self, factor: int) -> VideoSet:
-        """As many times the videos, of the same kind."""
+        """A data set with `factor` times as many videos of the same kind."""
         return replace(
             self,
             name=f"{self.name}x{factor}",
@@ -44,20 +44,20 @@ class VideoSet:
 
 @dataclass(frozen=True)
 class ReadingRates:
-    """What one CPU core does a second, and how many times the space of the files their fast-seek copies take."""
+    """Rates of one CPU core per second, and the size of fast-seek copies relative to the files."""
 
-    clips: float  # training clips, from the files as they are
+    clips: float  # training clips, from the original files
     copied_clips: float  # training clips, from fast-seek copies
-    test_videos: float  # all views of a test video, from the files as they are
+    test_videos: float  # all views of a test video, from the original files
     copies_made: float  # videos
     growth: float
 
 
 @dataclass(frozen=True)
 class Need:
-    """gpu_days: of training alone, whatever the number of GPUs. cores: that keep all GPUs supplied, from files and from
-    copies. reading_*: from disk by all GPUs' loaders, at most (whole files) and from copies (the wanted frames alone).
-    manifest_gb: that each process holds of the training videos' list."""
+    """gpu_days: of training alone, for any number of GPUs. cores_*: needed to feed all GPUs, from files or from copies.
+    reading_*: disk reads of all loaders: upper bound for files (whole files), and for copies (only the wanted frames).
+    manifest_gb: size of the list of training videos in each process."""
 
     clips_millions: float
     gpu_days: float
@@ -76,21 +76,21 @@ class Need:
 
 @dataclass(frozen=True)
 class Published:
-    """What somebody published of a training. clips_per_s: of one GPU."""
+    """A published training speed. clips_per_s: of one GPU."""
 
     what: str
     clips_per_s: float
 
 
 def clips_per_gpu(macs: float, tflops: float) -> float:
-    """Training clips a second of a GPU that sustains so many TFLOP/s. macs: of one clip's forward pass."""
+    """Training clips per second of a GPU that sustains this many TFLOP/s. macs: of one clip's forward pass."""
     return tflops * 1e12 / (PASSES * FLOP_PER_MAC * macs)
 
 
 def need(videos: VideoSet, rates: ReadingRates, gpu_clips_s: float, gpus: int, share: float, num_frames: int) -> Need:
-    """share: of the GPUs' summed speed that several of them reach together, 0 to 1; one GPU has all of its own.
+    """Compute the needs. share: scaling efficiency of several GPUs, 0 to 1, relative to their summed speed.
 
-    A test is counted as one forward pass for each view, a third of a training clip's arithmetic.
+    An evaluation is counted as one forward pass per view, a third of the arithmetic of a training clip.
     """
     clips = videos.train_videos * videos.epochs
     all_gpus_s = gpus * gpu_clips_s * (share if gpus > 1 else 1.0)
@@ -132,7 +132,7 @@ TITLES = {
 
 
 def need_table(columns: Sequence[tuple[VideoSet, int, float, Need]]) -> str:
-    """Markdown: a column for each data set and number of GPUs. columns: the set, GPUs, clips/s of one GPU, the need."""
+    """Markdown: one column per data set and number of GPUs. columns: the set, GPUs, clips/s of one GPU, the needs."""
     rows = [
         ["training videos", *(f"{videos.train_videos:,}" for videos, *_ in columns)],
         ["epochs", *(str(videos.epochs) for videos, *_ in columns)],
@@ -146,20 +146,20 @@ def need_table(columns: Sequence[tuple[VideoSet, int, float, Need]]) -> str:
 
 
 def published_table(published: Sequence[Published], assumed: float) -> str:
-    """Markdown: published training clips/s of one GPU, and the assumed ones in units of each."""
+    """Markdown: published training clips/s of one GPU, and the assumed ones as ratios to each."""
     rows = [[each.what, f"{each.clips_per_s:.0f}", f"{assumed / each.clips_per_s:.2f}"] for each in published]
     return markdown_table(["published, ResNet-50", "clips/s of a GPU", f"{assumed:.0f} clips/s, times"], rows)
 
 
 def _figure(value: float) -> str:
-    """Three digits, which is more than the assumptions bear; whole numbers above that."""
+    """Three significant digits, more than the assumptions justify; whole numbers from 100."""
     if value >= 100 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.3g}"
 
 
 def check_positive(**values: float | None) -> None:
-    """Raises InputError for a value that is given and not above 0, by its option's name."""
+    """Raise InputError, with the option's name, for a value that is given and not above 0."""
     for key, value in values.items():
         if value is not None and not value > 0:
             raise InputError(f"--{key.replace('_', '-')} {value}: expected a number above 0")

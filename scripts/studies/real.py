@@ -1,21 +1,20 @@
-"""Fine-tune operators on real videos from ImageNet weights, and measure how well they tell the order of the frames.
+"""Fine-tune operators on real videos from ImageNet weights, and measure how well they use the order of the frames.
 
-Writes lists, weights and run folders into --runs, and OUTPUT.md, OUTPUT.json and OUTPUT.png.
+Writes lists, weights and run folders to --runs, and OUTPUT.md, OUTPUT.json and OUTPUT.png.
 
     python scripts/studies/real.py --data /data/weizmann_order --weights-folder /data/weights
     python scripts/studies/real.py --networks resnet18 --operators tsn tsm --seeds 0 --minutes 30
     python scripts/studies/real.py --runs runs/longer schedule.epochs=40 mobilenet_v2:optimizer.lr=0.005
 
-The data set weizmann_order has four movements, each up and down, of nine people. Three times, three of the people are
-held out, so that every person is validated once. Each network, operator, rotation and seed is one `vsn-train` and,
-with its last epoch, one `vsn-eval`. What is none of the options goes to vsn-train: key=value for all runs,
-NETWORK:key=value for those of one network, the same for all operators. --parallel runs go side by side. A study that
-was stopped goes on where it stopped. Where data or weights are not there, it says "skipped" and ends with exit code 0.
+The data set weizmann_order has four movements, each up and down, of nine people. In each of three rotations, three
+people are held out, so every person is validated once. Each network, operator, rotation and seed is one `vsn-train` and
+one `vsn-eval` of the last epoch. Other arguments are passed to vsn-train: key=value for all runs, NETWORK:key=value for
+the runs of one network; all operators get the same. --parallel runs at a time. Repeat the command to continue a stopped
+study. If data or weights are missing, it prints "skipped" and ends with exit code 0.
 
-It reads DATA/clips.csv and the clips beside it, and in the folder of the weights mobilenet_v2_imagenet.pth, and
-resnet18_imagenet_to_layer3.pth with complete_resnet18.py. Written are lists, weights and run folders into RUNS, and
-OUTPUT.md, OUTPUT.json and OUTPUT.png: top-1, accuracy within the pairs of up and down, their spread, and the
-differences to TSN and TSM with their 95 % intervals.
+Reads DATA/clips.csv and the clips next to it; from the folder of weights, mobilenet_v2_imagenet.pth, and
+resnet18_imagenet_to_layer3.pth with complete_resnet18.py. The output has top-1, accuracy within the pairs of up and
+down, their spread, and the differences to TSN and TSM with 95 % intervals.
 """
 
 from __future__ import annotations
@@ -61,21 +60,21 @@ from vsn_train.bench.timing import hardware
 from vsn_train.errors import InputError
 
 OPERATORS = ["tsn", "tsm", "vsn_compact", "vsn_headtail", "sth:integration=sum"]
-WEIGHTS = {  # network -> the files that its weights are made of
+WEIGHTS = {  # network -> the files from which its weights are made
     "resnet18": ("resnet18_imagenet_to_layer3.pth", "complete_resnet18.py"),
     "mobilenet_v2": ("mobilenet_v2_imagenet.pth",),
 }
-HELD_OUT = ((2, 5, 8), (0, 3, 6), (1, 4, 7))  # people of each rotation's validation
-# The clips have 64 x 64 pixels and 7 to 39 frames. The rest is experiment/custom.
+HELD_OUT = ((2, 5, 8), (0, 3, 6), (1, 4, 7))  # people in each rotation's validation split
+# The clips have 64 x 64 pixels and 7 to 39 frames. Other values are those of experiment/custom.
 VALUES = [
     "backbone.num_frames=8", "data.short_side=64", "data.crop_size=64", "schedule.epochs=8", "optimizer.lr=0.003",
 ]  # fmt: skip
-COLUMNS = ("path", "frames", "class", "person", "mirrored")  # that are read of clips.csv
+COLUMNS = ("path", "frames", "class", "person", "mirrored")  # columns of clips.csv that are read
 
 
 @dataclass(frozen=True)
 class Clip:
-    """path: of its folder of frames, relative to the data set's folder. label: the class's name, <movement>_up or …"""
+    """path: of its folder of frames, relative to the data set's folder. label: class name, <movement>_up or _down."""
 
     path: str
     frames: int
@@ -86,9 +85,9 @@ class Clip:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one run, or several together, said of its validation clips. right: those whose class has the highest score.
+    """The accuracy of one or several runs on their validation clips. right: clips whose class has the highest score.
 
-    pairs: movement -> clips whose class has the higher score of the movement's two, and all clips of the movement.
+    pairs: movement -> (clips whose class has the higher score of the movement's two classes, clips of the movement).
     """
 
     right: int
@@ -117,7 +116,7 @@ class Run:
 
     @property
     def place(self) -> tuple[str, str, int]:
-        """Where it lies below the folder of the runs, as data set, operator and seed."""
+        """Its place in the folder of the runs, as data set, operator and seed."""
         return f"{self.network}/rotation{self.rotation}", self.operator, self.seed
 
     def __str__(self) -> str:
@@ -127,25 +126,25 @@ class Run:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data/weizmann_order"), help="folder of clips.csv")
-    parser.add_argument("--weights-folder", type=Path, default=Path("data/weights"))
-    parser.add_argument("--networks", nargs="+", choices=WEIGHTS, default=list(WEIGHTS))
+    parser.add_argument("--weights-folder", type=Path, default=Path("data/weights"), help="default: data/weights")
+    parser.add_argument("--networks", nargs="+", choices=WEIGHTS, default=list(WEIGHTS), help="default: all")
     parser.add_argument(
         "--operators", nargs="+", metavar="OPERATOR[:KEY=VALUE,…]", default=OPERATORS,
-        help="default: " + " ".join(OPERATORS),
+        help="operators with options; default: " + " ".join(OPERATORS),
     )  # fmt: skip
     add_options(parser)
     parser.add_argument("--runs", type=Path, default=Path("runs/real"), help="folder of lists, weights and run folders")
-    parser.add_argument("--output", type=Path, default=Path("docs/results/real"), help="without suffix")
+    parser.add_argument("--output", type=Path, default=Path("docs/results/real"), help="output path without suffix")
     arguments, values = parse(parser)
     run_script("real", lambda: study(arguments, values))
 
 
 def study(arguments: argparse.Namespace, values: list[str]) -> None:
-    """Train and evaluate what is missing, write. Raises InputError as run_jobs does."""
+    """Train and evaluate the missing runs, write the results. Raises InputError as `run_jobs`."""
     operators = list(dict.fromkeys(canonical(text) for text in arguments.operators))
     networks = list(dict.fromkeys(arguments.networks))
     if absent := missing_files(arguments.data, arguments.weights_folder, networks):
-        print(f"skipped: found no {', no '.join(map(str, absent))}; say where they are with --data, --weights-folder")
+        print(f"skipped: found no {', no '.join(map(str, absent))}; set --data and --weights-folder")
         return
     clips = read_clips(arguments.data)
     device = device_of(values)
@@ -154,7 +153,7 @@ def study(arguments: argparse.Namespace, values: list[str]) -> None:
     lists = write_lists(clips, arguments.runs / "lists")
     weights = {network: weights_of(network, arguments.weights_folder, arguments.runs) for network in networks}
 
-    # The rotations and operators of a seed are there before those of the next: what can be compared is soon complete.
+    # All rotations and operators of a seed come before the next seed, so that comparable sets are complete early.
     runs = [
         Run(network, operator, rotation, seed)
         for seed in sorted(set(arguments.seeds)) for network in networks
@@ -168,7 +167,7 @@ def study(arguments: argparse.Namespace, values: list[str]) -> None:
                 f"weights={weights[run.network].resolve()}", f"runtime.threads={threads}",
             ]  # fmt: skip
             jobs[job_of(run, arguments.runs, [*source, *VALUES, *values_for(run.network, values)])] = run
-    print(f"{len(jobs)} of {len(runs)} runs to train, {parallel} side by side", flush=True)
+    print(f"{len(jobs)} of {len(runs)} runs to train, {parallel} at a time", flush=True)
 
     def tell(job: Job) -> None:
         if found := finish(jobs[job], arguments.runs, arguments.keep_checkpoints):
@@ -179,9 +178,9 @@ def study(arguments: argparse.Namespace, values: list[str]) -> None:
     run_jobs(list(jobs), arguments.runs, parallel, 60 * arguments.minutes, tell)
     done = {run: found for run in runs if (found := finish(run, arguments.runs, arguments.keep_checkpoints))}
     if len(done) < len(runs):
-        print(f"{len(runs) - len(done)} runs are left; the same command goes on with them")
+        print(f"{len(runs) - len(done)} runs are left; repeat the command to train them")
     if not any(pooled(outcomes_of(done, run.network, run.operator)) for run in done):
-        raise InputError("no operator has all three rotations of a seed yet; give it more time")
+        raise InputError("no operator has all three rotations of a seed yet; raise --minutes or repeat the command")
     write(arguments.output, clips, done, values, device)
 
 
@@ -194,7 +193,7 @@ def missing_files(data: Path, weights: Path, networks: Sequence[str]) -> list[Pa
 
 
 def read_clips(data: Path) -> list[Clip]:
-    """Raises InputError for a table that is not of this data set."""
+    """Read clips.csv. Raises InputError for a table of another data set."""
     with open(data / "clips.csv", newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         if not set(COLUMNS) <= set(reader.fieldnames or ()):
@@ -204,7 +203,7 @@ def read_clips(data: Path) -> list[Clip]:
             for row in reader
         ]
     if strangers := {clip.person for clip in clips} - {person for people in HELD_OUT for person in people}:
-        raise InputError(f"{data / 'clips.csv'}: people {sorted(strangers)}, who are in no rotation; expected 0 to 8")
+        raise InputError(f"{data / 'clips.csv'}: people {sorted(strangers)} are in no rotation; expected 0 to 8")
     classes = {clip.label for clip in clips}
     if lonely := {name for name in classes if not {f"{movement_of(name)}_{way}" for way in ("up", "down")} <= classes}:
         raise InputError(f"{data / 'clips.csv'}: {', '.join(sorted(lonely))}: expected classes in pairs, _up and _down")
@@ -212,12 +211,12 @@ def read_clips(data: Path) -> list[Clip]:
 
 
 def movement_of(class_name: str) -> str:
-    """ "bend_up" -> "bend": what names a pair of classes."""
+    """ "bend_up" -> "bend", the name of the pair of classes."""
     return class_name.rpartition("_")[0]
 
 
 def split_clips(clips: Iterable[Clip], held_out: Sequence[int]) -> tuple[list[Clip], list[Clip]]:
-    """Training and validation clips of a rotation. Flipped copies are augmentation: in training alone."""
+    """Training and validation clips of a rotation. Flipped copies are augmentation, so only in training."""
     training = [clip for clip in clips if clip.person not in held_out]
     validation = [clip for clip in clips if clip.person in held_out and not clip.flipped]
     assert not {clip.person for clip in training} & {clip.person for clip in validation}
@@ -225,7 +224,7 @@ def split_clips(clips: Iterable[Clip], held_out: Sequence[int]) -> tuple[list[Cl
 
 
 def write_lists(clips: Sequence[Clip], folder: Path) -> list[list[str]]:
-    """The lists of all rotations; of each, the values that name them."""
+    """Write the lists of all rotations. Returns the values for vsn-train that name them, for each rotation."""
     folder.mkdir(parents=True, exist_ok=True)
     values: list[list[str]] = []
     for rotation, held_out in enumerate(HELD_OUT):
@@ -239,7 +238,7 @@ def write_lists(clips: Sequence[Clip], folder: Path) -> list[list[str]]:
 
 
 def weights_of(network: str, folder: Path, runs: Path) -> Path:
-    """The file for vsn-train. ResNet-18's is made once, so that all runs start from the same random part."""
+    """The weights file for vsn-train. ResNet-18's is made once, so that all runs share its random part."""
     if network != "resnet18":
         return folder / WEIGHTS[network][0]
     path, partial = runs / "weights" / "resnet18.pth", runs / "weights" / ".resnet18.pth"
@@ -257,21 +256,21 @@ def weights_of(network: str, folder: Path, runs: Path) -> Path:
 
 
 def job_of(run: Run, runs: Path, values: list[str]) -> Job:
-    """The training, unless it is over, and the evaluation of its last epoch."""
+    """The training, unless it is finished, and the evaluation of its last epoch."""
     folder = run_folder(runs, *run.place)
     training = (
         VSN_TRAIN, "dataset=custom", f"backbone.arch={run.network}", *operator_values(run.operator),
         f"seed={run.seed}", "weights_new_head=true", "data.workers=0", *values,
         f"hydra.run.dir={folder}", f"resume={str(is_begun(folder)).lower()}",
     )  # fmt: skip
-    # The report has images of the videos, and nobody reads ninety reports.
+    # Without the report: nobody reads ninety of them.
     evaluation = (VSN_EVAL, f"checkpoint={folder / 'checkpoints' / 'last.pt'}", "report=false")
     over = collect(runs, *run.place, keep_checkpoints=True)
     return Job(str(run), (evaluation,) if over else (training, evaluation), folder.parent / f"seed{run.seed}.log")
 
 
 def finish(run: Run, runs: Path, keep_checkpoints: bool) -> tuple[Result, Outcome] | None:
-    """What a run that is trained and evaluated came to; its checkpoints are removed. None for any other."""
+    """The result of a trained and evaluated run; removes its checkpoints. None for an unfinished run."""
     folder = run_folder(runs, *run.place)
     result = collect(runs, *run.place, keep_checkpoints=True)
     scores = next(folder.glob("eval/*/*/scores.npz"), None)
@@ -283,10 +282,10 @@ def finish(run: Run, runs: Path, keep_checkpoints: bool) -> tuple[Result, Outcom
 
 
 def outcome_of(scores: Scores) -> Outcome:
-    """A clip is right within its pair where its class has a higher score than the other class of its movement."""
+    """A clip is right within its pair if its class has a higher score than the other class of its movement."""
     movements = np.array([movement_of(str(name)) for name in scores.class_names])  # (K,)
     own = movements[scores.labels]  # (N,)
-    # Classes outside of the pair are out of the race. (N, K)
+    # Only the two classes of the pair compete. (N, K)
     of_pair = np.where(movements[None] == own[:, None], scores.scores, -np.inf)
     right = right_among(of_pair, scores.labels, 1)
     pairs = {str(name): (int(right[own == name].sum()), int((own == name).sum())) for name in np.unique(own)}
@@ -294,7 +293,7 @@ def outcome_of(scores: Scores) -> Outcome:
 
 
 def together(outcomes: Iterable[Outcome]) -> Outcome:
-    """All clips of several runs as one."""
+    """The clips of several runs pooled."""
     right = clips = 0
     pairs: dict[str, tuple[int, int]] = {}
     for each in outcomes:
@@ -309,7 +308,7 @@ Outcomes = dict[tuple[int, int], Outcome]  # (seed, rotation) -> of an operator'
 
 
 def outcomes_of(done: dict[Run, tuple[Result, Outcome]], network: str, operator: str) -> Outcomes:
-    """Of one operator in one network: (seed, rotation) -> what its run came to."""
+    """The outcomes of one operator in one network: (seed, rotation) -> outcome."""
     return {
         (run.seed, run.rotation): outcome
         for run, (_, outcome) in done.items()
@@ -318,7 +317,7 @@ def outcomes_of(done: dict[Run, tuple[Result, Outcome]], network: str, operator:
 
 
 def pooled(outcomes: Outcomes) -> dict[int, Outcome]:
-    """seed -> all its rotations together, for the seeds that have all of them."""
+    """seed -> its rotations pooled, for the seeds that have all of them."""
     found: dict[int, list[Outcome]] = {}
     for (seed, _), outcome in sorted(outcomes.items()):
         found.setdefault(seed, []).append(outcome)
@@ -335,7 +334,7 @@ MEASURES: dict[str, Callable[[Outcome], float]] = {
 
 
 def accuracy_table(found: dict[str, Outcomes]) -> str:
-    """Markdown. found: operator -> its runs. A row for each operator that has a seed with all rotations."""
+    """Markdown: one row per operator that has a seed with all rotations. found: operator -> its runs."""
     movements = sorted({name for outcomes in found.values() for each in outcomes.values() for name in each.pairs})
     header = ["operator", "runs"]
     header += [text for name in MEASURES for text in (f"{name} %", "± seeds", "± runs")] + [f"{m} %" for m in movements]
@@ -359,13 +358,13 @@ def accuracy_table(found: dict[str, Outcomes]) -> str:
 
 
 def deviation(values: Sequence[float]) -> str:
-    """The standard deviation of a sample; none for a single value."""
+    """The sample standard deviation; "-" for a single value."""
     return f"{np.std(values, ddof=1):.1f}" if len(values) > 1 else "-"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Of an operator's accuracy to another's, mean over the runs that both have, in percentage points.
+    """The difference in accuracy between two operators, mean over their common runs, in percentage points.
 
     half: half its 95 % interval, None for a single run.
     """
@@ -382,7 +381,8 @@ class Difference:
 
 
 def differences(found: dict[str, Outcomes]) -> list[Difference]:
-    """Of every operator to TSN and to TSM, over pairs of runs with the same seed and rotation. found: as above."""
+    """The differences of every operator to TSN and to TSM, over runs with the same seed and rotation. found: operator
+    -> its runs."""
     result = []
     for base in (TSN, TSM):
         for operator, outcomes in found.items():
@@ -397,7 +397,7 @@ def differences(found: dict[str, Outcomes]) -> list[Difference]:
 
 
 def difference_table(found: dict[str, Outcomes]) -> str:
-    """Markdown: a row an operator, a column for each measure and each of TSN and TSM."""
+    """Markdown: one row per operator, one column per measure and per reference (TSN, TSM)."""
     values = {(each.operator, each.base, each.measure): str(each) for each in differences(found)}
     columns = [(base, name) for base in (TSN, TSM) if base in found for name in MEASURES]
     header = ["operator", *(f"{name}, minus {title_of(base)}" for base, name in columns)]
@@ -406,7 +406,7 @@ def difference_table(found: dict[str, Outcomes]) -> str:
 
 
 def draw(found: dict[str, dict[str, Outcomes]], classes: int, output: Path, note: str) -> None:
-    """A PNG: a panel for each network, a row for each operator. found: network -> operator -> its runs."""
+    """Draw a PNG: one panel per network, one row per operator. found: network -> operator -> its runs."""
     operators = list(dict.fromkeys(operator for runs in found.values() for operator in runs))
     rows = rows_of(operators)
     size = (3.4 + 3.6 * len(found), 1.9 + 0.66 * len(operators))
@@ -447,7 +447,7 @@ def write(
     facts["training"] = (
         f"{len(done)} runs, {sum(result.seconds for result, _ in done.values()) / 60:.0f} minutes in all, one by one"
     )
-    # Of a key that is given twice, the last value is the one that vsn-train takes.
+    # If a key is given twice, vsn-train uses the last value.
     last = {value.partition("=")[0]: value for value in ["experiment=custom", *VALUES, *values]}
     facts["values of all operators"] = f"`{' '.join(last.values())}`"
     machine = facts["cpu" if device == "cpu" else "gpu"]
@@ -483,7 +483,7 @@ def write(
 
 
 def shared_recipe(done: dict[Run, tuple[Result, Outcome]], network: str) -> str:
-    """What all runs of the network share. Raises InputError where they do not."""
+    """A description of the common recipe of a network's runs. Raises InputError if it differs between them."""
     for rotation in range(len(HELD_OUT)):
         results = [each for run, (each, _) in done.items() if (run.network, run.rotation) == (network, rotation)]
         if results:

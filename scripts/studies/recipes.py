@@ -1,16 +1,16 @@
-"""What it takes to repeat the published numbers: the files of configs/experiment/*/, and docs/recipes.md.
+"""Compute costs and hours of the published recipes, in configs/experiment/*/ and docs/recipes.md.
 
-Writes headers into configs/experiment/*/*.yaml, tables into docs/recipes.md, and docs/results/recipes/rates.json.
+Writes headers to configs/experiment/*/*.yaml, tables to docs/recipes.md, and docs/results/recipes/rates.json.
 
-    python scripts/studies/recipes.py          the table, on the terminal
-    python scripts/studies/recipes.py write    write costs and hours into the headers, and the tables of docs/recipes.md
-    python scripts/studies/recipes.py check    exit code 1 where one of them is not
-    python scripts/studies/recipes.py measure  time training steps on this CPU with nothing else to do, for the hours
+    python scripts/studies/recipes.py          print the tables
+    python scripts/studies/recipes.py write    write costs and hours to the headers, and the tables to docs/recipes.md
+    python scripts/studies/recipes.py check    exit code 1 if one of these is out of date
+    python scripts/studies/recipes.py measure  time training steps on this CPU, which should be idle, for the hours
 
-What a header says of commands and accuracies is written by hand and read here; costs and hours are computed. Costs come
-from the network that the file's config builds. Hours are training clips / clips a second: on 2 CPU cores from
-docs/results/recipes/rates.json, which `measure` writes, and on V100 GPUs from the training time that the authors of TSM
-name; both are for one network and carried over to the others by their multiplications.
+The commands and accuracies in a header are written by hand and read here; costs and hours are computed. Costs come from
+the network that the file's config builds. Hours are training clips divided by clips per second: on 2 CPU cores from
+docs/results/recipes/rates.json, which `measure` writes, and on V100 GPUs from the training time published by the
+authors of TSM. Rates of networks that were not measured are scaled by their MACs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "docs" / "recipes.md"
 RATES = ROOT / "docs" / "results" / "recipes" / "rates.json"
 
-# Classes and training videos, as docs/data-sets.md has them: of split 1, and of Kinetics-400 what the CVDF copy holds.
+# Classes and training videos, as in docs/data-sets.md: of split 1; for Kinetics-400, the videos in the CVDF copy.
 CLASSES = {"something_v1": 174, "something_v2": 174, "jester": 27, "kinetics400": 400, "ucf101": 101, "hmdb51": 51}
 VIDEOS = {
     "something_v1": 86_017, "something_v2": 168_913, "jester": 118_562, "kinetics400": 240_258, "ucf101": 9_537,
@@ -54,9 +54,9 @@ TITLES = {
 # TSM on ResNet-50, 8 frames of Kinetics-400: 49 h 55 min to 74.0 % (Lin, Gan, Han, arXiv 1910.00932, abstract), on six
 # V100 (the first author in issue 28 of the TSM repository). 100 epochs are those of the recipe with that accuracy.
 V100_HOURS, V100_GPUS, V100_EPOCHS = 49 + 55 / 60, 6, 100
-GPUS = 8  # that the commands are meant for
+GPUS = 8  # number of GPUs that the commands are meant for
 
-# What `measure` times: one network of each operator and depth.
+# Networks that `measure` times: one of each operator and depth.
 MEASURED = [
     ("tsn", "resnet50"), ("tsm", "resnet50"), ("vsn_compact", "resnet50"), ("sth", "resnet50"), ("tsn", "resnet101"),
     ("tsm", "resnet101"), ("vsn_compact", "resnet101"), ("tsm", "mobilenet_v2"),
@@ -69,10 +69,10 @@ FUSED = re.compile(rf"# Fused with (?P<other>\S+): (?P<accuracy>{ACCURACY}) \((?
 
 @dataclass(frozen=True)
 class Number:
-    """A published accuracy. other: the recipe whose scores are added, empty for a network by itself."""
+    """A published accuracy. other: the recipe with which scores are fused; empty for a single network."""
 
     accuracy: str  # top-1, or top-1 / top-5, in percent
-    views: str  # protocol, with the values after a blank that depart from it, or words where the source has none
+    views: str  # protocol, then a blank and values that differ from it; or words if the source names no protocol
     source: str
     other: str = ""
 
@@ -82,7 +82,7 @@ class Recipe:
     name: str  # something_v1/vsn_compact_r50_8f
     text: str  # of the file
     values: tuple[str, ...]  # of the command in its header: experiment=… dataset.root=… …
-    config: schema.Train  # what that command composes
+    config: schema.Train  # composed from that command
     numbers: tuple[Number, ...]
 
     @property
@@ -91,14 +91,16 @@ class Recipe:
 
     @property
     def clips(self) -> int:
-        """Of a training."""
+        """The number of clips of a training."""
         return VIDEOS[self.dataset] * self.config.schedule.epochs
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", nargs="?", choices=("show", "write", "check", "measure"), default="show")
-    parser.add_argument("--rounds", type=int, default=3, help="of measure, after one to warm up")
+    parser.add_argument(
+        "work", nargs="?", choices=("show", "write", "check", "measure"), default="show", help="default: show"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of measure, after a warm-up; default 3")
     arguments = parser.parse_args()
     try:
         if arguments.work == "measure":
@@ -115,9 +117,9 @@ def main() -> None:
         for path, text in stale.items():
             if arguments.work == "write":
                 path.write_text(text, encoding="utf-8")
-            print(f"{'written' if arguments.work == 'write' else 'not up to date'}: {path.relative_to(ROOT)}")
+            print(f"{'written' if arguments.work == 'write' else 'out of date'}: {path.relative_to(ROOT)}")
         if stale and arguments.work == "check":
-            print("bring them up to date: python scripts/studies/recipes.py write", file=sys.stderr)
+            print("update them: python scripts/studies/recipes.py write", file=sys.stderr)
             sys.exit(1)
     except InputError as error:
         print(f"recipes: {error}", file=sys.stderr)
@@ -136,7 +138,7 @@ def load_recipes() -> list[Recipe]:
 
 
 def composer() -> Any:
-    """Within it, `compose` works."""
+    """A context in which `compose` works."""
     schema.register_schemas()
     for resolver in ("run_folder", "checkpoint_folder", "choices"):
         OmegaConf.register_new_resolver(resolver, lambda *_: "", replace=True)
@@ -175,7 +177,7 @@ def published(name: str, text: str) -> list[Number]:
 
 
 def contents(recipes: list[Recipe]) -> dict[Path, str]:
-    """What the files should hold: headers with costs and hours, and the document with its tables."""
+    """The wanted content of the files: headers with costs and hours, and the document with its tables."""
     folder = schema.config_folder() / "experiment"
     wanted = {folder / f"{recipe.name}.yaml": with_costs(recipe) for recipe in recipes}
     document = DOCUMENT.read_text(encoding="utf-8")
@@ -186,7 +188,7 @@ def contents(recipes: list[Recipe]) -> dict[Path, str]:
 
 
 def with_costs(recipe: Recipe) -> str:
-    """The file with its two computed lines, which follow the accuracies."""
+    """The file with its two computed lines after the accuracies."""
     parameters, macs = costs(recipe)
     gpus, cores = hours(recipe)
     lines = [
@@ -201,7 +203,7 @@ def with_costs(recipe: Recipe) -> str:
 
 
 def costs(recipe: Recipe) -> tuple[int, int]:
-    """Parameters, and MACs of one clip at the training's size."""
+    """Parameters, and MACs of one clip at the training resolution."""
     config = recipe.config
     network = asdict(config.backbone)
     for key in ("dropout", "partial_bn", "frozen_bn"):
@@ -215,17 +217,17 @@ def costs(recipe: Recipe) -> tuple[int, int]:
 def count(
     operator: str, arch: str, num_frames: int, modality: str, size: int, **options: Any
 ) -> tuple[LayerCost, LayerCost]:
-    """Of the network without a classifier, and of one class of it."""
+    """The costs of the network without a classifier, and of the classifier per class."""
     layers = complexity(operator, arch, num_frames, 1, size, modality, **options)
     assert layers[-1].name == "head"
     return LayerCost("body", "", *total(layers[:-1])), layers[-1]
 
 
 def hours(recipe: Recipe) -> tuple[float, float]:
-    """Of a training: on 8 V100, on 2 CPU cores."""
+    """Hours of a training: on 8 V100, on 2 CPU cores."""
     _, macs = costs(recipe)
-    reference = count("tsm", "resnet50", 8, "rgb", 224)[0].macs  # classifiers do not count beside networks
-    v100 = V100_EPOCHS * VIDEOS["kinetics400"] * reference / (V100_HOURS * V100_GPUS)  # MACs of forward passes an hour
+    reference = count("tsm", "resnet50", 8, "rgb", 224)[0].macs  # the classifier is negligible
+    v100 = V100_EPOCHS * VIDEOS["kinetics400"] * reference / (V100_HOURS * V100_GPUS)  # forward MACs per GPU hour
     rates = json.loads(RATES.read_text(encoding="utf-8"))["clips_per_s"]
     network = recipe.config.backbone
     measured = count(network.operator, network.arch, 8, "rgb", 224)[0].macs
@@ -234,7 +236,7 @@ def hours(recipe: Recipe) -> tuple[float, float]:
 
 
 def readable(hours: float) -> str:
-    """Two digits that mean something: 0.31, 6.5, 13, 140, 2,900."""
+    """Two significant digits: 0.31, 6.5, 13, 140, 2,900."""
     if hours >= 10:
         digits = 10 ** (len(str(int(hours))) - 2)
         return f"{round(hours / digits) * digits:,.0f}"
@@ -242,7 +244,7 @@ def readable(hours: float) -> str:
 
 
 def tables(recipes: list[Recipe]) -> str:
-    """Markdown: a table for each data set, then the sums of two networks with their commands."""
+    """Markdown: a table for each data set, then a table of the fused pairs of networks."""
     parts = []
     header = ["`experiment=`", "top-1 / top-5 %", "protocol", "source", "GMACs", "M par.", "8 V100, h", "2 cores, h"]
     for dataset, title in TITLES.items():
@@ -273,9 +275,9 @@ def ticks(views: str) -> str:
 
 
 def measure(rounds: int) -> dict[str, Any]:
-    """Training steps of one clip of 8 × 224 × 224 in fp32, channels last, all networks in turns.
+    """Time training steps with one clip of 8 × 224 × 224 in fp32, channels_last, all networks interleaved.
 
-    The fastest step of each counts: what else runs on a machine can only lengthen one.
+    The fastest step of each network counts, since other load can only slow steps down.
     """
     actions = {
         f"{operator} {arch}": model_action(operator, Workload(arch), Setting("fp32", True), "train")

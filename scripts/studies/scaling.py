@@ -1,17 +1,17 @@
-"""What a training takes in GPUs, loader cores, disk and days, computed from measured rates: docs/scaling.md.
+"""Compute the GPUs, loader cores, disk space and days of a training from measured rates: docs/scaling.md.
 
-Writes nothing but the table of --document: it prints the table.
+Prints the table; writes only the table in --document.
 
     python scripts/studies/scaling.py                                          the table of docs/scaling.md
-    python scripts/studies/scaling.py --document docs/scaling.md               writes it there
+    python scripts/studies/scaling.py --document docs/scaling.md               update the table in the document
     python scripts/studies/scaling.py kinetics400x1000 --gpus 64 512 --operator sth --arch resnet101
     python scripts/studies/scaling.py --videos 2000000 --megabytes 1.5 --frames 250 --epochs 30 --gpus 8
     python scripts/studies/scaling.py kinetics400 --loader-json runs/loader.json --model-json runs/model.json
 
-A number behind a data set's name, as in kinetics400x1000, multiplies its videos. A GPU's speed is what
---gpu-clips-per-s says, or what `vsn-tools bench model tsm/tsn --mode train --device cuda` measured (--model-json), or
-what scripts/gpu_report.py measured (--gpu-json; docs/results/gpu.json where that is there), or else what follows from
-the network's multiplications at --tflops, a rate that you assume; then published rates are printed beside it.
+A factor after a data set's name, as in kinetics400x1000, multiplies its videos. The speed of a GPU is taken from
+--gpu-clips-per-s; or from `vsn-tools bench model tsm/tsn --mode train --device cuda` (--model-json); or from
+scripts/gpu_report.py (--gpu-json; default docs/results/gpu.json if it exists). Otherwise it is computed from the
+network's MACs and an assumed rate, --tflops, and compared with published rates.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from vsn_train.atomic import write_atomic
 from vsn_train.errors import InputError
 from vsn_train.models.backbone import ARCHS, OPERATORS
 
-# Training and validation videos of the official lists; megabytes and frames of a video: Something-Something V2, the
-# official size over its 220,847 videos, and frames of one original; Kinetics-400, means of four files of 340 x 256.
+# Training and validation videos of the official lists; megabytes and frames per video. Something-Something V2: official
+# size divided by its 220,847 videos, and frames of one original; Kinetics-400: means of four files of 340 x 256.
 SETS = {
     each.name: each
     for each in (
@@ -56,43 +56,43 @@ RATES = {
     "kinetics400": ReadingRates(clips=6.9, copied_clips=92.7, test_videos=6.9, copies_made=0.85, growth=2.31),
 }
 GPU_JSON = Path(__file__).resolve().parents[2] / "docs" / "results" / "gpu.json"
-# What others publish of training ResNet-50: TSM with 8 frames, seconds of a step of 64 clips on 8 GPUs together; images
-# a second of one GPU, of which a clip of 8 frames takes 8.
+# Published training speeds of ResNet-50: TSM with 8 frames, seconds per step of 64 clips on 8 GPUs; images per second
+# of one GPU, of which a clip of 8 frames takes 8.
 PUBLISHED = (
     Published("TSM, 8 frames, mmaction2: 8 V100, 0.30 s a step of 64 clips", 64 / 0.30 / 8),
     Published("TSM, 8 frames, the TSM repository: 8 V100, 0.38 s a step of 64 clips", 64 / 0.38 / 8),
     Published("ResNet-50 on images, AMP: one A100, 2,470 images/s, a ceiling", 2470 / 8),
 )
-BLOCK = "<!-- scripts/studies/scaling.py {} -->"  # around what --document replaces; {}: begins, ends
+BLOCK = "<!-- scripts/studies/scaling.py {} -->"  # markers around the block of --document; {}: begins, ends
 DEFAULT = [("something_v2", 8), ("kinetics400", 8), ("kinetics400x1000", 512)]
-# Of an operator that was timed in reference form, and of files written before that was its name.
+# Marks an operator timed in reference form; "textbook" in older files.
 OTHER_FORM = re.compile(r"\b(reference|textbook)\b")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sets", nargs="*", metavar="SET[xN]", help=f"{', '.join(SETS)}, N times as large")
-    parser.add_argument("--videos", type=int, help="training videos of your own set; read like Kinetics-400's")
-    parser.add_argument("--megabytes", type=float, help="of one video of yours, mean")
-    parser.add_argument("--frames", type=float, help="of one video of yours, mean")
-    parser.add_argument("--epochs", type=int, help="default: 50, as the published recipes")
-    parser.add_argument("--gpus", type=int, nargs="+", help="a column for each; default 8")
+    parser.add_argument("sets", nargs="*", metavar="SET[xN]", help=f"{', '.join(SETS)}, with N times the videos")
+    parser.add_argument("--videos", type=int, help="training videos of your own set; loads at Kinetics-400's rates")
+    parser.add_argument("--megabytes", type=float, help="mean size of your videos")
+    parser.add_argument("--frames", type=float, help="mean number of frames of your videos")
+    parser.add_argument("--epochs", type=int, help="default: 50, as in the published recipes")
+    parser.add_argument("--gpus", type=int, nargs="+", help="numbers of GPUs, one column each; default 8")
     parser.add_argument(
-        "--share", type=float, default=0.9, help="of their summed speed that several GPUs reach; assumed"
+        "--share", type=float, default=0.9, help="assumed scaling efficiency of several GPUs; default 0.9"
     )
-    parser.add_argument("--operator", choices=tuple(OPERATORS), default="tsm")
-    parser.add_argument("--arch", choices=ARCHS, default="resnet50")
-    parser.add_argument("--num-frames", type=int, default=8)
-    parser.add_argument("--tflops", type=float, help="that a GPU sustains in training; assumed; default 40")
-    parser.add_argument("--gpu-clips-per-s", type=float, help="training clips a second of one GPU")
+    parser.add_argument("--operator", choices=tuple(OPERATORS), default="tsm", help="default tsm")
+    parser.add_argument("--arch", choices=ARCHS, default="resnet50", help="default resnet50")
+    parser.add_argument("--num-frames", type=int, default=8, help="frames per clip; default 8")
+    parser.add_argument("--tflops", type=float, help="assumed sustained TFLOP/s of a GPU in training; default 40")
+    parser.add_argument("--gpu-clips-per-s", type=float, help="training clips per second of one GPU")
     parser.add_argument(
-        "--model-json", type=Path, help="of vsn-tools bench model --mode train on your GPU, for this network"
+        "--model-json", type=Path, help="JSON of vsn-tools bench model --mode train on your GPU, for this network"
     )
     parser.add_argument(
-        "--gpu-json", type=Path, default=GPU_JSON, help="of scripts/gpu_report.py; default: docs/results/gpu.json"
+        "--gpu-json", type=Path, default=GPU_JSON, help="JSON of scripts/gpu_report.py; default: docs/results/gpu.json"
     )
-    parser.add_argument("--document", type=Path, help="Markdown file whose block between two marks is replaced")
-    parser.add_argument("--loader-json", type=Path, help="of vsn-tools bench loader on your files, for all sets")
+    parser.add_argument("--document", type=Path, help="Markdown file whose block between two markers is replaced")
+    parser.add_argument("--loader-json", type=Path, help="JSON of vsn-tools bench loader on your files, for all sets")
     arguments = parser.parse_args()
     try:
         run(arguments)
@@ -107,7 +107,7 @@ def run(arguments: argparse.Namespace) -> None:
     for gpus in arguments.gpus or ():
         check_positive(gpus=gpus)
     if arguments.share > 1:
-        raise InputError(f"--share {arguments.share}: several GPUs reach at most all of their speed, 1")
+        raise InputError(f"--share {arguments.share}: expected at most 1, the summed speed of the GPUs")
     chosen = [(name, gpus) for name in arguments.sets for gpus in arguments.gpus or [8]]
     if not arguments.sets and arguments.videos is None:
         chosen = [(name, gpus) for name, usual in DEFAULT for gpus in arguments.gpus or [usual]]
@@ -122,7 +122,7 @@ def run(arguments: argparse.Namespace) -> None:
         columns = [(videos, measured, gpus) for videos, _, gpus in columns]
         read = f"as measured in {arguments.loader_json}"
     elif arguments.num_frames != 8:
-        read += ", with 8 frames a clip; give --loader-json for another number"
+        read += ", with 8 frames per clip; give --loader-json for another number"
 
     rows = []
     for videos, rates, gpus in columns:
@@ -143,7 +143,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def gpu_rate(arguments: argparse.Namespace) -> tuple[float, str, bool]:
-    """Training clips a second of one GPU, where the figure comes from, and whether published ones belong beside it."""
+    """Training clips per second of one GPU, the source of the figure, and whether to compare it with published ones."""
     network = arguments.operator, arguments.arch, arguments.num_frames
     if arguments.gpu_clips_per_s:
         return arguments.gpu_clips_per_s, "as given by --gpu-clips-per-s", False
@@ -155,7 +155,7 @@ def gpu_rate(arguments: argparse.Namespace) -> tuple[float, str, bool]:
         name = "docs/results/gpu.json" if arguments.gpu_json == GPU_JSON else str(arguments.gpu_json)
         if network in found:
             return found[network], f"as measured by scripts/gpu_report.py ({name})", False
-        # The nearest that was measured: the multiplications are done as fast as that network's.
+        # Scale from a measured network by MACs.
         like = ("tsm", "resnet50", 8) if ("tsm", "resnet50", 8) in found else next(iter(found))
         rate = found[like] * macs_of(*like) / macs
         return rate, f"computed from {' '.join(map(str, like))} frames ({name}) by the multiplications", False
@@ -166,12 +166,12 @@ def gpu_rate(arguments: argparse.Namespace) -> tuple[float, str, bool]:
 
 
 def macs_of(operator: str, arch: str, num_frames: int) -> float:
-    """Of one clip's forward pass, with Kinetics-400's number of classes."""
+    """MACs of one clip's forward pass, with the number of classes of Kinetics-400."""
     return float(total(complexity(operator, arch, num_frames, 400))[1])
 
 
 def replace_block(path: Path, text: str) -> None:
-    """Raises InputError where the file or the two marks in it are not there."""
+    """Replace the block between the two markers of a file. Raises InputError if the file or a marker is missing."""
     begin, end = BLOCK.format("begins"), BLOCK.format("ends")
     try:
         content = path.read_text(encoding="utf-8")
@@ -180,12 +180,12 @@ def replace_block(path: Path, text: str) -> None:
     before, first, rest = content.partition(begin)
     _, second, after = rest.partition(end)
     if not (first and second):
-        raise InputError(f"--document {path}: expected the lines {begin} and {end} in it")
+        raise InputError(f"--document {path}: expected the lines {begin} and {end}")
     write_atomic(path, f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 
 def set_and_rates(text: str) -> tuple[VideoSet, ReadingRates]:
-    """ "kinetics400x1000" -> a thousand Kinetics-400, and what a core reads of it."""
+    """ "kinetics400x1000" -> Kinetics-400 with 1000 times the videos, and its reading rates."""
     found = re.fullmatch(r"(.+?)(?:x(\d+))?", text)
     name, factor = (found[1], int(found[2] or 1)) if found else (text, 1)
     if name not in SETS or not factor:
@@ -194,9 +194,9 @@ def set_and_rates(text: str) -> tuple[VideoSet, ReadingRates]:
 
 
 def own_set(arguments: argparse.Namespace) -> VideoSet:
-    """As large a share of it for validation as in Kinetics-400."""
+    """The user's own set, with the same share of validation videos as Kinetics-400."""
     if arguments.megabytes is None or arguments.frames is None:
-        raise InputError("--videos: give --megabytes and --frames of a video too")
+        raise InputError("--videos: give --megabytes and --frames per video too")
     like = SETS["kinetics400"]
     val_videos = round(arguments.videos * like.val_videos / like.train_videos)
     return replace(
@@ -206,7 +206,7 @@ def own_set(arguments: argparse.Namespace) -> VideoSet:
 
 
 def clips_of_model_json(path: Path, operator: str, arch: str, num_frames: int) -> float:
-    """Training clips a second of the network's fastest setting and batch."""
+    """Training clips per second of the network's fastest setting and batch."""
     speeds = [
         row["work"]["batch"] / float(np.median(row["seconds"]))
         for row in results_of(path, "vsn-tools bench model")
@@ -214,14 +214,14 @@ def clips_of_model_json(path: Path, operator: str, arch: str, num_frames: int) -
         and (row["work"]["arch"], row["work"]["num_frames"]) == (arch, num_frames)
     ]  # fmt: skip
     if not speeds:
-        raise InputError(f"{path}: no training step of {operator} on {arch} with {num_frames} frames in it")
+        raise InputError(f"{path}: has no training step of {operator} on {arch} with {num_frames} frames")
     return max(speeds)
 
 
 def clips_of_gpu_json(path: Path) -> dict[tuple[str, str, int], float]:
-    """(operator, arch, frames) -> training clips a second on a GPU in bf16, not compiled.
+    """(operator, arch, frames) -> training clips per second on a GPU in bf16, not compiled.
 
-    path: of scripts/gpu_report.py. Raises InputError for another file, and for one without such a training step.
+    path: JSON of scripts/gpu_report.py. Raises InputError for another file, and for one without such a training step.
     """
     found: dict[tuple[str, str, int], float] = {}
     for row in results_of(path, "scripts/gpu_report.py"):
@@ -234,12 +234,12 @@ def clips_of_gpu_json(path: Path) -> dict[tuple[str, str, int], float]:
             key = operator, row["work"]["arch"], row["work"]["num_frames"]
             found.setdefault(key, row["work"]["batch"] / float(np.median(row["seconds"])))
     if not found:
-        raise InputError(f"{path}: no training step on a GPU in it; scripts/gpu_report.py writes such a file")
+        raise InputError(f"{path}: has no training step on a GPU; scripts/gpu_report.py writes such a file")
     return found
 
 
 def rates_of_loader_json(path: Path) -> ReadingRates:
-    """Of all videos in it together. Needs a training with copies; of the tests it takes the one of the most views."""
+    """Rates over all videos in the file. Needs training from copies; of the protocols it uses the slowest."""
     rows = results_of(path, "vsn-tools bench loader")
 
     def per_second(mode: str, pipeline: str) -> float:

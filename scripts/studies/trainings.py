@@ -1,7 +1,7 @@
-"""The trainings of a comparison: installed commands side by side, going on where they were stopped.
+"""Run the trainings of a comparison: installed commands, several at a time, resumed if they were stopped.
 
-For scripts that train many networks with one recipe. A run lies in RUNS/DATASET/OPERATOR/seedN; once it is finished,
-its result.json says what it came to.
+For scripts that train many networks with one recipe. A run is in RUNS/DATASET/OPERATOR/seedN; once it is finished, its
+result.json has the result.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from vsn_train.models.backbone import OPERATORS
 
 VSN_TRAIN, VSN_EVAL = (str(Path(sys.executable).with_name(name)) for name in ("vsn-train", "vsn-eval"))
 WRONG_INPUT = 2  # their exit code
-# What the log of a run says at its start and at its end.
+# Lines at the start and at the end of a run's log.
 DONE = r"done: \d+ epochs"
 COUNTS = r": (?P<videos>\d+) training and \d+ validation videos of (?P<classes>\d+) classes"
-RESULT = "result.json"  # in a run folder: the run is finished, and this is what it came to
-RECIPE = "recipe.json"  # in the folder of all runs: the values that they share
+RESULT = "result.json"  # in the folder of a finished run: its result
+RECIPE = "recipe.json"  # in the folder of all runs: their common values
 
 
 @dataclass(frozen=True)
 class Job:
-    """Commands that follow one another and share a log. name: for messages. runs: how many trainings they are."""
+    """Commands that run in sequence with a common log. name: for messages. runs: number of trainings in them."""
 
     name: str
     commands: tuple[tuple[str, ...], ...]
@@ -50,30 +50,30 @@ class Job:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--parallel", type=int, default=0, help="runs side by side; 0: one a core, on CUDA one")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
+    parser.add_argument("--parallel", type=int, default=0, help="runs at a time; 0: one per core, on CUDA one")
     parser.add_argument(
         "--minutes", type=float, default=float("inf"),
-        help="start nothing that would not be done by then; what is left is trained the next time",
+        help="start no run that would take longer; repeat the command to train the remaining runs",
     )  # fmt: skip
-    parser.add_argument("--keep-checkpoints", action="store_true", help="of finished runs; else they are removed")
+    parser.add_argument("--keep-checkpoints", action="store_true", help="keep the checkpoints of finished runs")
 
 
 def parse(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]]:
-    """The options, and the values for vsn-train among them."""
+    """Parse the command line into the options and the values for vsn-train."""
     values = [argument for argument in sys.argv[1:] if is_value(argument)]
     return parser.parse_args([argument for argument in sys.argv[1:] if not is_value(argument)]), values
 
 
 def is_value(argument: str) -> bool:
-    """Whether it is for vsn-train. An operator's options have an "=" too, and come behind its name."""
+    """Whether an argument is for vsn-train. Options of an operator also have "=", but follow the operator's name."""
     match = re.match(r"(?:(\w+):)?[\w./]+=", argument)
     return match is not None and match[1] not in OPERATORS
 
 
 def run_script(name: str, work: Callable[[], None]) -> None:
-    """work(), which starts trainings. Wrong input is one line and exit code 2."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # not without ending the trainings
+    """Call work(), which starts trainings. Wrong input gives one line and exit code 2."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the trainings are ended too
     try:
         work()
     except InputError as error:
@@ -86,13 +86,13 @@ def device_of(values: Sequence[str]) -> str:
 
 
 def side_by_side(parallel: int, device: str) -> tuple[int, int]:
-    """How many runs at a time, and how many threads for each. parallel: as asked for, 0 where it was not."""
+    """The number of runs at a time, and threads per run. parallel: the requested number, 0: automatic."""
     number = parallel or (1 if device == "cuda" else usable_cores())
     return number, max(usable_cores() // number, 1)
 
 
 def values_for(name: str, values: Sequence[str]) -> list[str]:
-    """Those for all runs, then those that are for `name` only: NAME:key=value."""
+    """The values for all runs, then those for `name` only (NAME:key=value)."""
     split = [re.fullmatch(r"(?:(\w+):)?(.*)", value, re.S) for value in values]
     found = [(match[1], match[2]) for match in split if match]
     return [value for own, value in found if own is None] + [value for own, value in found if own == name]
@@ -108,14 +108,14 @@ def operator_values(operator: str) -> list[str]:
 
 
 def keep_recipe(folder: Path, values: list[str]) -> None:
-    """Write down what all runs in the folder share; refuse to mix recipes."""
+    """Record the common values of all runs in the folder. Raises InputError if other values are recorded."""
     path, recipe = folder / RECIPE, sorted(values)
     if path.exists():
         before = json.loads(path.read_text())
         if before != recipe:
             raise InputError(
-                f"{folder}: its runs were trained with {' '.join(before) or 'no values'}, now given are "
-                f"{' '.join(recipe) or 'none'}; give the same ones or choose another --runs"
+                f"{folder}: its runs were trained with {' '.join(before) or 'no values'}, but now "
+                f"{' '.join(recipe) or 'none'} are given; give the same values or choose another --runs"
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -127,12 +127,12 @@ def run_folder(runs: Path, dataset: str, operator: str, seed: int) -> Path:
 
 
 def is_begun(folder: Path) -> bool:
-    """Whether vsn-train can go on with the run."""
+    """Whether vsn-train can resume the run."""
     return (folder / "checkpoints" / "last.pt").exists()
 
 
 def collect(runs: Path, dataset: str, operator: str, seed: int, keep_checkpoints: bool) -> Result | None:
-    """The result of a run that has come to its end; written into its folder the first time. None before the end."""
+    """The result of a finished run; written to its folder the first time. None for an unfinished run."""
     folder = run_folder(runs, dataset, operator, seed)
     if (folder / RESULT).exists():
         return read_result(runs, dataset, operator, seed)
@@ -171,10 +171,10 @@ def read_result(runs: Path, dataset: str, operator: str, seed: int) -> Result | 
 def run_jobs(
     jobs: Sequence[Job], runs: Path, parallel: int, limit: float, ended: Callable[[Job], object] = lambda job: None
 ) -> None:
-    """Run the jobs, so many at a time, for about `limit` seconds: none is started that would take longer.
+    """Run the jobs, `parallel` at a time, for about `limit` seconds: starts no job that would take longer.
 
-    runs: the folder of all runs, which the logs lie in. ended: called when a job is over.
-    Raises InputError when a command refuses its input; exits 1 when a job fails otherwise.
+    runs: the folder of all runs, which has the logs. ended: called when a job has ended.
+    Raises InputError if a command refuses its input; exits with code 1 if a job fails otherwise.
     """
     start = time.monotonic()
     waiting, active, started = list(jobs), dict[Job, tuple[int, subprocess.Popen[bytes]]](), dict[Job, float]()
@@ -227,7 +227,7 @@ def describe_failure(job: Job, code: int) -> str:
 
 
 def remove_traces(job: Job, runs: Path) -> None:
-    """Of a job that was refused, and of the whole comparison where it had no run yet."""
+    """Remove the files of a refused job, and those of the whole comparison if it has no run yet."""
     job.log.unlink()
     if not any(runs.rglob("config.yaml")):
         (runs / RECIPE).unlink(missing_ok=True)  # the attention study has none

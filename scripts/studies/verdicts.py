@@ -1,9 +1,9 @@
-"""What the papers claim of their operators, and whether a comparison's results bear it out.
+"""The papers' claims about their operators, and whether the results of a comparison support them.
 
-Two operators are compared seed by seed: both runs of a seed saw the same videos in the same order. Of the differences
-a 95 % interval (Student's t) is taken; a claim holds where the interval lies above 0, is contradicted where it lies
-below. Where the interval has 0 in it and lies within ±5 points, the two are close; where it is wider, the claim stays
-undecided. The interval covers what another seed would change, not what other validation videos would.
+Two operators are compared seed by seed: both runs of a seed saw the same videos in the same order. A claim holds if the
+95 % interval (Student's t) of the differences is above 0, and is contradicted if it is below 0. If the interval
+contains 0 and lies within ±5 points, the two are close; if it is wider, the claim is undecided. The interval covers the
+variation over seeds, not over validation videos.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ NAMES = {
     "undecided": "stay undecided",
     "no room": "cannot be told, because both operators solve the task",
 }
-TIMELESS = ("motion_static",)  # data sets on which the claims, which are about time, say nothing
-SOLVED = 99.0  # percent: where both operators reach it, there is no room for a difference
+TIMELESS = ("motion_static",)  # data sets that cannot test the claims, which are about time
+SOLVED = 99.0  # percent: if both operators reach it, there is no room for a difference
 
-# As `canonical` in scripts/studies/comparison.py writes them: options that differ from the default alone.
+# As returned by `canonical` in scripts/studies/comparison.py: only options that differ from the default.
 TSN, TSM = "tsn", "tsm"
 VSN, VSN_PLAIN, HEADTAIL = "vsn_compact", "vsn_compact:standard_block=plain", "vsn_headtail"
 STH, STH_MERGE, STH_SUM = "sth", "sth:variant=merge", "sth:integration=sum"
@@ -74,7 +74,7 @@ class Verdict:
 
 
 def judge(claim: Claim, dataset: str, top1: Mapping[str, Mapping[int, float]]) -> Verdict | None:
-    """top1: operator -> seed -> percent. None where no seed was trained with both operators."""
+    """Judge a claim. top1: operator -> seed -> percent. None if no seed was trained with both operators."""
     better, worse = top1.get(claim.better, {}), top1.get(claim.worse, {})
     seeds = sorted(better.keys() & worse.keys())
     if not seeds:
@@ -83,7 +83,7 @@ def judge(claim: Claim, dataset: str, top1: Mapping[str, Mapping[int, float]]) -
     mean, half = float(differences.mean()), half_interval(differences)
     if min(*better.values(), *worse.values()) >= SOLVED:
         word = "no room"
-    elif not abs(mean) > half:  # also for a single seed, whose interval is not known
+    elif not abs(mean) > half:  # also for a single seed, whose interval is unknown
         word = "close" if abs(mean) + half < CLOSE else "undecided"
     else:
         word = "holds" if mean > 0 else "contradicted"
@@ -100,7 +100,7 @@ def half_interval(values: Sequence[float] | np.ndarray) -> float:
 
 
 def verdict_rows(results: Mapping[str, Mapping[str, Mapping[int, float]]]) -> list[list[str]]:
-    """results: data set -> operator -> seed -> top-1 percent. One row a claim, a column for each data set."""
+    """One row per claim, one column per data set. results: data set -> operator -> seed -> top-1 percent."""
     rows = []
     for claim in CLAIMS:
         verdicts = [judge(claim, dataset, top1) for dataset, top1 in results.items()]
@@ -119,7 +119,7 @@ def describe(verdict: Verdict | None) -> str:
 
 
 def summary(results: Mapping[str, Mapping[str, Mapping[int, float]]]) -> str:
-    """One sentence a data set: how many of the claims came out which way."""
+    """One sentence per data set with the number of claims of each verdict."""
     lines = []
     for dataset, top1 in results.items():
         words = [verdict.word for claim in CLAIMS if (verdict := judge(claim, dataset, top1))]
@@ -130,7 +130,7 @@ def summary(results: Mapping[str, Mapping[str, Mapping[int, float]]]) -> str:
 
 
 def spread(dataset: str, top1: Mapping[str, Mapping[int, float]]) -> str:
-    """A sentence on a data set that needs no time: whether any operator falls behind TSN."""
+    """A sentence about a data set for which single frames suffice: the operators that fall behind TSN."""
     if TSN not in top1:
         return ""
     base = float(np.mean(list(top1[TSN].values())))

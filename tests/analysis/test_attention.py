@@ -109,7 +109,7 @@ def test_a_network_without_attention(options):
         attention_layers(create_model(options[0], "resnet18", 4, 3, **options[1]))
 
 
-# ---- What the numbers say --------------------------------------------------------------------------------------------
+# ---- Findings --------------------------------------------------------------------------------------------------------
 
 
 def measured(data="motion", modality="rgb", p=0.25, shares=(0.5, 0.5, 0.5, 0.5), seed=0, **facts) -> Measured:
@@ -181,7 +181,7 @@ def test_movement_from_the_start_is_told():
 
 
 def test_networks_of_different_kinds_are_not_compared():
-    with pytest.raises(InputError, match=r"0\.pt has arch resnet50 and 0\.pt has resnet18.*call of their own"):
+    with pytest.raises(InputError, match=r"0\.pt has arch resnet50 and 0\.pt has resnet18.*once for each kind"):
         group([measured(), measured(arch="resnet50")])
 
 
@@ -327,7 +327,7 @@ def test_wrong_input_ends_with_one_message_and_writes_nothing(checkpoint, values
         (f"checkpoint=[{checkpoint},{plain}]",): r"sum\.pt: this network has no layer with attention",
         ("dataset=motion",): "checkpoint is not given",
         (f"checkpoint={tmp_path}/none.pt",): r"none\.pt",
-        (good, "label=[a,b]"): "2 labels for 1 checkpoints; expected one for each",
+        (good, "label=[a,b]"): "2 labels for 1 checkpoints; expected one each",
         (good, "dataset.rot=here"): "rot",
         (good, "protocol=some"): "some",
         (good, "backbone.p=0.5"): "backbone.p=0.5, but .* was trained with 0.25",

@@ -77,7 +77,7 @@ def test_file_that_gives_other_logits_is_not_written(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("model.pth", r"expected a name that ends in \.pt2 or \.onnx"), ("no/folder.pt2", "there is no folder")],
+    [("model.pth", r"expected a name that ends in \.pt2 or \.onnx"), ("no/folder.pt2", "no such folder")],
 )
 def test_names_that_do_not_do(tmp_path, name, message):
     with pytest.raises(InputError, match=message):

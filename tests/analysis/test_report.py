@@ -122,7 +122,7 @@ def test_classes_can_be_sorted_and_found(page):
 def test_mistakes_are_shown_with_their_frames(page):
     cards = page.locator(".card")
     assert cards.count() == 5
-    assert "Said right" in cards.first.inner_text()
+    assert "Predicted right" in cards.first.inner_text()
     sizes = cards.first.locator("img").evaluate_all("images => images.map((each) => each.naturalWidth)")
     assert sizes == [64] * 6
 

@@ -155,7 +155,7 @@ def test_accuracy_over_views_by_hand():
     assert rows[1] == pytest.approx([50, 50, 50])  # each view has one of the two right
     assert rows[2] == pytest.approx([50, 50, 50])
     assert rows[3][0] == scores.top1() == 50
-    with pytest.raises(InputError, match="holds no single views; evaluate with keep_views=always"):
+    with pytest.raises(InputError, match="has no scores of single views; evaluate with keep_views=always"):
         example(facts={"protocol": {"clips": 10, "crops": 10}}).over_views()
 
 
@@ -270,7 +270,7 @@ def test_what_is_not_a_score_file(tmp_path):
         ({"facts": {"bad_videos": "a"}}, "bad_videos is 'a', expected a list"),
         ({"facts": {"protocol": [1]}}, "protocol is a list of 1, expected a table of keys"),
         ({"facts": {"protocol": {"clips": "x"}}}, "protocol.clips is 'x', expected a whole number"),
-        ({"facts": {"loss": math.nan}}, "NaN is no number"),
+        ({"facts": {"loss": math.nan}}, "NaN is not a finite number"),
     ],
 )
 def test_what_a_score_file_says_is_looked_at(tmp_path, change, message):

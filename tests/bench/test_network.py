@@ -177,7 +177,7 @@ def test_a_switch_that_changes_nothing_is_a_message(choice, message):
         check_choice(choice, SMALL, processes=1)
 
 
-# ---- Beside the papers' speed tables ---------------------------------------------------------------------------------
+# ---- Compared with the papers' speed tables --------------------------------------------------------------------------
 
 
 def made_times(seconds, batch, arch="resnet50"):
@@ -229,7 +229,7 @@ def test_the_script_times_all_networks_and_adds_another_size(benchmark, capsys):
     selection = "table --arch resnet18 --size 32 --batch 2 --rounds 1 --frames"
     text, results = benchmark(f"{selection} 4")
     assert {(row["model"], row["work"]["batch"]) for row in results} == {(n, b) for n in NETWORKS for b in (1, 2)}
-    assert "## Beside the papers" in text
+    assert "## Compared with the papers" in text
     added, both = benchmark(f"{selection} 2 --add")
     assert both[len(results) :] == results
     assert added.count("resnet18, 2 frames") == added.count("resnet18, 4 frames") == len(NETWORKS)

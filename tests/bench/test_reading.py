@@ -65,7 +65,7 @@ def test_memory_of_a_worker_is_read_at_the_marks(folder):
     found = worker_memory([str(folder / "0.mp4")], Reading("train", 2, crop_size=32), 40)
     assert list(found) == [1, 4, 10, 20, 30, 40]
     assert all(megabytes > 20 for megabytes in found.values())
-    with pytest.raises(InputError, match="expected videos, or folders of images, in it; found neither"):
+    with pytest.raises(InputError, match="found no videos and no folders of images"):
         gather_videos(Path(__file__).parent, 5, None)
 
 

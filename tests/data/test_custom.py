@@ -224,7 +224,7 @@ def test_numbers_beside_a_file_of_numbers_as_names(tmp_path):
     make(tmp_path, "a/1.mp4,1\nb c/2.avi,3\n")
     classes = tmp_path / "classes.txt"
     classes.write_text("1\n2\n3\n")
-    with pytest.raises(InputError, match=r"label 1 may be an index from 0 or one of the names in dataset.classes; say"):
+    with pytest.raises(InputError, match=r"label 1 may be an index from 0 or one of the names in dataset.classes; set"):
         load_custom(tmp_path, "train", NONE, classes)
     assert load_custom(tmp_path, "train", NONE, classes, labels="names").labels.tolist() == [0, 2]
     classes.write_text("one\ntwo\nthree\nfour\n")

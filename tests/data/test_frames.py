@@ -134,7 +134,7 @@ def image(height: int = 48, width: int = 64) -> torch.Tensor:
         (["00001.jpg", "00002.jpg", "00004.jpg", "00005.jpg"], r"00003\.jpg is missing; .* 00001\.jpg to 00005\.jpg"),
         (
             ["img_00001.jpg", "frame_00001.jpg"],
-            r"images of 2 kinds in this folder \(frame_00001.jpg, img_00001.jpg\)",
+            r"images with 2 prefixes in this folder \(frame_00001.jpg, img_00001.jpg\)",
         ),
         (["1.jpg", "00001.jpg"], r"two images have the same number"),
         (["00001.jpg", "00002.png"], r"00002\.jpg is missing"),
@@ -156,7 +156,7 @@ def test_what_is_not_the_frames_of_one_video(names: list[str], message: str, tmp
         (["00001.jpg"], r"expected one kind of pairs .*found none; `vsn-tools flow` makes them"),
         (["flow_x_00001.jpg"], r"flow_x_ images without flow_y_ ones"),
         (["x_00001.jpg", "y_00001.jpg", "flow_x_00001.jpg", "flow_y_00001.jpg"], r"found pairs of 2 kinds"),
-        (["x_00001.jpg", "y_00001.jpg", "x_00002.jpg"], r"x_00002\.jpg and y_00002\.jpg only one is there"),
+        (["x_00001.jpg", "y_00001.jpg", "x_00002.jpg"], r"only one of x_00002\.jpg and y_00002\.jpg exists"),
     ],
 )
 def test_what_is_not_the_flow_of_one_video(names: list[str], message: str, tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_folder_that_may_not_be_listed(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_flow_of_a_file_is_refused(tmp_path: Path) -> None:
     write_counting_video(tmp_path / "clip.mp4", 3)
-    with pytest.raises(VideoError, match=r"folder of images, which `vsn-tools flow` makes"):
+    with pytest.raises(VideoError, match=r"folder of images; make it with `vsn-tools flow`"):
         open_video(tmp_path / "clip.mp4", modality="flow")
     with pytest.raises(VideoError, match="no such file or folder"):
         open_video(tmp_path / "missing", modality="flow")

@@ -277,7 +277,7 @@ def test_wrong_parameters_are_named(tmp_path: Path, change: dict, message: str) 
 
 def test_root_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match=r"cannot write clips under .*file .*point dataset\.root"):
+    with pytest.raises(InputError, match=r"cannot write clips under .*file .*set dataset\.root"):
         small(tmp_path / "file")
 
 

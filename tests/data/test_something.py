@@ -92,7 +92,7 @@ def test_v1_class_without_the_other_of_its_pair_forbids_flips(tmp_path):
         ({"train": ["7;Holding something"] * 2}, r"v1-train.csv lines 1 and 2: 7 is listed more than once"),
         ({"train": []}, r"v1-train.csv: the list is empty"),
         ({"train": ["7;Holding something", "9;Holding something"]}, r"1 of 2 videos .*, first 9; .*_missing_share=0.5"),
-        ({"classes": ["Holding something"] * 2}, r"v1-labels.csv line 2: class 'Holding something' is there twice"),
+        ({"classes": ["Holding something"] * 2}, r"v1-labels.csv line 2: class 'Holding something' is repeated"),
         ({"classes": []}, r"v1-labels.csv: the file is empty"),
         ({"train": [f"7;{'x' * 100_000}"]}, r"v1-train.csv line 1: class 'x{80}' is not one of the 4 classes"),
         ({"train": ["7;Holding\0"]}, r"v1-train.csv: not a text file \(it holds zero bytes\)"),

@@ -81,8 +81,8 @@ def test_a_class_of_large_groups_is_validated_too():
             None,
             "val_share=0.9 leaves 1 of 2 classes without a training video, first 'run' ",
         ),
-        ({"walk": 1, "run": 1}, 0.2, None, "data: no video can be taken for validation: each class has one video"),
-        ({"walk": 9}, 0.2, "mp4", "data: no video can be taken for validation: each class has one group"),
+        ({"walk": 1, "run": 1}, 0.2, None, "data: no video is left for validation: each class has only one video"),
+        ({"walk": 9}, 0.2, "mp4", "data: no video is left for validation: each class has only one group"),
         ({"walk": 9}, 0.2, "person", "--group person: no path matches, first walk/000.mp4; correct the expression"),
         ({"walk": 9}, 0.2, "(", r"--group \(: not a regular expression"),
     ],
@@ -95,7 +95,7 @@ def test_what_cannot_be_split(counts, share, group, message):
 def test_videos_outside_every_group_are_counted():
     rows = [Row(0, f"walk/{name}.mp4", "walk") for name in ("p1_a", "p1_b", "p2_a", "p2_b", "other", "more")]
     _, _, notes = split_listing(Listing(Path("data"), rows, NAMES), 0.3, 0, r"/p\d")
-    assert notes == ["2 of 6 videos do not match the expression: each is a group of its own"]
+    assert notes == ["2 of 6 videos do not match --group: each is a group of its own"]
 
 
 def make(root, counts):
@@ -120,7 +120,9 @@ def test_folders_of_classes_without_a_split(tmp_path):
     assert not set(ids(train)) & set(ids(val))
     assert train.notes == (f"{root}: left out: 1 folders without videos ('empty'); 1 that are no videos ('notes.txt')",)
     assert ids(load_custom(root, "val", NONE, val_share=0.2, seed=1)) != ids(val)
-    with pytest.raises(InputError, match=r"found no train.csv, train.txt.*divided: dataset.val_share=0.2"):
+    with pytest.raises(
+        InputError, match=r"found no train.csv, train.txt.*or draw a split from all videos: dataset.val_share=0.2"
+    ):
         load_custom(make(tmp_path / "more", {"walk": 2}), "train", NONE)
 
 
@@ -140,7 +142,7 @@ def test_what_there_is_a_split_of_is_not_drawn_again(tmp_path):
     ("path", "message"),
     [
         ("loose.mp4", r"loose.mp4: a video without a class; expected a folder for each class: move it into one"),
-        ("walk2/00001.jpg", r"walk2: images without a folder of their own; expected videos, or folders of frames"),
+        ("walk2/00001.jpg", r"walk2: images directly in the folder of a class; expected videos, or folders of frames"),
     ],
 )
 def test_videos_in_the_wrong_place(path, message, tmp_path):
@@ -190,7 +192,7 @@ def test_split_writes_two_lists_that_are_trained_on(tmp_path, run_here):
     code, _, err = run_here(root)
     assert code == 2
     assert err == (
-        f"vsn-tools split: {root}/train.csv: is there already, and is not overwritten; name another folder with "
+        f"vsn-tools split: {root}/train.csv: already exists and is not overwritten; choose another folder with "
         "--output\n"
     )
 

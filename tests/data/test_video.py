@@ -618,5 +618,5 @@ def test_a_mirrored_display_matrix(matrix, tmp_path):
     with open_video(mirrored) as video:
         assert torch.equal(video.read([0, 3]), expected)
     for decoder in ("decord", "torchcodec"):
-        with pytest.raises(VideoError, match=rf"mirrors it, which decoder={decoder} does not do: use decoder=auto"):
+        with pytest.raises(VideoError, match=rf"mirrors it, which decoder={decoder} does not support: use"):
             open_video(mirrored, decoder)

@@ -107,7 +107,7 @@ def test_any_value_at_any_key_is_taken_or_refused_with_one_line(content, place):
         ({"flip_pairs": [[0, 2]]}, "flip_pairs[0] is '[0, 2]', expected two of the 2 classes, from 0"),
         ({"model": {"a": "b"}}, "model.a is 'b', expected a tensor"),
         ({"config": CONFIG | {"data": None}}, "config.data is null, expected a table of keys"),
-        ({"best": [[50.0, 0]]}, "best[0] is '[50.0, 0]', expected an accuracy or a loss, and its epoch"),
+        ({"best": [[50.0, 0]]}, "best[0] is '[50.0, 0]', expected an accuracy or a loss, and the epoch"),
     ],
 )
 def test_the_message_names_the_key(tmp_path, content, changes, message):
@@ -149,9 +149,9 @@ def test_small_files_that_stand_for_endless_ones(tmp_path, content):
         many = [many] * 30
     vast = {"weight": torch.zeros(1).expand(10**9, 512)}
     for name, value, message in (
-        ("class_names", endless, "have no end"),
-        ("choices", {"a": many}, "have no end, or too many parts"),
-        ("model", vast, "model.weight is (1000000000, 512), more than the file holds of it"),
+        ("class_names", endless, "are endless"),
+        ("choices", {"a": many}, "are endless, or have too many parts"),
+        ("model", vast, "model.weight is (1000000000, 512), more than the data in the file"),
         ("model", {"weight": torch.zeros(2, device="meta")}, "model.weight is a tensor of an unusual kind"),
         ("model", {"weight": torch.zeros(2).to_sparse()}, "model.weight is a tensor of an unusual kind"),
     ):
@@ -171,7 +171,7 @@ def test_tensors_are_those_of_the_network(content):
     model = content["model"]
     for tensors, message in (
         ({}, "model.backbone.conv1.weight is missing (one of 122)"),
-        (model | {"more": torch.zeros(1)}, "model.more has no place in its network"),
+        (model | {"more": torch.zeros(1)}, "model.more is not in its network"),
         (model | {"head.weight": torch.zeros(2, 8)}, "model.head.weight is (2, 8), expected (2, 512)"),
     ):
         opened = OpenedCheckpoint(Path("best.pt"), "", Checkpoint.of(content | {"model": tensors}))
@@ -210,11 +210,11 @@ def test_what_a_training_goes_on_from(content, build):
     for key, value, message in (
         ("optimizer", {}, "optimizer.param_groups is null, expected a list"),
         ("optimizer", optimizer | {"state": short}, rf"optimizer\.state\.0\.{name} is \(3,\), expected"),
-        ("optimizer", optimizer | {"state": {999: {}}}, r"optimizer\.state\.999 is of no parameter"),
+        ("optimizer", optimizer | {"state": {999: {}}}, r"optimizer\.state\.999 belongs to no parameter"),
         ("optimizer", optimizer | {"state": {0: {"x": torch.zeros(1)}}}, r"optimizer\.state\.0\.\w+ is missing"),
         ("optimizer", optimizer | {"param_groups": groups}, r"param_groups\[0\]\.lr is 'fast', expected a number"),
         ("optimizer", optimizer | {"param_groups": groups[1:]}, r"param_groups has \d groups, expected \d"),
-        ("average", {"a": torch.zeros(1)}, r"average\.a has no place in its network"),
+        ("average", {"a": torch.zeros(1)}, r"average\.a is not in its network"),
     ):
         with pytest.raises(InputError, match=message):
             resume_state(state(), Checkpoint.of(whole | {key: value}))
@@ -229,7 +229,7 @@ def test_no_training_starts_or_goes_on_from_weights_that_are_not_finite(tmp_path
     path, _, passed_over = newest_checkpoint(tmp_path)
     assert path.name == "epoch_1.pt"
     assert "head.bias has values that are not finite" in passed_over[0]
-    with pytest.raises(InputError, match=r"head\.bias has values that are not finite: nothing can start from it"):
+    with pytest.raises(InputError, match=r"head\.bias has values that are not finite: no training can start from it"):
         load_weights(create_model("tsm", "resnet18", 4, 2), tmp_path / "last.pt")
 
 

@@ -78,7 +78,7 @@ def test_a_damaged_file_in_the_cache_is_refused(source, cache):
     (file,) = source[0].iterdir()
     cache.mkdir(parents=True)
     (cache / file.name).write_bytes(b"half of it")
-    with pytest.raises(InputError, match=r"its SHA-256 begins with \w{8}, expected \w{8}; remove it"):
+    with pytest.raises(InputError, match=r"its SHA-256 starts with \w{8}, expected \w{8}; remove it"):
         imagenet_file("resnet18", {"resnet18": f"{NOBODY}/{file.name}"})
 
 
@@ -91,9 +91,7 @@ def test_without_a_network_the_command_says_what_to_do(tmp_path, cache):
     assert result.code == 2
     name = "resnet18-f37072fd.pth"
     assert f"weights=imagenet: https://download.pytorch.org/models/{name} cannot be downloaded (" in result.err
-    assert (
-        f"download it elsewhere and put it at {cache / name}, or name a file that is here: weights=FILE" in result.err
-    )
+    assert f"download it elsewhere and copy it to {cache / name}, or use a local file: weights=FILE" in result.err
     assert "Traceback" not in result.err
     assert not (tmp_path / "run").exists()
 

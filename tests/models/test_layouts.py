@@ -255,7 +255,7 @@ def test_resnet101_is_shifted_in_every_second_block(tmp_path):
     assert not load_weights(model, tmp_path / "even.pth").missing
     name = "base_model.layer1.0.conv1"
     torch.save(plain | {f"{name}.net.weight": plain[f"{name}.weight"]}, tmp_path / "twice.pth")
-    with pytest.raises(InputError, match=r"several tensors stand for layer1\.0\.conv1\.weight"):
+    with pytest.raises(InputError, match=r"several tensors map to layer1\.0\.conv1\.weight"):
         load_weights(model, tmp_path / "twice.pth")
 
 

@@ -224,10 +224,10 @@ def test_classes_are_brought_into_the_order_of_the_model(tmp_path):
 @pytest.mark.parametrize(
     ("order", "names", "message"),
     [
-        (["a", "b", "x"], ["a", "b", "c"], "knows 'x', which this model's classes lack; say weights_new_head=true"),
+        (["a", "b", "x"], ["a", "b", "c"], "has the classes 'x', which this model lacks; set weights_new_head=true"),
         (["a", "b"], ["a", "b", "c"], "weights_class_order has 2 different names, the classifier 3 rows"),
         (["a", "b", "b"], ["a", "b", "c"], "weights_class_order has 2 different names, the classifier 3 rows"),
-        (["a", "b", "c"], None, "only together with class_names"),
+        (["a", "b", "c"], None, "class_order needs class_names too"),
     ],
 )
 def test_classes_that_do_not_fit(tmp_path, order, names, message):
@@ -246,7 +246,7 @@ def test_classifier_is_dropped_on_request_or_for_other_classes(tmp_path):
     assert "a classifier of 7 classes, this model has 9" in str(report)
     torch.save({n: t for n, t in source.state_dict().items() if not n.startswith("head")}, path)
     with pytest.raises(
-        InputError, match=r"2 tensors are missing in the file: head\.weight, head\.bias; say weights_new_head=true"
+        InputError, match=r"2 tensors are missing in the file: head\.weight, head\.bias; set weights_new_head=true"
     ):
         load_weights(model, path)
     assert load_weights(model, path, new_head=True).missing == ("head.weight", "head.bias")
@@ -257,7 +257,7 @@ def test_classifier_is_dropped_on_request_or_for_other_classes(tmp_path):
     [
         ({"encoder.weight": torch.zeros(2)}, "found tensors named encoder.weight; expected those of a torchvision"),
         ({"state_dict": {"conv1.weight": "text"}}, r"expected tensors, found conv1\.weight \(str\)"),
-        ({"conv1.weight": torch.zeros(64, 3, 7, 7), "extra": torch.zeros(1)}, r"1 tensors of .* no place .*extra"),
+        ({"conv1.weight": torch.zeros(64, 3, 7, 7), "extra": torch.zeros(1)}, r"1 tensors of .* in this model: extra"),
         ({"model": {"head.bias": torch.zeros(7)}, "config": {"backbone": {"operator": "x", "arch": "resnet18",
           "num_frames": 4}}}, "its config is not one of this version of vsn-train: operator 'x'"),
     ],
@@ -274,7 +274,7 @@ def test_foreign_tensors(tmp_path, content, message):
 def test_another_network_is_named(tmp_path, there, here):
     path = tmp_path / "weights.pth"
     torch.save(getattr(torchvision.models, there)().state_dict(), path)
-    message = f"its network is a {there}, this model a {here}; set backbone.arch={there}, or take a file of a {here}"
+    message = f"its network is a {there}, this model a {here}; set backbone.arch={there}, or use a file of a {here}"
     with pytest.raises(InputError, match=re.escape(message)):
         load_weights(create_model("tsm", here, 4, 3), path)
 

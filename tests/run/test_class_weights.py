@@ -34,7 +34,7 @@ def test_weights_of_a_file(tmp_path):
     ("text", "message"),
     [
         ("walk,1\n", r"weights.csv: 3 of 4 classes have no line, first 'run, fast'; expected a line class,weight for"),
-        ("walk,1\nwalk,2\n", r"line 2: class 'walk' is there twice"),
+        ("walk,1\nwalk,2\n", r"line 2: class 'walk' has two lines"),
         ("swim,1\n", r"line 1: class 'swim' is not one of the 4 classes \(walk, run, fast, défilé, …\)"),
         ("walk,0\n", r"line 1: found 'walk,0', expected class,weight with a number above 0"),
         ("walk,nan\n", r"expected class,weight with a number above 0"),

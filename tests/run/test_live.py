@@ -197,7 +197,7 @@ def test_the_document_works_as_written(network, clip, tmp_path, monkeypatch, cap
 def test_a_source_that_sends_nothing_ends_in_time(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     began = time.monotonic()
-    with pytest.raises(VideoError, match=r"it sent no frame for 0\.3 s; data\.timeout waits for longer"):
+    with pytest.raises(VideoError, match=r"it sent no frame for 0\.3 s; raise data\.timeout to wait longer"):
         next(live_frames(str(tmp_path / "pipe"), timeout=0.3))
     assert time.monotonic() - began < 5
     (tmp_path / "pipe").write_bytes(b"")  # lets the reading thread go
@@ -225,9 +225,9 @@ def test_what_came_before_a_source_fell_silent_is_kept(network, clip, tmp_path, 
         assert predict(monkeypatch, *given) == 1
     finally:
         silent.set()
-    assert f"it sent no frame for 2 s; data.timeout waits for longer; what came before is in {tmp_path}/out" in (
-        capsys.readouterr().err
-    )
+    assert (
+        f"it sent no frame for 2 s; raise data.timeout to wait longer; the results before that are in {tmp_path}/out"
+    ) in capsys.readouterr().err
     found = json.loads((tmp_path / "out" / "prediction.json").read_text())["predictions"][0]
     assert found["frames"] >= 40
     assert found["error"].startswith("it sent no frame")

@@ -91,7 +91,7 @@ def test_what_windows_refuse(trained, long_video, tmp_path):
     with pytest.raises(InputError, match="window=17 is longer than the video"):
         next(trained.windows(long_video, window=17))
     frames = torch.zeros(24, 48, 64, 3, dtype=torch.uint8)
-    with pytest.raises(InputError, match="fps=None: frames do not say when they are shown; give fps="):
+    with pytest.raises(InputError, match="fps=None: an array of frames has no frame rate; give fps="):
         trained.windows(frames)
     with pytest.raises(InputError, match="fps=nan"):
         trained.windows(frames, fps=float("nan"))

@@ -44,7 +44,7 @@ def test_compares_goes_on_and_keeps_to_one_recipe(compare, tmp_path, capsys):
     ]  # fmt: skip
     what = ["--datasets", "motion_order:3", "--operators", "tsn", "tsm:fold_div=8", *recipe]
     assert compare(*what, "--minutes", "0") == 2
-    assert "no run has been finished; give it more time" in capsys.readouterr().err
+    assert "no run has finished; raise --minutes" in capsys.readouterr().err
     assert compare(*what, "--parallel", "2") == 0
     assert "2 of 2 runs to train" in capsys.readouterr().out
     data = json.loads((tmp_path / "runs" / "compare.json").read_text())["results"]
@@ -67,7 +67,7 @@ def test_compares_goes_on_and_keeps_to_one_recipe(compare, tmp_path, capsys):
     assert compare(*what) == 0
     assert "0 of 2 runs to train" in capsys.readouterr().out
     assert compare(*what, "optimizer.lr=0.5") == 2
-    assert re.search(r"now given are .* optimizer\.lr=0\.5 .*; give the same ones", capsys.readouterr().err)
+    assert re.search(r"but now .* optimizer\.lr=0\.5 .*; give the same values", capsys.readouterr().err)
 
 
 @pytest.mark.slow

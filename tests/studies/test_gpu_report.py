@@ -60,7 +60,7 @@ def test_every_section_leaves_its_part_and_the_document_says_what_json_says(repo
     assert (tmp_path / "out" / "gpu.png").read_bytes().startswith(b"\x89PNG")
     cells = tables(text)
     parts = {part for part, _ in cells}
-    assert {"Goals", "Beside the papers", "What was measured, and what was cut"} <= parts
+    assert {"Goals", "Compared with the papers", "What was measured, and what was cut"} <= parts
     assert "a trial run on a CPU" in text.splitlines()[0]
 
     verdicts = {row["goal"]: row for row in rows if row["mode"] == "goal"}
@@ -199,7 +199,7 @@ def test_each_round_begins_with_another_action_and_a_late_one_is_left_out():
     late = Section("s", Clock(time.monotonic()), "cpu", [])
     late.time({name: action(name) for name in "ab"}, most=3)
     assert [len(row["seconds"]) for row in late.rows] == [1]
-    assert late.notes[0] == "not measured for want of time: b"
+    assert late.notes[0] == "not measured, time was up: b"
 
 
 @pytest.mark.parametrize("words", [["--minutes", "0"], ["--batch", "1"], ["--clips", "/nowhere/at/all"]])

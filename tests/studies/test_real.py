@@ -74,7 +74,7 @@ def test_without_data_or_weights_it_is_skipped(call, tmp_path, capsys):
     assert said.count("\n") == 1
     make_data(tmp_path / "data")
     assert call("--data", "data", "--weights-folder", "none", "--networks", "mobilenet_v2") == 0
-    assert capsys.readouterr().out.startswith("skipped: found no none/mobilenet_v2_imagenet.pth; say where")
+    assert capsys.readouterr().out.startswith("skipped: found no none/mobilenet_v2_imagenet.pth; set --data")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 
 
@@ -105,7 +105,7 @@ def test_every_person_is_held_out_once_and_never_on_both_sides(tmp_path):
     ("change", "message"),
     [
         (("person", "who"), "expected the columns path, frames, class, person, mirrored"),
-        (("bend_up,1,0,0", "bend_up,1,9,0"), "people [9], who are in no rotation"),
+        (("bend_up,1,0,0", "bend_up,1,9,0"), "people [9] are in no rotation"),
         (("jack_up", "jack_upward"), "jack_down, jack_upward: expected classes in pairs"),
     ],
 )
@@ -241,4 +241,4 @@ def test_it_trains_evaluates_and_goes_on(call, tmp_path, capsys):
     assert "0 of 6 runs to train" in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / "real.json").read_text())["results"] == json.loads(before)["results"]
     assert call(*what, "optimizer.lr=0.5") == 2
-    assert "give the same ones or choose another --runs" in capsys.readouterr().err
+    assert "give the same values or choose another --runs" in capsys.readouterr().err

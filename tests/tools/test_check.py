@@ -57,8 +57,7 @@ def test_a_folder(videos: Path, tmp_path: Path, run_here: Callable[..., Result])
     result = run_here(videos, "--report", tmp_path / "check.csv", "--workers", 2)
     assert result.code == 1
     assert result.out == (
-        "5 files: 3 unreadable; 0 headers announce another number of frames\n"
-        "left out: 1 that are no videos ('notes.txt')\n"
+        "5 files: 3 unreadable; 0 headers with a wrong number of frames\nleft out: 1 that are no videos ('notes.txt')\n"
     )
     with (tmp_path / "check.csv").open() as file:
         rows = {row["path"]: row for row in csv.DictReader(file)}
@@ -93,7 +92,7 @@ def test_listed_numbers_of_frames(videos: Path, tmp_path: Path, run_here: Callab
         assert "2 files: 1 wrongly counted" in result.out
         row = json.loads((tmp_path / "check.json").read_text())[1]
         assert (row["path"], row["frames"], row["listed"]) == ("images", 5, 6)
-        assert row["cause"] == "5 frames decode, the list says 6"
+        assert row["cause"] == "5 frames decode, 6 are listed"
     listing.write_text("images,x,5\n")
     assert run_here(listing, "--root", videos).code == 0
 
@@ -184,7 +183,7 @@ def _late(right, self, wanted):  # type: ignore[no-untyped-def]
     ("arguments", "message"),
     [
         (["nowhere"], "nowhere: no such folder, manifest or list"),
-        (["."], "expected videos, or folders of images, in it; found neither"),
+        (["."], "found no videos and no folders of images"),
         ([".", "--report", "x.txt"], "expected a name that ends with .csv or .json"),
         ([".", "--timeout", "0"], "--timeout 0.0: expected a number above 0"),
         (["list.csv"], "list.csv line 2: num_frames 'many'; expected a whole number"),
@@ -222,4 +221,4 @@ def test_the_table_of_readers_shows_who_is_wrong(tmp_path: Path) -> None:
     assert found["plain decord"]["wrong"] > 5
     table = (tmp_path / "table.md").read_text()
     assert table == done.stdout.rstrip("\n") + "\n"
-    assert "No reader is asked for hmdb51/b.avi: Invalid data" in table
+    assert "Not compared: hmdb51/b.avi: Invalid data" in table

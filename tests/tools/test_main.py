@@ -55,7 +55,7 @@ def test_every_verb_shows_two_examples_at_least(verb, monkeypatch, capsys):
         (["scan", "dataset=jestr"], "vsn-tools scan: dataset=jestr: no such choice; expected one of "),
         (["check", "/nowhere/at/all"], "vsn-tools check: /nowhere/at/all: no such folder"),
         (["prepare", "/nowhere", "/else", "--crff", "3"], "vsn-tools prepare: unrecognized arguments: --crff 3; "),
-        (["export", "--output", "x.onnx"], "vsn-tools export: one of --checkpoint and --operator is needed"),
+        (["export", "--output", "x.onnx"], "vsn-tools export: no network given; add checkpoint=… or operator=…"),
         (["scores", "show", "none.npz"], "vsn-tools scores: none.npz"),
         (["bench", "step", "--only", "warp"], "vsn-tools bench: warp: no such switch"),
     ],

@@ -194,7 +194,7 @@ def test_the_script_goes_on_and_lists_what_it_cannot_read(tmp_path):
 
     first = run_script(source, target, "--shard", "1/2", "--workers", "2")
     assert first.returncode == 0, first.stderr
-    assert "3 copies made, 0 were there, 0 failed" in first.stdout  # 0.mp4, 2.mp4, frames/17
+    assert "3 copies made, 0 already there, 0 failed" in first.stdout  # 0.mp4, 2.mp4, frames/17
     left = target / "a class" / ".1.mp4.host-1-00000000.part"
     left.write_bytes(b"of a run that was killed, on another machine, two days ago")
     os.utime(left, (time.time() - 2 * DAY,) * 2)
@@ -202,8 +202,8 @@ def test_the_script_goes_on_and_lists_what_it_cannot_read(tmp_path):
     second = run_script(source, target, "--workers", "1")
     assert second.returncode == 1, second.stderr
     assert "left out: 1 that are no videos ('list.txt')" in second.stdout
-    assert "1 copies made, 3 were there, 1 failed" in second.stdout
-    assert "times\n" in second.stdout
+    assert "1 copies made, 3 already there, 1 failed" in second.stdout
+    assert "times the source\n" in second.stdout
     assert (target / "failed.txt").read_text().startswith("a class/broken.avi\t")
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
     found = sorted(str(path.relative_to(target)) for path in target.rglob("*") if path.is_file())

@@ -26,10 +26,10 @@ from vsn_train.models.hybrid import HybridConv2d
 
 # The paper's names of the stages, by torchvision's.
 STAGES = {"layer1": "res2", "layer2": "res3", "layer3": "res4", "layer4": "res5"}
-# Which data ask for the order of frames, and which show their class in single frames: the paper's two kinds.
+# Data sets whose classes need the order of frames, and those whose classes show in single frames (the paper's terms).
 TEMPORAL_DATA = ("motion", "motion_order", "something_v1", "something_v2", "jester")
 STATIC_DATA = ("motion_static", "kinetics400", "ucf101", "hmdb51")
-SMALL = 0.01  # differences below one point count as none; the paper's bars can be read to two points
+SMALL = 0.01  # a difference below one point counts as none; the paper's bars can be read to within two points
 
 # The paper's shares in percent, ResNet-50, RGB, read off the bars of its figures 5 to 8 to within two points.
 PAPER_LAYERS = {
@@ -49,7 +49,7 @@ PAPER_STAGES = {  # res2 to res5; the flow's data set is not named, but its RGB 
 
 
 def attention_layers(model: nn.Module) -> dict[str, HybridConv2d]:
-    """The layers with attention by name, in the order of the network. Raises InputError where there is none."""
+    """The layers with attention by name, in the order of the network. Raises InputError if there are none."""
     layers = {
         name.removeprefix("backbone."): module
         for name, module in model.named_modules()
@@ -63,11 +63,11 @@ def attention_layers(model: nn.Module) -> dict[str, HybridConv2d]:
 
 
 class WithShares(nn.Module):
-    """A network that gives the temporal shares of its layers beside its logits, as further columns.
+    """Wraps a network to return the temporal shares of its layers as extra columns after its logits.
 
-    forward: (B, T, C, H, W) -> (B, K + 2 L): K scores; of each layer the mean over channels of a_T; of each layer the
-    mean over channels of |a_T - 1/2|, which also sees channels that move in opposite directions.
-    probabilities: the scores are softmax of the logits, for protocols that average them.
+    forward: (B, T, C, H, W) -> (B, K + 2 L): K scores; per layer the mean of a_T over channels; per layer the mean of
+    |a_T - 1/2| over channels, in which channels that move in opposite directions do not cancel. probabilities: return
+    the softmax of the logits, for protocols that average probabilities.
     """
 
     def __init__(self, model: nn.Module, probabilities: bool = False) -> None:
@@ -92,8 +92,8 @@ class Measured:
 
     data: name of the data set; p: share of temporal input channels. Of each layer, means over the clips: shares, the
     mean of a_T; distances, the mean of |a_T - 1/2| over channels; untrained, the shares before any training. spreads:
-    standard deviation of the share from clip to clip. facts: what the numbers stand on: protocol, number of videos,
-    manifest hash, checkpoint hash, seed, accuracy.
+    standard deviation of the share over the clips. facts: protocol, number of videos, manifest hash, checkpoint hash,
+    seed, accuracy.
     """
 
     data: str
@@ -108,7 +108,7 @@ class Measured:
 
     @property
     def key(self) -> tuple[str, str, float]:
-        """What runs that differ in the seed alone have in common."""
+        """The same for runs that differ only in the seed."""
         return self.data, self.modality, self.p
 
     @property
@@ -151,9 +151,9 @@ def describe(key: tuple[str, str, float]) -> str:
 
 
 def group(runs: Sequence[Measured]) -> dict[tuple[str, str, float], list[Measured]]:
-    """Runs that differ in the seed alone, together, in the order given.
+    """Group the runs that differ only in the seed, in the order given.
 
-    Raises InputError for networks whose layers differ: their shares cannot be drawn or compared layer by layer.
+    Raises InputError for networks with different layers: their shares cannot be compared layer by layer.
     """
     groups: dict[tuple[str, str, float], list[Measured]] = {}
     for run in runs:
@@ -161,20 +161,20 @@ def group(runs: Sequence[Measured]) -> dict[tuple[str, str, float], list[Measure
             if run.facts[fact] != runs[0].facts[fact]:
                 raise InputError(
                     f"{run.facts['path']} has {fact} {run.facts[fact]} and {runs[0].facts['path']} has "
-                    f"{runs[0].facts[fact]}; expected networks that differ in p, data, modality and seed alone: "
-                    "give the others in a call of their own"
+                    f"{runs[0].facts[fact]}; expected networks that differ only in p, data, modality and seed: "
+                    "run the command once for each kind"
                 )
         groups.setdefault(run.key, []).append(run)
     return groups
 
 
-# ---- What the numbers say --------------------------------------------------------------------------------------------
+# ---- Findings --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison behind a finding. points: the difference that the finding says is above zero, in percent points,
-    one for each seed that both sides have."""
+    """One comparison for a finding. points: the difference in percent points, positive if the finding holds, one for
+    each seed that both sides have."""
 
     what: str
     points: tuple[float, ...]
@@ -230,7 +230,7 @@ class Finding:
 
 
 def findings(runs: Sequence[Measured]) -> list[Finding]:
-    """The paper's four, each tested by what of the given runs can be compared."""
+    """The paper's four findings, each tested with all comparisons that the given runs allow."""
     groups = group(runs)
     deeper = [
         Case(f"{describe(key)}, res5 - res2", tuple(100 * (s["res5"] - s["res2"]) for s in map(Measured.stages, each)))
@@ -263,7 +263,7 @@ def findings(runs: Sequence[Measured]) -> list[Finding]:
 
 
 def _differences(first: Sequence[Measured], second: Sequence[Measured]) -> tuple[float, ...]:
-    """Of the whole networks' shares, in points: between equal seeds, or of the means where no seed is on both sides."""
+    """Differences of the overall shares in points: per common seed, or of the means if there is no common seed."""
     a, b = ({run.facts["seed"]: run.overall for run in runs} for runs in (first, second))
     shared = [seed for seed in a if seed in b]
     if shared:
@@ -272,7 +272,7 @@ def _differences(first: Sequence[Measured], second: Sequence[Measured]) -> tuple
 
 
 def movement(runs: Sequence[Measured]) -> str:
-    """One sentence: how far training has moved the shares from where they start."""
+    """Two sentences: how far training has moved the shares from those of untrained networks."""
     moved = np.array([np.subtract(run.shares, run.untrained) for run in runs]) * 100  # (runs, layers)
     run, layer = np.unravel_index(np.abs(moved).argmax(), moved.shape)
     most = f"{moved[run, layer]:+.1f} points ({describe(runs[run].key)}, {runs[run].layers[layer]})"
@@ -297,7 +297,7 @@ def percent(values: Sequence[float]) -> str:
 
 
 def report(runs: Sequence[Measured]) -> str:
-    """Markdown: the findings, the shares by stage and by layer beside the paper's, and what was measured."""
+    """Markdown: the findings, the shares by stage (with the paper's) and by layer, and the measured runs."""
     groups, facts = group(runs), runs[0].facts
     stages = (
         "Temporal share in %, mean over channels, clips and the stage's layers; with several seeds the mean and the "
@@ -317,7 +317,7 @@ def report(runs: Sequence[Measured]) -> str:
 
 
 def judgement(runs: Sequence[Measured]) -> str:
-    """Markdown: what was measured, whether training moves the shares, and what becomes of each finding."""
+    """Markdown: the measured networks, whether training moves the shares, and the result for each finding."""
     networks = []
     for key, each in group(runs).items():
         seeds = ", ".join(str(run.facts["seed"]) for run in each)

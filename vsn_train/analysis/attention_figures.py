@@ -27,7 +27,7 @@ from vsn_train.analysis.attention import (
 from vsn_train.analysis.strip import literal_text, shown_name
 from vsn_train.atomic import atomic_path
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe, Ito: for every eye
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe, Ito: colour-blind safe
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 HATCHES = ("", "//", "..", "xx")
 # Name of a bar or line -> in each column, the values over the seeds, in percent; None: nothing to draw.
@@ -35,10 +35,9 @@ Bars = Mapping[str, Sequence[Sequence[float] | None]]
 
 
 def draw_figures(runs: Sequence[Measured], output: Path) -> tuple[list[Path], list[str]]:
-    """Write <output>_layers.png, _p.png, _data.png and _modality.png, each from the runs that it needs.
+    """Write <output>_layers.png, _p.png, _data.png and _modality.png, each if the runs for it are given.
 
-    Returns the files, and a line for every figure that the given runs are not enough for; its file, were it there from
-    an earlier call, would be of other runs and is removed.
+    Returns the files, and a line for every figure that lacks runs; its file from an earlier call is removed.
     """
     groups = group(runs)
     figures = {
@@ -56,8 +55,8 @@ def draw_figures(runs: Sequence[Measured], output: Path) -> tuple[list[Path], li
     wanted = {
         "p": "checkpoints that differ in p, on the same data and modality",
         "data": "a checkpoint on temporal data and one on static data, of the same p and modality "
-        f"(temporal: {', '.join(TEMPORAL_DATA)}; static: {', '.join(STATIC_DATA)}; label= says what others are)",
-        "modality": "an RGB and a flow checkpoint of the same p on data of the same name (label= says it)",
+        f"(temporal: {', '.join(TEMPORAL_DATA)}; static: {', '.join(STATIC_DATA)}; label= sets the name of others)",
+        "modality": "an RGB and a flow checkpoint of the same p on data of the same name (set with label=)",
     }
     written, absent = [], []
     for name, draw in figures.items():
@@ -79,7 +78,7 @@ def _alike(
     temporal: Sequence[str],
     static: Sequence[str],
 ) -> bool:
-    """Is there, for this group of temporal data, one of static data that is otherwise alike?"""
+    """Whether there is a group of static data with the same modality and p as this group of temporal data."""
     data, modality, p = key
     return data in temporal and any((other, modality, p) in groups for other in static)
 
@@ -88,7 +87,7 @@ def _alike(
 
 
 def layers_figure(runs: Sequence[Measured]) -> Figure:
-    """Share per layer (the paper's figure 5). Ours has a scale of its own: its lines would else lie on each other."""
+    """Share per layer (the paper's figure 5). Ours has its own scale, on which its lines can be told apart."""
     figure, (ours, paper) = _figure(sharey=False)
     groups, first = group(runs), runs[0]
     stages = [name.partition(".")[0] for name in first.layers]
@@ -103,7 +102,7 @@ def layers_figure(runs: Sequence[Measured]) -> Figure:
     _draw_lines(paper, {name: [[value] for value in values] for name, values in PAPER_LAYERS.items()}, first=5)
     _mark_stages(paper, PAPER_BLOCKS, list(STAGES.values()))
     _half(paper)
-    # Room for the names of the stages, and never so narrow a scale that noise looks like a finding.
+    # Room for the names of the stages, and a scale wide enough that noise does not look like a finding.
     low, high = (
         int(pick(value for each in lines.values() for values in each for value in values)) for pick in (min, max)
     )
@@ -138,7 +137,7 @@ def p_figure(runs: Sequence[Measured]) -> Figure:
 
 
 def data_figure(runs: Sequence[Measured]) -> Figure:
-    """Temporal beside static data (the paper's figure 7)."""
+    """Temporal compared with static data (the paper's figure 7)."""
     figure, (ours, paper) = _figure()
     groups = group(runs)
     temporal = [key for key in groups if _alike(groups, key, TEMPORAL_DATA, STATIC_DATA)]
@@ -161,7 +160,7 @@ def data_figure(runs: Sequence[Measured]) -> Figure:
 
 
 def modality_figure(runs: Sequence[Measured]) -> Figure:
-    """Optical flow beside RGB (the paper's figure 8)."""
+    """Optical flow compared with RGB (the paper's figure 8)."""
     figure, (ours, paper) = _figure()
     groups = group(runs)
     pairs = [key for key in groups if all((key[0], modality, key[2]) in groups for modality in ("rgb", "flow"))]
@@ -192,7 +191,7 @@ def _figure(width: float = 12.5, sharey: bool = True) -> tuple[Figure, tuple[Axe
 
 
 def _stages(runs: Sequence[Measured]) -> list[list[float] | None]:
-    """Of res2 to res5 and all layers: the shares over the seeds, in percent."""
+    """The shares of each seed in percent, for res2 to res5 and for all layers."""
     of_runs = [run.stages() for run in runs]
     found: list[list[float] | None] = [
         [100 * stages[stage] for stages in of_runs] if stage in of_runs[0] else None for stage in STAGES.values()
@@ -201,7 +200,7 @@ def _stages(runs: Sequence[Measured]) -> list[list[float] | None]:
 
 
 def _draw_bars(axis: Axes, columns: Sequence[str], bars: Bars, digits: int = 1) -> None:
-    """Bars side by side; a black line spans the seeds. digits: of the values written on them."""
+    """Draw bars side by side; a black line spans the seeds. digits: decimals of the values on the bars."""
     width = 0.8 / len(bars)
     for number, (name, values) in enumerate(bars.items()):
         places = [place + (number - (len(bars) - 1) / 2) * width for place in range(len(columns))]
@@ -222,9 +221,9 @@ def _draw_bars(axis: Axes, columns: Sequence[str], bars: Bars, digits: int = 1) 
 
 
 def _draw_lines(axis: Axes, lines: Bars, first: int) -> None:
-    """A line each; the upright strokes span the seeds. first: number of the first colour."""
+    """Draw lines; the vertical strokes span the seeds. first: number of the first colour."""
     for number, (name, values) in enumerate(lines.items()):
-        aside = (number - (len(lines) - 1) / 2) * 0.11  # so that the strokes stand beside each other
+        aside = (number - (len(lines) - 1) / 2) * 0.11  # the strokes of several lines must not overlap
         drawn = [(place + aside, each) for place, each in enumerate(values, 1) if each is not None]
         colour, marker = COLOURS[(first + number) % 7], MARKERS[(first + number) % 7]
         axis.plot(
@@ -238,7 +237,7 @@ def _draw_lines(axis: Axes, lines: Bars, first: int) -> None:
 
 
 def _mark_stages(axis: Axes, sizes: Sequence[int], names: Sequence[str]) -> None:
-    """Lines between the stages, and their names on top. sizes: layers of each."""
+    """Draw lines between the stages and their names on top. sizes: number of layers of each stage."""
     end = 0.5
     for size, name in zip(sizes, names, strict=True):
         axis.text(
@@ -250,7 +249,7 @@ def _mark_stages(axis: Axes, sizes: Sequence[int], names: Sequence[str]) -> None
 
 
 def _untrained(axis: Axes, runs: Sequence[Measured]) -> None:
-    """The measured share before training, one line by stage would be the same: it is drawn as its mean."""
+    """Draw the mean share before training; the stages hardly differ."""
     starts = [value for run in runs for value in by_stage(run.layers, run.untrained).values()]
     axis.axhline(
         100 * float(np.mean(starts)), color="black", linestyle="--", linewidth=1.2,

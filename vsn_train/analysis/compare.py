@@ -21,9 +21,9 @@ from vsn_train.analysis.tables import markdown_table, text_table
 from vsn_train.atomic import write_atomic
 
 WIDTH = 80  # columns of the terminal
-# Different in every run, and not a setting to compare.
+# Keys that differ in every run and are no settings to compare.
 OWN = ("name", "resume", "seed")
-# The keys that a choice of a group sets; other keys that follow from them are not shown.
+# The main key of each group; keys that follow from these are not shown.
 CHOICES = ("dataset.name", "backbone.operator", "backbone.arch", "optimizer.lr", "schedule.shape")
 
 
@@ -41,14 +41,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Sweep:
-    """keys: the settings that differ. rows: their values, and the runs that have them, which differ in the seed."""
+    """keys: the settings that differ. rows: their values, and the runs with these values, which differ in the seed."""
 
     keys: list[str]
     rows: list[tuple[list[str], list[Run]]]
 
 
 def compare_runs(folders: Sequence[Path]) -> Sweep:
-    """Group runs that differ in nothing but the seed. A damaged file is reported and counts as missing."""
+    """Group the runs that differ only in the seed. A damaged file is reported and treated as missing."""
     runs = [_read(folder) for folder in folders]
     keys = _swept([run.settings for run in runs if run.settings])
     rows: dict[tuple[str, ...], list[Run]] = {}
@@ -58,7 +58,7 @@ def compare_runs(folders: Sequence[Path]) -> Sweep:
 
 
 def sweep_text(sweep: Sweep) -> str:
-    """For a terminal of 80 columns; settings that do not fit are listed below."""
+    """The table for a terminal of 80 columns; settings that do not fit are listed below it."""
     header, rows = _columns(sweep)
     runs, values = [_names(same) for _, same in sweep.rows], [values for values, _ in sweep.rows]
     table = text_table(
@@ -76,7 +76,7 @@ def sweep_text(sweep: Sweep) -> str:
 
 
 def save_sweep(folder: Path, sweep: Sweep) -> None:
-    """Write sweep.md, the table and the folders of its runs, and sweep.csv, the same as numbers."""
+    """Write sweep.md (the table and the run folders) and sweep.csv (the same numbers, unrounded)."""
     header, rows = _columns(sweep)
     cells = [[*values, *map(str, row)] for (values, _), row in zip(sweep.rows, rows, strict=True)]
     table = markdown_table([*sweep.keys, *header] or ["runs"], cells)
@@ -114,7 +114,7 @@ def _columns(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
 
 
 def _names(runs: Sequence[Run]) -> str:
-    """The folders of the runs of one row: 0,1 or 0…11."""
+    """The names of one row's run folders: 0,1 or 0…11."""
     names = [run.folder.name for run in runs]
     text = ",".join(names)
     return text if len(text) <= 8 else f"{names[0]}…{names[-1]}"
@@ -151,7 +151,7 @@ def _short(keys: Sequence[str]) -> list[str]:
 
 
 def _swept(configs: Sequence[dict[str, Any]]) -> list[str]:
-    """The fewest keys that tell the runs apart: none whose value follows from those before it."""
+    """The keys that tell the runs apart, without keys whose value follows from those before them."""
     keys = list(dict.fromkeys(key for config in configs for key in config if key not in OWN))
     keys.sort(key=lambda key: CHOICES.index(key) if key in CHOICES else len(CHOICES))
     found: list[str] = []
@@ -165,7 +165,7 @@ def _swept(configs: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _damaged(path: Path, error: Exception) -> None:
-    """The rows of the other runs are still useful."""
+    """Report a damaged file without failing: the rows of the other runs are still useful."""
     print(f"{path}: damaged, ignored ({type(error).__name__}: {str(error).splitlines()[0]})", file=sys.stderr)
 
 
@@ -191,9 +191,9 @@ def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _validations(path: Path) -> tuple[float | None, float | None]:
-    """Top-1 of the best and of the latest one."""
+    """Top-1 of the best and of the latest validation."""
     found = []
-    # Not splitlines(): it also splits at characters that a value may hold.
+    # Not splitlines(): it also splits at characters that a value may contain.
     for text in filter(None, path.read_bytes().split(b"\n") if path.exists() else []):
         try:
             line = json.loads(text)
@@ -205,7 +205,8 @@ def _validations(path: Path) -> tuple[float | None, float | None]:
 
 
 def _seconds(path: Path) -> float | None:
-    """From the time stamps of log.txt: each launch from its first line, which counts the videos, to its last one."""
+    """Total time by the time stamps of log.txt: of each launch from its first line (with the numbers of videos) to its
+    last."""
     total, first, last = 0.0, None, None
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:

@@ -1,9 +1,8 @@
-"""Parameters and multiplications of a recognizer, layer by layer.
+"""Parameters and multiply-accumulate operations (MACs) of a recognizer, layer by layer.
 
-Counted are the multiply-accumulate operations (MACs) of convolutions and linear layers, which the papers call FLOPs;
-batch norm, activations, pooling and the operators' moves of channels are not. A hybrid convolution counts as it is
-defined, 9 (1 - p) + 3 p MACs per pair of channels and output pixel, whatever kernel computes it. Nothing is computed:
-the network runs on tensors without content.
+Counts the MACs of convolutions and linear layers, which the papers call FLOPs; not batch norm, activations, pooling and
+the channel shifts of the operators. A hybrid convolution counts 9 (1 - p) + 3 p MACs per pair of channels and output
+pixel, as defined in the paper, whatever kernel computes it. The network runs on the meta device, without computation.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class LayerCost:
 
 
 def count_layers(model: Recognizer, size: int = 224) -> list[LayerCost]:
-    """Every layer that has parameters, in the order of the network; MACs of one clip (1, T, C, size, size)."""
+    """Every layer with parameters or MACs, in the order of the network; MACs of one clip (1, T, C, size, size)."""
     network = copy.deepcopy(model).to("meta").eval()
     channels = next(network.backbone.parameters()).shape[1]
     macs = dict.fromkeys((name for name, _ in network.named_modules()), 0)
@@ -58,7 +57,7 @@ def count_layers(model: Recognizer, size: int = 224) -> list[LayerCost]:
 
 
 def macs_of(module: nn.Module, x: Tensor, output: Tensor) -> int:
-    """Of one call of a layer, its children's left out; 0 for what is not counted."""
+    """The MACs of one call of a layer without its children; 0 for layers that are not counted."""
     if isinstance(module, nn.Linear):
         return module.weight.numel() * (x.numel() // module.in_features)
     if isinstance(module, nn.Conv2d):
@@ -85,14 +84,14 @@ def complexity(
     modality: str = "rgb",
     **options: Any,
 ) -> list[LayerCost]:
-    """`count_layers` of the network that `create_model` makes of these arguments, without memory for its weights."""
+    """`count_layers` of a network built on the meta device. Arguments: see `create_model`."""
     with torch.device("meta"):
         model = create_model(operator, arch, num_frames, num_classes, modality=modality, **options)
     return count_layers(model, size)
 
 
 def layer_table(costs: list[LayerCost]) -> str:
-    """One line a layer, and the total."""
+    """A table with one line per layer, and the total."""
     parameters, macs = total(costs)
     rows = [(cost.name, cost.kind, f"{cost.parameters:,}", f"{cost.macs / 1e6:,.2f}") for cost in costs]
     rows = [("layer", "kind", "parameters", "MMACs"), *rows, ("total", "", f"{parameters:,}", f"{macs / 1e6:,.2f}")]

@@ -1,8 +1,8 @@
 """Export a recognizer to ONNX or torch.export, and compare the file with the network.
 
-The number of frames T and the image size are fixed in the file; the number of clips stays free unless one is given.
-What a user of the file has to know lies in it: of ONNX in metadata_props, of torch.export in the extra file
-metadata.json.
+The number of frames T and the image size are fixed in the file; the number of clips is variable unless it is given. The
+metadata for users of the file are stored in it: in metadata_props (ONNX) or the extra file metadata.json
+(torch.export).
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from vsn_train.errors import InputError
 from vsn_train.models import Recognizer
 from vsn_train.versions import installed
 
-TORCH, ONNX = ".pt2", ".onnx"  # the file's ending says which format it is
+TORCH, ONNX = ".pt2", ".onnx"  # the suffix selects the format
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-TOLERANCE = 1e-3  # of the largest logit: two runtimes order their sums differently
+TOLERANCE = 1e-3  # relative to the largest logit: runtimes sum in different orders
 METADATA = "metadata.json"  # the extra file of torch.export
-# ONNX's standard words for what a dimension is; height and width are features of an image there.
+# ONNX's standard denotations of dimensions; height and width of an image are DATA_FEATURE.
 FLOAT_AXES = ("DATA_BATCH", "DATA_TIME", "DATA_CHANNEL", "DATA_FEATURE", "DATA_FEATURE")
 UINT8_AXES = ("DATA_BATCH", "DATA_TIME", "DATA_FEATURE", "DATA_FEATURE", "DATA_CHANNEL")
 
 
 class Uint8Input(nn.Module):
-    """A recognizer of RGB that takes frames as decoders give them: uint8 (B, T, H, W, 3) -> (B, K)."""
+    """An RGB recognizer that normalizes its input itself: uint8 (B, T, H, W, 3) -> (B, K)."""
 
     mean: Tensor
     std: Tensor
@@ -60,18 +60,17 @@ def export_model(
 ) -> float:
     """Write `path` (.pt2: torch.export, .onnx: ONNX), run the file and compare its logits with the model's.
 
-    The file's network takes "video", float (B, T, C, size, size), normalised, and gives "logits", (B, K). uint8: it
-    takes uint8 (B, T, size, size, 3), RGB, and normalises itself. B is `batch`, or free where that is None, which takes
-    twice as long to write. facts: what the file says of itself, plain types. The comparison reads the written file back
-    and runs noise through it: `batch` clips, or one and two of them.
-    Returns the largest difference / the largest logit. Raises InputError for another ending, for a missing folder,
-    where the ONNX packages are not installed, and where the difference exceeds `tolerance`: then nothing is written.
+    Input "video": normalized float (B, T, C, size, size); with uint8, RGB frames uint8 (B, T, size, size, 3), which the
+    file normalizes. Output "logits": (B, K). B is `batch`; None: variable, which takes twice as long to export. facts:
+    metadata to store, plain types. The comparison reads the file back and runs noise through it: `batch` clips, or one
+    and two clips. Returns the largest difference divided by the largest logit. Raises InputError, and writes nothing,
+    for another suffix, a missing folder, missing ONNX packages, and a difference above `tolerance`.
     """
     path = Path(path)
     if path.suffix not in (TORCH, ONNX):
         raise InputError(f"{path}: expected a name that ends in {TORCH} or {ONNX}")
     if not path.parent.is_dir():
-        raise InputError(f"{path}: there is no folder {path.parent}; make it first")
+        raise InputError(f"{path}: no such folder: {path.parent}; create it first")
     if uint8 and channels_of(model) != 3:
         raise InputError("input=uint8 is for networks of RGB frames; this one takes optical flow: leave it out")
     if path.suffix == ONNX:
@@ -94,7 +93,7 @@ def export_model(
             if not difference <= tolerance:  # also where it is not a number
                 raise InputError(
                     f"{path}: not written: the exported network's logits differ from the model's by {difference:.1e} "
-                    f"of the largest logit, more than {tolerance:.1e}; try the other format, or another torch"
+                    f"of the largest logit, more than {tolerance:.1e}; try the other format or another torch version"
                 )
     finally:
         model.train(was_training)
@@ -102,14 +101,14 @@ def export_model(
 
 
 def as_text(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Texts as they are, everything else as JSON."""
+    """Metadata as text: strings unchanged, everything else as JSON."""
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
 
 
 def capture(network: nn.Module, example: Tensor, any_batch: bool) -> torch.export.ExportedProgram:
-    """The network in evaluation mode as one graph: video (B, …) -> logits (B, K).
+    """Capture the network in evaluation mode as one graph: video (B, …) -> logits (B, K).
 
-    any_batch: leave B free. The example then has two clips, which stand for any number: one would be a constant.
+    any_batch: make B variable. The example must then have two clips: torch.export treats a size of one as a constant.
     """
     shapes = {"video": {0: torch.export.Dim("batch")}} if any_batch else None
     try:
@@ -121,14 +120,15 @@ def capture(network: nn.Module, example: Tensor, any_batch: bool) -> torch.expor
         reason = str(error).splitlines()[0]
         raise InputError(
             f"torch {torch.__version__} cannot export this network for any number of clips ({reason}); export it for "
-            "one number with --batch 1, or take a newer torch"
+            "one number with --batch 1, or install a newer torch"
         ) from error
 
 
 def write_onnx(
     program: torch.export.ExportedProgram, path: Path, texts: Mapping[str, str], axes: tuple[str, ...]
 ) -> None:
-    """One self-contained file: weights inside, names "video" and "logits". axes: what the dimensions of "video" are."""
+    """Write one self-contained file with input "video" and output "logits". axes: denotations of the dimensions of
+    "video"."""
     import onnx
 
     try:
@@ -159,7 +159,7 @@ def write_onnx(
 
 
 def run_file(path: Path, suffix: str, video: Tensor) -> Tensor:
-    """Logits (B, K) of an exported file, by the runtime that the suffix stands for, on the CPU."""
+    """Run an exported file on the CPU, with the runtime of its suffix. Returns logits (B, K)."""
     if suffix == ONNX:
         import onnxruntime
 
@@ -187,8 +187,7 @@ def channels_of(model: Recognizer) -> int:
 
 
 def example_video(model: Recognizer, size: int, clips: int, uint8: bool = False) -> Tensor:
-    """Noise of the shape that the model takes, the same at every call: (clips, T, C, size, size), or uint8 (clips, T,
-    size, size, 3)."""
+    """Fixed noise as input of the model: (clips, T, C, size, size), or uint8 (clips, T, size, size, 3)."""
     generator = torch.Generator().manual_seed(clips)
     if uint8:
         shape = (clips, model.num_frames, size, size, 3)

@@ -1,4 +1,4 @@
-"""Feature files: what the classifier saw of every video, for a classifier or a search of one's own."""
+"""Feature files: the classifier's input for every video, for classifiers or retrieval of your own."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Features:
 
     @staticmethod
     def load(path: str | Path) -> Features:
-        """Raises InputError for a file that is missing, damaged or not a feature file."""
+        """Read a feature file. Raises InputError for a file that is missing, damaged or of another kind."""
         names = ("ids", "labels", "features", "class_names", "facts")
         advice = "vsn-eval features=true writes features.npz"
         arrays = read_arrays(Path(path), names, "feature file", advice)

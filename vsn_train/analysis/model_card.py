@@ -1,4 +1,4 @@
-"""The README.md of a folder with a trained model: what it is, how accurate, and how to load it."""
+"""The README.md of an exported model folder: the model card with accuracies and how to load the model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vsn_train.analysis.tables import markdown_table
 
 
 def evaluations_of(folder: Path, checkpoint: str) -> list[dict[str, Any]]:
-    """What metrics.json says of every evaluation in a folder that was of this checkpoint; those with labels only.
+    """The metrics.json of every evaluation of this checkpoint in a folder, only those with labels.
 
     folder: eval/<checkpoint stem>/ of a run. checkpoint: hash.
     """
@@ -19,7 +19,7 @@ def evaluations_of(folder: Path, checkpoint: str) -> list[dict[str, Any]]:
     for path in sorted(folder.glob("*/metrics.json")):
         try:
             metrics = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):  # one that was cut short says nothing
+        except (OSError, ValueError, RecursionError):  # truncated
             continue
         if isinstance(metrics, dict) and metrics.get("checkpoint") == checkpoint and "top1" in metrics:
             found.append(metrics)
@@ -27,7 +27,7 @@ def evaluations_of(folder: Path, checkpoint: str) -> list[dict[str, Any]]:
 
 
 def model_card(facts: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown, with the head that model hubs read.
+    """The model card as Markdown, with the YAML header that model hubs read.
 
     facts: see `TrainedModel.facts`. evaluations: see `evaluations_of`.
     """

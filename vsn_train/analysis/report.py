@@ -1,6 +1,6 @@
-"""report.html: one evaluation to look at, in one file that opens offline.
+"""report.html: the report of an evaluation, one file that opens offline.
 
-The page is report.html beside this file, with its style and its script; this fills in the data.
+The page with its style and script is report.html in this folder; this module fills in the data.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def write_report(
     frames_of: Callable[[int], list[bytes]],
     details: Mapping[str, str | dict[str, Any]],
 ) -> None:
-    """frames_of: index of a video -> JPEG files, asked for the mistakes that are shown. details: title -> text or plain
-    types, for the end of the page."""
+    """Write the report. frames_of: index of a video -> JPEG files, called for the mistakes that are shown. details:
+    title -> text or plain types, for the end of the page."""
     facts = scores.facts
     data = {
         "title": f"{facts.get('dataset')}, {facts.get('split')} split",
@@ -40,7 +40,7 @@ def write_report(
     }
     data |= _labelled(scores, frames_of) if scores.labelled else _unlabelled(scores)
     page = (Path(__file__).with_suffix(".html")).read_text(encoding="utf-8")
-    # "</script>" in a name would end the data.
+    # Escape "<": "</script>" in a name would end the data.
     text = json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
     page = page.replace("vsn-eval report</title>", f"{html.escape(data['title'])}: vsn-eval report</title>")
     write_atomic(path, page.replace("@DATA@", text))

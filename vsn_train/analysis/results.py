@@ -15,8 +15,8 @@ from vsn_train.atomic import write_atomic
 def save_results(folder: Path, scores: Scores, position: dict[str, int], environment: dict[str, Any]) -> None:
     """Write scores.npz, metrics.json and, for a split without labels, submission.csv; print the table.
 
-    position: the checkpoint's "epoch" and "step", for metrics.json. environment: where it was computed, for
-    metrics.json alone: scores do not depend on how many threads and processes there were.
+    position: the checkpoint's "epoch" and "step", for metrics.json. environment: machine, threads and processes; only
+    for metrics.json, since scores.npz does not depend on them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     scores.save(folder / "scores.npz")
@@ -47,7 +47,7 @@ def measure(scores: Scores) -> dict[str, Any]:
 
 
 def table(scores: Scores) -> str:
-    """What was evaluated, and the numbers, in at most 80 columns; no accuracy without labels."""
+    """The table of an evaluation, at most 80 columns wide; without accuracies if there are no labels."""
     facts = scores.facts
     header = ["data set", "split", "protocol"]
     row: list[Any] = [str(facts.get("dataset")), str(facts.get("split")), str(facts.get("protocol", {}).get("name"))]

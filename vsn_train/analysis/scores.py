@@ -20,7 +20,7 @@ from vsn_train.data.manifest import UNLABELLED
 from vsn_train.errors import InputError
 from vsn_train.typed_values import misfit
 
-BLOCK = 1 << 22  # scores that are looked at together: 32 MB of them as float64
+BLOCK = 1 << 22  # scores processed at a time: 32 MB as float64
 
 
 class Interval(NamedTuple):
@@ -32,10 +32,11 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Scores:
-    """ids: (N,) sample ids; labels: (N,) int64, -1 where unknown; scores: (N, K) float32, means over a video's views;
-    class_names: (K,); views: (N, V, K) float32, the views themselves clip after clip, where they were kept.
+    """The scores of an evaluation.
 
-    facts: what the number stands on: protocol, manifest hash, checkpoint hash, versions. Plain types only.
+    ids: (N,) sample ids; labels: (N,) int64, -1 where unknown; scores: (N, K) float32, means over a video's views;
+    class_names: (K,); views: (N, V, K) float32, scores of the single views, clip after clip, if they were kept. facts:
+    protocol, manifest hash, checkpoint hash, versions; plain types only.
     """
 
     ids: np.ndarray
@@ -59,7 +60,7 @@ class Scores:
 
     @staticmethod
     def load(path: str | Path) -> Scores:
-        """Raises InputError for a file that is missing, damaged or not a score file."""
+        """Read a score file. Raises InputError for a file that is missing, damaged or of another kind."""
         names = ("ids", "labels", "scores", "class_names", "facts")
         advice = "vsn-eval writes scores.npz"
         arrays: dict[str, Any] = read_arrays(Path(path), names, "score file", advice, optional=("views",))
@@ -72,7 +73,7 @@ class Scores:
         return found
 
     def _check(self) -> None:
-        """Raise ValueError where a file's content is not what `save` writes."""
+        """Raise ValueError for content that `save` does not write."""
         for array, name in ((self.ids, "ids"), (self.class_names, "class_names")):
             check_column(array, name, "U", (None,))
         videos, classes = len(self.ids), len(self.class_names)
@@ -100,7 +101,7 @@ class Scores:
             if bad := misfit(value, int, f"protocol.{key}"):
                 raise ValueError(bad)
 
-    # ---- Who was right -----------------------------------------------------------------------------------------------
+    # ---- Accuracy ----------------------------------------------------------------------------------------------------
 
     @property
     def labelled(self) -> bool:
@@ -108,7 +109,7 @@ class Scores:
 
     @property
     def readable(self) -> np.ndarray:
-        """(N,) bool."""
+        """(N,) bool: whether the video could be read."""
         return np.concatenate([~np.isnan(self.scores[rows]).any(axis=1) for rows in _blocks(self.scores)])
 
     def predictions(self) -> np.ndarray:
@@ -116,7 +117,7 @@ class Scores:
         return np.where(self.readable, self.scores.argmax(axis=1), -1)
 
     def right(self, k: int = 1) -> np.ndarray:
-        """(N,) bool: is the label among the k highest scores? Of equal scores the lower class index wins."""
+        """(N,) bool: whether the label is among the k highest scores. Ties: the lower class index wins."""
         self._check_labelled()
         return right_among(self.scores, self.labels, k)
 
@@ -128,7 +129,7 @@ class Scores:
         return self.top_k(5)
 
     def top_k(self, k: int) -> float:
-        """Percent of videos whose label is among the k highest scores. Of equal scores the lower class index wins."""
+        """Percent of videos whose label is among the k highest scores. Ties: the lower class index wins."""
         return 100 * float(self.right(k).mean())
 
     def per_class(self) -> np.ndarray:
@@ -145,24 +146,24 @@ class Scores:
         return float(np.nanmean(self.per_class()))
 
     def confusion(self) -> np.ndarray:
-        """(K, K) int64: how many videos of class i (row) were taken for class j (column). Of 10,000 classes that is
-        0.8 GB: `confused` has the same without the zeros."""
+        """(K, K) int64: number of videos of class i (row) predicted as class j (column). 0.8 GB for 10,000 classes;
+        `confused` returns the same without the zeros."""
         counts = np.zeros((len(self.class_names),) * 2, dtype=np.int64)
         rows, columns, videos = self.confused()
         counts[rows, columns] = videos
         return counts
 
     def confused(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Class, class that it was taken for and number of videos, int64 (C,) each: the cells of `confusion` that are
-        not zero, row by row."""
+        """True class, predicted class and number of videos, int64 (C,) each: the cells of `confusion` that are not
+        zero, row by row."""
         self._check_labelled()
         classes, readable = len(self.class_names), self.readable
         cells, videos = np.unique(self.labels[readable] * classes + self.predictions()[readable], return_counts=True)
         return cells // classes, cells % classes, videos
 
     def interval(self, metric: str = "top1", level: float = 95, resamples: int = 1000, seed: int = 0) -> Interval:
-        """In percent: Wilson's interval of the proportions "top1" and "top5"; percentile bootstrap over videos of
-        "mean_class". Where all videos are right, or none, every sample of them is the same: Wilson's for it too."""
+        """Confidence interval in percent: Wilson for "top1" and "top5", percentile bootstrap over videos for
+        "mean_class". If all or no videos are right, all bootstrap samples are equal: Wilson is then used for all."""
         right, labels, classes = self.right(5 if metric == "top5" else 1), self.labels, len(self.class_names)
         if metric != "mean_class" or right.all() or not right.any():
             return proportion_interval(int(right.sum()), len(right), level)
@@ -173,10 +174,10 @@ class Scores:
             values.append(float(np.nanmean(_per_class(right[drawn], labels[drawn], classes))))
         return _middle(values, level)
 
-    # ---- How sure it was ---------------------------------------------------------------------------------------------
+    # ---- Confidence --------------------------------------------------------------------------------------------------
 
     def probabilities(self) -> np.ndarray:
-        """(N, K) float64: the scores themselves where probabilities were averaged, else their softmax."""
+        """(N, K) float64: the scores if the protocol averages probabilities, else their softmax."""
         return self._shares(slice(None))
 
     def _shares(self, rows: slice) -> np.ndarray:
@@ -184,11 +185,11 @@ class Scores:
         return scores.astype(np.float64) if self._averages_probabilities() else softmax(scores)
 
     def confidence(self) -> np.ndarray:
-        """(N,) float64: the highest probability of each video; NaN for one that could not be read."""
+        """(N,) float64: the highest probability of each video; NaN if it could not be read."""
         return np.concatenate([self._shares(rows).max(axis=1) for rows in _blocks(self.scores)])
 
     def probability_of_label(self) -> np.ndarray:
-        """(N,) float64: each video's probability of its own class; NaN for one that could not be read."""
+        """(N,) float64: each video's probability of its own class; NaN if it could not be read."""
         self._check_labelled()
         parts = [np.take_along_axis(self._shares(rows), self.labels[rows, None], 1) for rows in _blocks(self.scores)]
         return np.concatenate(parts)[:, 0]
@@ -199,15 +200,15 @@ class Scores:
         return float(-np.log(np.maximum(own, 1e-300)).mean()) if len(own) else math.nan
 
     def calibration_error(self, bins: int = 15) -> float:
-        """Expected calibration error in percent (Guo et al., 2017, equation 3): |accuracy - confidence| of the videos
-        in each of `bins` equal ranges (a, b] of the highest probability, weighted by their number."""
+        """Expected calibration error in percent (Guo et al., 2017, equation 3): |accuracy - confidence| in each of
+        `bins` equal ranges (a, b] of the highest probability, weighted by the number of videos."""
         _, counts, confidence, accuracy = self.reliability(bins)
         used = counts > 0
         gaps = np.abs(accuracy[used] - confidence[used])
         return float((gaps * counts[used]).sum() / counts.sum()) if used.any() else math.nan
 
     def reliability(self, bins: int = 15) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Edges (bins + 1,) and, of each bin, the videos, their mean confidence and accuracy in percent (NaN: none)."""
+        """Edges (bins + 1,); per bin: number of videos, mean confidence and accuracy in percent (NaN if empty)."""
         right, sure = self.right()[self.readable], self.confidence()[self.readable]
         place = np.clip(np.ceil(sure * bins).astype(int) - 1, 0, bins - 1)
         counts = np.bincount(place, minlength=bins)
@@ -216,19 +217,19 @@ class Scores:
             accuracy = 100 * np.bincount(place, weights=right, minlength=bins) / counts
         return np.linspace(0, 1, bins + 1), counts, confidence, accuracy
 
-    # ---- What the views are worth ------------------------------------------------------------------------------------
+    # ---- Number of views ---------------------------------------------------------------------------------------------
 
     def over_views(self, seed: int = 0) -> list[tuple[int, float, float, float]]:
         """(views, mean, lowest, highest top-1 in percent) for 1, 2, 5, 10, … and all V views of each video.
 
-        For each number n the mean is over sets of n neighbours on a circle of the views in random order: all V such
-        sets, or 20 of them evenly spaced. So n = 1 is the mean over the single views where V <= 20.
-        Raises InputError where the views were not kept.
+        The views are put on a circle in random order. For each number n, the mean is over all V sets of n neighbours,
+        or 20 of them, evenly spaced. So for V <= 20, n = 1 gives the mean over the single views. Raises InputError if
+        the views were not kept.
         """
         views = self.scores[:, None] if self.views is None else self.views
         protocol = self.facts.get("protocol", {})
         if views.shape[1] == 1 and protocol.get("clips", 1) * protocol.get("crops", 1) > 1:
-            raise InputError("the score file holds no single views; evaluate with keep_views=always")
+            raise InputError("the score file has no scores of single views; evaluate with keep_views=always")
         self._check_labelled()
         total = views.shape[1]
         circle = np.random.default_rng(seed).permutation(total)
@@ -258,8 +259,9 @@ class Scores:
 class Comparison:
     """Two models on the same videos. difference: top-1 of the first minus that of the second, in percent points.
 
-    interval: of the difference, bootstrap over videos. only_first, only_second: videos that one of them has right.
-    p: exact McNemar test, two-sided: the chance of so uneven a split of those videos if both were equally good.
+    interval: of the difference, bootstrap over videos. only_first, only_second: videos that only one of them has right.
+    p: two-sided exact McNemar test: the probability of a split of these videos at least as uneven if both were equally
+    good.
     """
 
     difference: float
@@ -270,7 +272,7 @@ class Comparison:
 
 
 def compare(first: Scores, second: Scores, level: float = 95, resamples: int = 1000, seed: int = 0) -> Comparison:
-    """Raises InputError where the two are not of the same videos, labels and classes."""
+    """Compare two models. Raises InputError if videos, labels or classes differ."""
     check_same_test([first, second])
     gain = first.right().astype(int) - second.right().astype(int)
     generator = np.random.default_rng(seed)
@@ -282,14 +284,14 @@ def compare(first: Scores, second: Scores, level: float = 95, resamples: int = 1
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Two-sided exact p of an even split."""
+    """Two-sided exact p-value of the hypothesis of an even split."""
     from scipy.stats import binomtest  # here: importing it takes as long as reading a score file
 
     return float(binomtest(only_first, only_first + only_second).pvalue) if only_first + only_second else 1.0
 
 
 def proportion_interval(right: int, videos: int, level: float = 95) -> Interval:
-    """Wilson's (1927) interval of right / videos, in percent: it also says something where all are right, or none."""
+    """Wilson's (1927) interval of right / videos, in percent; it is also valid if all or no videos are right."""
     from scipy.stats import binomtest
 
     found = binomtest(right, videos).proportion_ci(level / 100, method="wilson")
@@ -341,7 +343,8 @@ def check_same_test(parts: Sequence[Scores]) -> None:
 
 
 def right_among(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
-    """(N,) bool. scores: (N, K), a row of NaN is never right; labels: (N,). Of equal scores the lower index wins."""
+    """(N,) bool: whether the label is among the k highest scores. scores: (N, K), a row with NaN is never right;
+    labels: (N,). Ties: the lower class index wins."""
     found = []
     for rows in _blocks(scores):
         some, label = scores[rows], labels[rows, None]
@@ -352,7 +355,7 @@ def right_among(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
 
 
 def _blocks(scores: np.ndarray) -> list[slice]:
-    """Rows of (N, K) scores in pieces, so that what is computed of them on the way stays small beside them."""
+    """Slices of rows of (N, K) scores, to keep intermediate arrays small."""
     size = max(1, BLOCK // max(1, scores.shape[1]))
     return [slice(start, start + size) for start in range(0, max(1, len(scores)), size)]
 

@@ -1,7 +1,6 @@
-"""The mean over UCF101's or HMDB51's three official splits, which is what papers report.
+"""The mean over the three official splits of UCF101 or HMDB51, as papers report it.
 
-Every split's accuracy is computed from its score file; the files must be of the same data set and protocol, one for
-each split.
+Accuracies are computed from one score file per split; the files must be of the same data set and protocol.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ SPLITS = (1, 2, 3)
 
 
 def mean_of_splits(paths: list[Path]) -> dict[str, Any]:
-    """Accuracies in percent of each split and their mean. Raises InputError where the files do not belong together."""
+    """Accuracies in percent of each split and their mean. Raises InputError if the files do not belong together."""
     scores: dict[int, Scores] = {}
     first: dict[str, Any] | None = None
     for path in paths:
@@ -30,7 +29,7 @@ def mean_of_splits(paths: list[Path]) -> dict[str, Any]:
         for key in ("dataset", "split", "protocol", "num_frames"):
             if each.facts[key] != first[key]:
                 raise InputError(
-                    f"{path}: {key} is {each.facts[key]}, but {first[key]} in {paths[0]}; take alike files"
+                    f"{path}: {key} is {each.facts[key]}, but {first[key]} in {paths[0]}; expected the same {key}"
                 )
         scores[split] = each
     if first is None or len(scores) < len(SPLITS):

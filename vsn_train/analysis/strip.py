@@ -28,8 +28,8 @@ PER_ROW = 8
 def draw_prediction(
     figure: Path, video_path: Path, video: EvalVideo, best: Sequence[tuple[str, int, float]], protocol: str
 ) -> None:
-    """Write a PNG of the frames of the middle clip with their times, and of the best classes (name, index, share)."""
-    # Uniform clips begin with the one of the segments' middles; dense ones follow the time of the video.
+    """Write a PNG of the middle clip's frames with their times, and of the best classes (name, index, share)."""
+    # The first uniform clip has the middles of the segments; dense clips are in the order of time.
     first_fields = video.clips if video.clips.ndim == 2 else video.clips[..., 0]
     in_time = np.argsort(first_fields.mean(axis=1), kind="stable")
     clip = first_fields[in_time[len(in_time) // 2]]
@@ -49,7 +49,7 @@ def draw_strip(
     classes: Sequence[tuple[str, float]],
     title: str,
 ) -> None:
-    """Write a PNG: the frames, uint8 (T, 3 or 2, H, W), with a caption each; under them the classes' shares as bars.
+    """Write a PNG: the frames, uint8 (T, 3 or 2, H, W), with captions; below them the classes' probabilities as bars.
 
     classes: (name, share from 0 to 1), best first.
     """
@@ -58,12 +58,12 @@ def draw_strip(
 
 
 def literal_text() -> AbstractContextManager[None]:
-    """Inside, a figure draws a $ in a name as a $. For making the figure as well as for saving it."""
+    """Make matplotlib draw a $ in a name as a $. Wrap both the making and the saving of a figure."""
     return matplotlib.rc_context({"text.parse_math": False})
 
 
 def shown_name(name: str) -> str:
-    """A file's or a class's name as a figure can draw it, whatever its bytes; on one line, and not too long for it."""
+    """The name of a file or class for a figure: unprintable characters replaced, shortened to one line."""
     text = name.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
     text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
     return text if len(text) <= 120 else f"{text[:80]}…{text[-39:]}"
@@ -105,7 +105,7 @@ def _draw_strip(
 
 
 def jpeg_frames(path: Path, count: int, short_side: int, decoder: str = "auto", modality: str = "rgb") -> list[bytes]:
-    """The middle frames of `count` segments of a video as small JPEG files; none where it cannot be read."""
+    """The middle frames of `count` segments of a video as small JPEG files; none if it cannot be read."""
     try:
         with open_video(path, decoder, modality) as video:
             check_shape(video, short_side)
@@ -123,5 +123,5 @@ def as_jpeg(image: Tensor) -> bytes:
 
 
 def image_of(frame: Tensor) -> Tensor:
-    """(3, H, W): optical flow's x and y as red and green over the grey that means rest."""
+    """An image (3, H, W) of a frame; optical flow (2, H, W): x in red, y in green, no motion as grey."""
     return frame if len(frame) == 3 else torch.cat([frame, torch.full_like(frame[:1], 128)])

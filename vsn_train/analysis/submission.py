@@ -12,11 +12,12 @@ from vsn_train.errors import InputError
 
 
 def write_submission(scores: Scores, path: Path) -> None:
-    """One line a video, without a header, in the order of the data set's own test list.
+    """Write one line per video, without a header, in the order of the data set's own test list.
 
     Something-Something V2: `id;c1;c2;c3;c4;c5`, the indices of the five best classes. Others (Something-Something V1,
-    Jester): `id;class name` of the best one. These are the formats of TSM's test_models.py, whose authors submitted
-    them. The id is the video's file or folder name without its ending. Raises InputError for a video without scores.
+    Jester): `id;class name` of the best class. These are the formats of TSM's test_models.py, whose authors submitted
+    such files. The id is the name of the video's file or folder without suffix. Raises InputError for a video without
+    scores.
     """
     if not scores.readable.all():
         missing = scores.ids[~scores.readable]

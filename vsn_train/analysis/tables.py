@@ -1,4 +1,4 @@
-"""Tables as Markdown and text, and the two files of a measurement."""
+"""Tables as Markdown and text, and the .md and .json files of a measurement."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vsn_train.atomic import write_atomic
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, padded so that it reads as plain text too; columns after the first to the right."""
+    """A Markdown table, padded to be readable as plain text; columns after the first are right-aligned."""
     sides = ["left"] + ["right"] * (len(header) - 1)
     # The header as a row: tabulate makes the columns of its own headers two characters wider than they need to be.
     table = tabulate([header, *rows], tablefmt="pipe", disable_numparse=True, colalign=sides)
@@ -22,9 +22,9 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Lines for a terminal. Text to the left, numbers to the right; fractions with two digits, None as "-".
+    """A table for a terminal: text left-aligned, numbers right-aligned; floats with two decimals, None as "-".
 
-    A column is one of numbers where its first cell that is not None is a number.
+    A column holds numbers if its first cell that is not None is a number.
     """
     cells = [[f"{cell:.2f}" if isinstance(cell, float) else "-" if cell is None else str(cell) for cell in row]
              for row in rows]  # fmt: skip
@@ -36,7 +36,7 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def write_results(output: Path, title: str, facts: Mapping[str, str], text: str, data: Any) -> None:
-    """<output>.md: title, facts, `text`. <output>.json: facts and `data`."""
+    """Write <output>.md with title, facts and `text`, and <output>.json with facts and `data`."""
     output.parent.mkdir(parents=True, exist_ok=True)
     described = "\n".join(f"- {key}: {value}" for key, value in facts.items())
     write_atomic(output.with_suffix(".md"), f"# {title}\n\n{described}\n\n{text}\n")

@@ -1,4 +1,4 @@
-"""What windows over a video say: which class leads when, as segments and as a table."""
+"""The leading class over the course of a video, from the scores of windows: segments and a table."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import numpy as np
 from vsn_train.analysis.tables import text_table
 from vsn_train.atomic import write_atomic
 
-MOST_LINES = 40  # of segments on the terminal
+MOST_LINES = 40  # segments printed on the terminal
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of time in which one class has the highest probability. start, end: seconds. index: of the class.
-    probability: its mean over the windows of the segment."""
+    """A period in which one class has the highest probability. start, end: seconds. index: of the class. probability:
+    mean over the windows of the segment."""
 
     start: float
     end: float
@@ -28,10 +28,10 @@ class Segment:
 
 
 def leading_segments(bounds: np.ndarray, shares: np.ndarray, start: float, end: float) -> list[Segment]:
-    """The segments of the part of a video from start to end, in turn and without gaps.
+    """The segments of a video between start and end, in order and without gaps.
 
-    bounds: float64 (N, 2), start and end of each window in seconds. shares: float (N, K), its classes' probabilities.
-    Where the leading class changes from one window to the next, a segment ends halfway between their middles.
+    bounds: float64 (N, 2), start and end of each window in seconds. shares: float (N, K), class probabilities of each
+    window. If the leading class changes from one window to the next, the segment ends halfway between their middles.
     """
     leading = shares.argmax(axis=1)
     middles = bounds.mean(axis=1)
@@ -45,25 +45,25 @@ def leading_segments(bounds: np.ndarray, shares: np.ndarray, start: float, end: 
 
 
 def csv_header(names: Sequence[str]) -> str:
-    """The first line of timeline.csv: the window in seconds, its best class with its probability, and all classes'."""
+    """The header of timeline.csv: start and end of the window in seconds, best class, its probability, all classes."""
     return _csv_line(["start", "end", "class", "probability", *names])
 
 
 def csv_row(start: float, end: float, shares: np.ndarray, names: Sequence[str]) -> str:
-    """shares: float (K,)."""
+    """One line of timeline.csv. start, end: seconds. shares: float (K,), the class probabilities."""
     best = int(shares.argmax())
     numbers = [f"{share:.6f}" for share in shares.tolist()]
     return _csv_line([f"{start:.3f}", f"{end:.3f}", names[best], numbers[best], *numbers])
 
 
 def write_timeline(path: Path, bounds: np.ndarray, shares: np.ndarray, names: Sequence[str]) -> None:
-    """timeline.csv: a line for each window. bounds: (N, 2) seconds. shares: (N, K)."""
+    """Write timeline.csv, one line per window. bounds: (N, 2) seconds. shares: (N, K)."""
     rows = (csv_row(first, last, row, names) for (first, last), row in zip(bounds.tolist(), shares, strict=True))
     write_atomic(path, csv_header(names) + "".join(rows))
 
 
 def segment_table(segments: Sequence[Segment], names: Sequence[str]) -> str:
-    """Lines for a terminal; of very many segments the first ones."""
+    """The segments as a table for a terminal, at most MOST_LINES of them."""
     rows = [[each.start, each.end, names[each.index], f"{100 * each.probability:.1f} %"] for each in segments]
     table = text_table(["from s", "to s", "class", "probability"], rows[:MOST_LINES])
     more = len(rows) - MOST_LINES

@@ -1,4 +1,4 @@
-"""A long video's classes over time as a picture."""
+"""A figure of a long video's classes over time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vsn_train.analysis.strip import image_of, literal_text, shown_name
 from vsn_train.analysis.timeline import Segment
 from vsn_train.atomic import atomic_path
 
-MOST_CLASSES = 12  # rows of the picture
+MOST_CLASSES = 12  # rows of the figure
 THUMBNAILS = 8
 
 
@@ -28,10 +28,10 @@ def draw_timeline(
     thumbnails: Sequence[tuple[float, Tensor]],
     title: str,
 ) -> None:
-    """Write a PNG: frames of the video along the time, and under them the probability of each class that ever leads.
+    """Write a PNG: frames along the time axis and, below them, the probability of each class that leads at some time.
 
     bounds: float64 (N, 2), start and end of each window in seconds. shares: float (N, K). thumbnails: (seconds, uint8
-    (3 or 2, H, W)). Where many classes lead, those that lead longest are drawn.
+    (3 or 2, H, W)). Of many classes, those that lead longest are drawn.
     """
     names = [shown_name(name) for name in names]
     with literal_text():
@@ -56,8 +56,8 @@ def draw_timeline(
                 )
         below.set(xlim=(start, end), ylim=(len(rows), 0), yticks=np.arange(len(rows)) + 0.5)
         below.set_yticklabels([names[index] for index in rows], fontsize=8)
-        more = f"; {left_out} more classes lead for shorter" if left_out else ""
-        below.set_xlabel(f"seconds; the line marks the class that leads{more}", fontsize=8)
+        more = f"; {left_out} more classes lead for a shorter time" if left_out else ""
+        below.set_xlabel(f"seconds; the line marks the leading class{more}", fontsize=8)
         below.tick_params(axis="x", labelsize=8)
         below.tick_params(axis="y", length=0)
         bar = figure.colorbar(mesh, ax=below, fraction=0.03, pad=0.01, aspect=12)
@@ -68,7 +68,7 @@ def draw_timeline(
 
 
 def classes_drawn(segments: Sequence[Segment]) -> list[int]:
-    """At most MOST_CLASSES of the classes that lead, by their first appearance."""
+    """The classes that lead longest, at most MOST_CLASSES, in the order of their first appearance."""
     seconds: dict[int, float] = {}
     for each in segments:
         seconds[each.index] = seconds.get(each.index, 0.0) + each.end - each.start
@@ -77,7 +77,7 @@ def classes_drawn(segments: Sequence[Segment]) -> list[int]:
 
 
 def _draw_thumbnails(axis: Any, thumbnails: Sequence[tuple[float, Tensor]]) -> None:
-    """In equal places from left to right, each with the time that it shows."""
+    """Draw the frames at equal distances from left to right, each titled with its time."""
     axis.axis("off")
     width = 1 / max(len(thumbnails), 1)
     for place, (seconds, frame) in enumerate(thumbnails):

@@ -1,6 +1,6 @@
-"""Videos per second and memory of a test, against the usual way: every view decoded, resized and cropped by itself.
+"""Measure videos per second and memory of an evaluation, compared with the usual implementation, view by view.
 
-What the usual way does for each view of each video, which is what a data set of views behind a `DataLoader` amounts to:
+The usual implementation is a data set of views behind a `DataLoader`. For each view of each video it does:
 
 1. Open the file. The number of frames is known from an annotation list, so nothing is counted.
 2. Decode the T frames of the view's clip: through decord with one thread and `get_batch`, as mmaction2 and PySlowFast
@@ -43,7 +43,7 @@ from vsn_train.errors import InputError, VideoError
 
 @dataclass(frozen=True)
 class EvalWorkload:
-    """One evaluation of a network, with the worker processes and the chunks that it runs in."""
+    """One evaluation of a network, with its numbers of worker processes and of views per batch."""
 
     model: nn.Module
     paths: Sequence[Path]
@@ -58,7 +58,7 @@ class EvalWorkload:
 
 
 def score_decoding_once(work: EvalWorkload) -> np.ndarray:
-    """(N, V, K): as vsn-eval does it."""
+    """Evaluate with the loop of vsn-eval: scores (N, V, K)."""
     protocol = work.protocol
     videos = GivenVideos(work.paths, work.num_frames, protocol, "auto", work.modality)
     groups = video_groups(len(videos), protocol.views, work.views_per_batch, work.process)
@@ -76,7 +76,7 @@ def score_decoding_once(work: EvalWorkload) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Listed:
-    """What is known of a video before the test. clips: int64 (clips, T). decord: whether it gives these very pixels."""
+    """A video as known from an annotation list. clips: int64 (clips, T). decord: whether decord gives exact pixels."""
 
     path: Path
     clips: np.ndarray
@@ -84,7 +84,7 @@ class Listed:
 
 
 def list_videos(work: EvalWorkload) -> list[Listed]:
-    """What an annotation list says; not part of the time that is measured. Raises VideoError."""
+    """The videos with the facts of an annotation list; not part of the measured time. Raises VideoError."""
     listed = []
     for path in work.paths:
         with open_video(path, modality=work.modality) as video:
@@ -107,7 +107,7 @@ def _decord_agrees(path: Path, video: Video, indices: np.ndarray) -> bool:
 
 @torch.inference_mode()
 def score_view_by_view(work: EvalWorkload, videos: Sequence[Listed]) -> np.ndarray:
-    """(N, V, K): the usual way, see the top of this file."""
+    """Evaluate with the usual implementation, see the top of this file: scores (N, V, K)."""
     loader = DataLoader(
         _Views(videos, work.protocol, work.modality), batch_size=work.views_per_batch, num_workers=work.workers
     )
@@ -142,7 +142,7 @@ class _Views(Dataset[Tensor]):
 
 
 def _clip_of(listed: Listed, clip: int, modality: str) -> Tensor:
-    """uint8 (T, C, H, W), from a file that is opened for it."""
+    """Open the file and read one clip: uint8 (T, C, H, W)."""
     indices = listed.clips[clip]
     if listed.decord:
         return _decord_frames(listed.path, indices)
@@ -169,7 +169,7 @@ def _decord_frames(path: Path, indices: np.ndarray) -> Tensor:
 
 @dataclass(frozen=True)
 class Run:
-    """scores: (N, V, K). cpu_seconds: of this process and its workers; what the work costs on a busy machine, too.
+    """scores: (N, V, K). cpu_seconds: of this process and its workers, which is valid on a busy machine too.
     peak_bytes: see `peak_of_processes`."""
 
     scores: np.ndarray
@@ -178,7 +178,7 @@ class Run:
 
 
 def measured(score: Callable[[], np.ndarray]) -> Run:
-    """score: ends its worker processes."""
+    """Measure one evaluation. score: must end its worker processes."""
     scores: list[np.ndarray] = []
     before = os.times()
     peak = peak_of_processes(lambda: scores.append(score()))
@@ -187,7 +187,7 @@ def measured(score: Callable[[], np.ndarray]) -> Run:
 
 
 def peak_of_processes(action: Callable[[], object], every: float = 0.2) -> int | None:
-    """Bytes that this process and its children hold at the peak of `action`, above what they held before; shared pages
+    """Peak memory in bytes of this process and its children during `action`, above the memory before it; shared pages
     count once. None if the system does not report it (only Linux does)."""
     before = _proportional_size()
     if not before:
@@ -209,7 +209,7 @@ def peak_of_processes(action: Callable[[], object], every: float = 0.2) -> int |
 
 
 def _proportional_size() -> int:
-    """Bytes, over this process and all below it."""
+    """Bytes of this process and all its descendants."""
     total, left = 0, [os.getpid()]
     while left:
         folder = Path(f"/proc/{left.pop()}")

@@ -1,4 +1,4 @@
-"""Live video: what a new frame costs in a stream, and where the whole clip is computed again for it."""
+"""Measure live video: the time of a new frame in a stream, compared with computing the whole clip again."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ STREAM, CLIP = "stream", "whole clip"
 
 @dataclass(frozen=True)
 class LiveTimes:
-    """For STREAM and CLIP, (rounds,) seconds from a frame to its scores: times by the clock, cpu of this process's
-    threads. On one thread of a machine that does nothing else the two are the same."""
+    """For STREAM and CLIP, (rounds,) seconds from a frame to its scores: times: wall-clock time; cpu: CPU time of this
+    process. They are equal with one thread on an idle machine."""
 
     work: Workload
     times: dict[str, np.ndarray]
@@ -36,8 +36,8 @@ class LiveTimes:
 
 
 def time_live(work: Workload, rounds: int, height: int = 240, width: int = 320) -> LiveTimes:
-    """Frames of height x width pixels, one after the other: resized, cut, normalised, through tsm_online. Both ways
-    prepare the new frame alone; they differ in what goes through the network."""
+    """Time frames of height x width pixels: resize, crop, normalize, tsm_online. Both ways prepare only the new frame;
+    they differ in the frames that go through the network."""
     model = make_model("tsm_online", work).eval().to(memory_format=torch.channels_last)
     protocol = Protocol(1, "uniform", 1, work.size * 8 // 7, work.size)
     names = list(map(str, range(work.num_classes)))

@@ -1,4 +1,4 @@
-"""Times and memory of networks: forward passes and training steps, under every setting, in interleaved rounds."""
+"""Measure times and memory of networks: forward passes and training steps, in every setting, in interleaved rounds."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Workload:
-    """What a model is run on: batch clips of num_frames frames of size × size pixels."""
+    """The input of a model: batch clips of num_frames frames of size × size pixels."""
 
     arch: str = "resnet50"
     num_frames: int = 8
@@ -49,10 +49,10 @@ class Workload:
 
 
 def make_model(text: str, work: Workload, **more: Any) -> Recognizer:
-    """ "sth:p=0.5,integration=sum" -> that network; ":reference" among the options: its operators in reference form.
+    """ "sth:p=0.5,integration=sum" -> that network; option "reference": with its operators in reference form.
 
-    On work.device, where its random start is drawn too: on a GPU that takes a hundredth of the CPU's time. more: as of
-    `create_model`. Raises InputError for what `create_model` does not know.
+    Created and initialized on work.device: on a GPU that takes a hundredth of the time. more: arguments of
+    `create_model`. Raises InputError as `create_model`.
     """
     operator, _, rest = text.partition(":")
     options = [option for option in rest.split(",") if option]
@@ -75,7 +75,7 @@ def model_action(text: str, work: Workload, setting: Setting, mode: str) -> Call
     video = torch.randn(work.batch, work.num_frames, 3, work.size, work.size, device=work.device)
     autocast = autocast_for(setting.precision, torch.device(work.device))
 
-    def choose_products() -> None:  # torch keeps it for the whole process, and another action may have changed it
+    def choose_products() -> None:  # a setting of the whole process, which another action may have changed
         if work.device == "cuda":
             allow_tf32(setting.precision == "tf32")
 
@@ -96,16 +96,16 @@ def model_action(text: str, work: Workload, setting: Setting, mode: str) -> Call
             logits = run(video)
         F.cross_entropy(logits.float(), label).backward()
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)  # last, so that a step begins and ends with the state alone
+        optimizer.zero_grad(set_to_none=True)  # last, so that only the state is in memory between steps
 
     return step
 
 
 def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The model as one compiled graph, however many others there are.
+    """Compile the model as one graph.
 
-    torch keeps graphs with the code that they come from, and after eight for the same code it goes on uncompiled, with
-    a warning. All recognizers share their code, so each is called by a copy of a function of its own.
+    torch caches graphs per code object, and after eight for the same code it runs uncompiled, with a warning. All
+    recognizers share their code, so each is called through its own copy of a function.
     """
 
     def call(video: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def state_bytes(text: str, work: Workload) -> int:
-    """Parameters, their momentum, and buffers; what a training holds between two steps."""
+    """Bytes of parameters, momentum and buffers: the memory of a training between two steps."""
     model = make_model(text, work)
     return sum(2 * p.numel() * p.element_size() for p in model.parameters()) + sum(
         b.numel() * b.element_size() for b in model.buffers()
@@ -125,7 +125,7 @@ def state_bytes(text: str, work: Workload) -> int:
 
 @dataclass(frozen=True)
 class ModelTimes:
-    """times: (rounds,) seconds of every model under every setting. memory: bytes at the peak of a training step."""
+    """times: (rounds,) seconds of every model in every setting. memory: peak bytes of a training step."""
 
     work: Workload
     mode: str
@@ -140,11 +140,11 @@ class ModelTimes:
 def time_models(
     models: Sequence[str], settings: Sequence[Setting], work: Workload, mode: str, rounds: int
 ) -> ModelTimes:
-    """Every model under every setting, in interleaved rounds."""
+    """Time every model in every setting, in interleaved rounds."""
     keys = [(model, setting) for model in models for setting in settings]
     actions = {key: model_action(key[0], work, key[1], mode) for key in keys}
     for action in actions.values():
-        action()  # compiles, and gives the optimizer its momentum, which belongs to the state
+        action()  # compiles, and creates the optimizer's momentum, which belongs to the state
     memory = {}
     if mode == "train":
         for key, action in actions.items():
@@ -153,7 +153,7 @@ def time_models(
 
 
 def as_data(result: ModelTimes) -> list[dict[str, Any]]:
-    """For JSON."""
+    """The result as plain types for JSON."""
     return [
         {
             "work": asdict(result.work),
@@ -168,7 +168,7 @@ def as_data(result: ModelTimes) -> list[dict[str, Any]]:
 
 
 def from_data(rows: Sequence[Mapping[str, Any]]) -> list[ModelTimes]:
-    """What `as_data` made of one or several results."""
+    """The results from the rows of `as_data`."""
     results: dict[tuple[Workload, str], ModelTimes] = {}
     for row in rows:
         work, key = Workload(**row["work"]), (row["model"], Setting(**row["setting"]))
@@ -180,7 +180,7 @@ def from_data(rows: Sequence[Mapping[str, Any]]) -> list[ModelTimes]:
 
 
 def compare_models(result: ModelTimes, pairs: Sequence[tuple[str, str]]) -> str:
-    """Markdown: each pair with the fastest setting of either, then every model under every setting."""
+    """Markdown: each pair, both in their fastest setting, then every model in every setting."""
     clips = result.work.batch
 
     def milliseconds(key: tuple[str, Setting]) -> str:

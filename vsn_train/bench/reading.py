@@ -1,8 +1,8 @@
-"""How fast videos are read: ours on the files as they are, ours on fast-seek copies, and the common pipeline.
+"""Measure the speed of reading videos: ours on the original files, ours on fast-seek copies, and the usual pipeline.
 
-Everything runs on one core, in interleaved rounds, over the same videos with the same draws. A stage lasts from the
-end of the one before it to its own. What a GPU does for ours (cropping the test views, conversion to float) is timed
-separately, on the CPU; the common pipeline does that in its workers.
+Everything runs on one core, in interleaved rounds, over the same videos with the same random draws. A stage lasts from
+the end of the previous one to its own end. The work that ours leaves to a GPU (cropping the test views, conversion to
+float) is timed separately, on the CPU; the usual pipeline does it in its workers.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from vsn_train.errors import InputError
 
 STAGES = ("open", "decode", "crop and resize", "to float", "hand-over")
 LINUX = hasattr(os, "memfd_create")
-REFERENCE = "baseline"  # what tables and JSON call the pipeline of reference_reading
+REFERENCE = "baseline"  # name of the pipeline of reference_reading in tables and JSON
 PIPELINES = (REFERENCE, "ours", "ours, copies")
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What is read of each video. mode: "train", or the name of a test. T frames a clip; pixels."""
+    """The frames to read of each video. mode: "train", or a protocol's name. T: frames per clip. Sizes in pixels."""
 
     mode: str
     T: int = 8
@@ -56,13 +56,13 @@ class Reading:
 
 @dataclass(frozen=True)
 class Videos:
-    """A group of videos that are reported together. copies: the same ones in the same order, or none."""
+    """A group of videos that are reported together. copies: their fast-seek copies in the same order, or empty."""
 
     name: str
     files: list[str]
     copies: list[str]
     growth: float | None  # bytes of the copies / bytes of the files
-    copying_seconds: float = 0.0  # that one core took to make the copies
+    copying_seconds: float = 0.0  # time of one core for making the copies
 
 
 class StageTimer:
@@ -87,7 +87,7 @@ class StageTimer:
 def training_clip(
     path: str, reading: Reading, generator: np.random.Generator, end_stage: Callable[[str], None]
 ) -> Tensor:
-    """uint8 (T, 3, size, size): what `TrainingClips` gives, stage by stage."""
+    """Read a training clip as `TrainingClips`, stage by stage: uint8 (T, 3, size, size)."""
     with open_video(path) as video:
         end_stage("open")
         clip = video.read(sample_indices(video.num_frames, reading.T, 1, reading.sampling, generator)[0])
@@ -98,7 +98,7 @@ def training_clip(
 
 
 def eval_frames(path: str, reading: Reading, end_stage: Callable[[str], None]) -> tuple[Tensor, np.ndarray]:
-    """uint8 (U, 3, H, W) and positions (clips, T): what `read_eval_video` gives, stage by stage."""
+    """Read frames as `read_eval_video`, stage by stage: uint8 (U, 3, H, W) and positions (clips, T)."""
     with open_video(path) as video:
         end_stage("open")
         wanted = sample_indices(video.num_frames, reading.T, reading.clips, reading.sampling)
@@ -111,14 +111,14 @@ def eval_frames(path: str, reading: Reading, end_stage: Callable[[str], None]) -
 
 
 def views_on_device(frames: Tensor, clips: np.ndarray, reading: Reading) -> None:
-    """What the evaluation makes of a video's frames on its device: every view cut out and normalized."""
+    """Crop and normalize every view, as the evaluation does on its device."""
     for clip in clips:
         for view, _ in crop_views(frames[torch.as_tensor(clip)], reading.crops, reading.crop_size):
             normalize(view)
 
 
 def hand_over(batch: Tensor) -> None:
-    """Copy it, as it lies in memory, into fresh shared memory, as a worker does for the process that trains."""
+    """Copy the batch into new shared memory, as a worker does to return it."""
     dense = batch.permute(sorted(range(batch.ndim), key=batch.stride, reverse=True))
     data = dense.contiguous().numpy().reshape(-1).view(np.uint8).data
     with open(os.memfd_create("hand-over"), "wb", buffering=0) if LINUX else tempfile.TemporaryFile() as file:
@@ -126,11 +126,11 @@ def hand_over(batch: Tensor) -> None:
             data = data[file.write(data) :]
 
 
-# ---- In turns --------------------------------------------------------------------------------------------------------
+# ---- Comparison ------------------------------------------------------------------------------------------------------
 
 
 def read_all(pipeline: str, videos: Videos, reading: Reading, seed: int, timer: StageTimer) -> None:
-    """Read every video of a group once. For training they form one batch, in a test each is handed over by itself."""
+    """Read every video of a group once. For training they form one batch; for a test each is returned separately."""
     timer.start()
     batch = []
     for index, path in enumerate(videos.copies if pipeline == "ours, copies" else videos.files):
@@ -152,7 +152,7 @@ def read_all(pipeline: str, videos: Videos, reading: Reading, seed: int, timer: 
             hand_over(eval_frames(path, reading, timer)[0])
             timer("hand-over")
     if batch:
-        if pipeline != REFERENCE:  # uint8 with the channels last in memory
+        if pipeline != REFERENCE:  # uint8, channels-last in memory
             batch = [clip.permute(0, 2, 3, 1) for clip in batch]
         hand_over(torch.stack(batch))
         timer("hand-over")
@@ -160,7 +160,7 @@ def read_all(pipeline: str, videos: Videos, reading: Reading, seed: int, timer: 
 
 @dataclass(frozen=True)
 class ReadTimes:
-    """times: (rounds,) seconds that each pipeline took for all videos. stages: seconds of each stage, all rounds."""
+    """times: (rounds,) seconds of each pipeline for all videos. stages: seconds of each stage over all rounds."""
 
     videos: Videos
     reading: Reading
@@ -170,7 +170,7 @@ class ReadTimes:
 
 
 def compare_reading(videos: Videos, reading: Reading, rounds: int) -> ReadTimes:
-    """All pipelines in interleaved rounds, on one core."""
+    """Time all pipelines in interleaved rounds, on one core."""
     pipelines = [name for name in PIPELINES if name != "ours, copies" or videos.copies]
     timers = {name: StageTimer() for name in pipelines}
     passes = dict.fromkeys(pipelines, 0)
@@ -191,7 +191,7 @@ def compare_reading(videos: Videos, reading: Reading, rounds: int) -> ReadTimes:
 
 
 def time_on_device(videos: Videos, reading: Reading) -> float:
-    """Seconds for one pass of the work that ours leaves to the device."""
+    """Seconds of one pass of the work that our pipeline leaves to the device."""
     seconds = 0.0
     for path in videos.copies or videos.files:
         if reading.mode == "train":
@@ -208,7 +208,7 @@ def time_on_device(videos: Videos, reading: Reading) -> float:
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """Keep this process and its threads on one core, where the system can."""
+    """Keep this process and its threads on one core, if the system supports it."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
@@ -223,7 +223,7 @@ def one_core() -> Iterator[None]:
 
 
 def together(results: Sequence[ReadTimes]) -> ReadTimes:
-    """The groups as one: every video counts once."""
+    """The groups merged into one, in which every video counts once."""
     names = [name for name in PIPELINES if all(name in result.times for result in results)]
     files = [path for result in results for path in result.videos.files]
     videos = Videos("all", files, [path for result in results for path in result.videos.copies], None)
@@ -237,7 +237,7 @@ def together(results: Sequence[ReadTimes]) -> ReadTimes:
 
 
 def reading_table(results: Sequence[ReadTimes]) -> str:
-    """Markdown: clips or videos per second and core, where the time goes, and how many times the baseline's speed."""
+    """Markdown: clips or videos per second and core, time per stage, and speed relative to the baseline."""
     unit = "clips/s" if results[0].reading.mode == "train" else "videos/s"
     header = ["videos", "pipeline", unit, *(f"{stage} %" for stage in STAGES), "ms", "device ms", "times the baseline"]
     rows = []
@@ -302,7 +302,7 @@ class ReferenceClips(Dataset[Tensor]):
 def clips_per_second(
     groups: Sequence[Videos], reading: Reading, workers: int, clips: int, batch_size: int = 8
 ) -> dict[str, float]:
-    """Training clips a second from all workers together, through the loaders, after one epoch to start them."""
+    """Training clips per second of all workers together, through the loaders, after one epoch to start them."""
     speeds = {}
     for name in PIPELINES:
         files = [path for group in groups for path in (group.copies if name == "ours, copies" else group.files)]
@@ -332,13 +332,13 @@ def training_clips(files: Sequence[str], reading: Reading) -> TrainingClips:
 
 
 def manifest_of(files: Sequence[str]) -> Manifest:
-    """One class; the same file may be there several times."""
+    """A manifest with one class, in which a file may occur several times."""
     ids = [f"{number}" for number in range(len(files))]
     return make_manifest("benchmark", "train", Path("/"), list(files), [0] * len(files), ["clip"], ids=ids)
 
 
 def worker_memory(files: Sequence[str], reading: Reading, clips: int) -> dict[int, float]:
-    """Clips read by one worker process -> its resident memory in MB, at a hundredth, a tenth, … of `clips`."""
+    """Number of clips read by one worker process -> its resident memory in MB, at 1/100, 1/10, … of `clips`."""
     if not Path("/proc/self/statm").exists():
         raise InputError("--memory: this system does not report the memory of a process; it needs Linux's /proc")
     marks = sorted({max(1, round(clips * share)) for share in (0.01, 0.1, 0.25, 0.5, 0.75, 1)})
@@ -370,11 +370,11 @@ def worker_memory(files: Sequence[str], reading: Reading, clips: int) -> dict[in
     return found
 
 
-# ---- What to read ----------------------------------------------------------------------------------------------------
+# ---- Videos ----------------------------------------------------------------------------------------------------------
 
 
 def gather_videos(path: Path, limit: int, copies: Path | None) -> Videos:
-    """A file, or up to `limit` videos evenly spread over a folder; and their copies, made below `copies`."""
+    """A file, or up to `limit` evenly spaced videos of a folder, with their fast-seek copies, made below `copies`."""
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     if path.is_dir():

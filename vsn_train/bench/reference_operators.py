@@ -1,6 +1,6 @@
-"""The operators in reference form: what a paper's formula becomes when written down directly, to measure ours against.
+"""The operators in reference form: direct implementations of the papers' formulas, as a baseline for ours.
 
-`reference_model` gives the same network, weights and function with these in place of the fast forms.
+`reference_model` builds the same network, with the same weights and outputs, from these.
 Legend: B videos, T frames, C channels, H W pixels; frames lie along the batch axis, (B*T, C, H, W).
 """
 
@@ -85,7 +85,7 @@ class ReferenceHybridConv3d(nn.Module):
 
 
 class ReferenceDepthwiseHybridConv3d(nn.Module):
-    """The depthwise counterpart as two depthwise Conv3d on the channels of either kind, interleaved afterwards."""
+    """The depthwise form as two depthwise Conv3d, one on each kind of channel, whose outputs are interleaved."""
 
     def __init__(self, source: DepthwiseHybridConv2d) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class ReferenceDepthwiseHybridConv3d(nn.Module):
 
 
 class _Around(nn.Module):
-    """A reference form as a function before, or after, a module."""
+    """Applies a reference form as a function before or after a module."""
 
     def __init__(self, inner: nn.Module, function: Any, arguments: tuple[int, ...], after: bool = False) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ def reference_model(operator: str, arch: str, num_frames: int, num_classes: int,
 
 
 def to_reference(model: Recognizer) -> Recognizer:
-    """Exchange the operators of a model for their reference forms, in place; parameters are kept. Returns the model."""
+    """Replace a model's operators by their reference forms, in place, with the same parameters. Returns the model."""
     for name, module in list(model.named_modules()):
         if isinstance(module, Conv3x3):
             module.__class__ = nn.Conv2d  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""The reading pipeline that most code of this field has, to compare ours with.
+"""The usual reading pipeline of video-recognition code, as a baseline for ours.
 
 It is the one of the TSM repository (GroupMultiScaleCrop, GroupOverSample, Stack, ToTorchFormatTensor, GroupNormalize),
 with the frames taken from videos through decord, as mmaction2 and PySlowFast do by default: a `VideoReader` with one
@@ -78,7 +78,7 @@ def _open(path: str) -> Any:
 
 
 def _multi_scale_window(height: int, width: int, generator: np.random.Generator) -> tuple[int, int, int, int]:
-    """As `multi_scale_crop` draws it: crop height, crop width, top, left."""
+    """The crop with the same draws as `multi_scale_crop`: crop height, crop width, top, left."""
     sides = [round(min(height, width) * scale) for scale in (1.0, 0.875, 0.75, 0.66)]
     pairs = [(h, w) for i, h in enumerate(sides) for j, w in enumerate(sides) if abs(i - j) <= 1]
     crop_height, crop_width = pairs[generator.integers(len(pairs))]

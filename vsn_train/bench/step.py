@@ -1,4 +1,4 @@
-"""What each speed switch of vsn-train changes in a training step: time, and memory at the peak."""
+"""Measure what each speed switch of vsn-train changes in a training step: time and peak memory."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ PROCESSES_ONLY = ("copied_gradients", "static_graph", "exchange_every_batch", "s
 
 
 def default_choices(device: str, processes: int) -> list[str]:
-    """What is timed unless somebody says otherwise; the first is what the others are compared with."""
+    """The default choices of switches; the first is the baseline."""
     if processes > 1:
         choices = ["fp32", "copied_gradients", "static_graph", "accumulate", "accumulate,exchange_every_batch"]
         return [*choices, "sync_bn"] if device == "cuda" else choices
@@ -56,15 +56,15 @@ def default_choices(device: str, processes: int) -> list[str]:
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Of every choice of switches, such as "bf16,channels_last": (rounds,) seconds, and bytes at the peak of a step
-    beyond weights, momentum and buffers (and, with several processes, the buffers that gradients are exchanged in)."""
+    """For every choice of switches, such as "bf16,channels_last": (rounds,) seconds, and peak bytes of a step without
+    weights, momentum and buffers (and, with several processes, without DDP's gradient buckets)."""
 
     times: dict[str, np.ndarray]
     memory: dict[str, int]
 
 
 def check_choice(choice: str, work: Workload, processes: int) -> None:
-    """Raises InputError for a switch that does not exist, or that changes nothing in these circumstances."""
+    """Raise InputError for a switch that does not exist, or that has no effect here."""
     known = {*ANYWHERE, *CUDA_ONLY, *PROCESSES_ONLY}
     switches = set(choice.split(","))
     if unknown := switches - known:
@@ -80,9 +80,9 @@ def check_choice(choice: str, work: Workload, processes: int) -> None:
 
 
 def training_step(choice: str, operator: str, work: Workload, processes: int = 1) -> Callable[[], None]:
-    """The arithmetic of one step of vsn-train with these switches on. work.batch: clips of a step and process.
+    """One training step of vsn-train with these switches. work.batch: clips per step and process.
 
-    operator: as `make_model` takes it, options and reference form included. "accumulate" takes the clips in two halves.
+    operator: see `make_model`, including options and reference form. "accumulate" splits the clips into two batches.
     "copied_gradients": runtime.gradient_as_bucket_view=false.
     """
     switches, device = set(choice.split(",")), torch.device(work.device)
@@ -134,11 +134,11 @@ def training_step(choice: str, operator: str, work: Workload, processes: int = 1
 
 
 def image_training_step(choice: str, work: Workload) -> Callable[[], None]:
-    """A step of torchvision's network on work.batch images, written as plainly as it can be: the ceiling of ours.
+    """A minimal training step of torchvision's network on work.batch images: the upper bound for our steps.
 
-    work.num_frames is not looked at. The images lie on the device as normalized floats; forward, cross-entropy,
-    backward and SGD with momentum, nothing else: no gradient is clipped, nothing is logged or looked at. choice: as
-    `training_step`, of which a precision, channels_last and fused are known.
+    Ignores work.num_frames. Normalized float images on the device; forward, cross-entropy, backward and SGD with
+    momentum, without gradient clipping, logging and checks. choice: see `training_step`; supports a precision,
+    channels_last and fused.
     """
     switches, device = set(choice.split(",")), torch.device(work.device)
     torch.manual_seed(0)
@@ -168,8 +168,8 @@ def image_training_step(choice: str, work: Workload) -> Callable[[], None]:
 
 
 def time_steps(choices: Sequence[str], operator: str, work: Workload, rounds: int, processes: int = 1) -> StepTimes:
-    """Every choice of switches, in interleaved rounds. processes: that share each step through DDP, on this machine,
-    one CPU thread each unless there are more cores; timed is the first. Raises InputError as `check_choice`."""
+    """Time every choice of switches in interleaved rounds. processes: number of DDP processes on this machine, with one
+    CPU thread each unless there are more cores; rank 0 is timed. Raises InputError as `check_choice`."""
     for choice in choices:
         check_choice(choice, work, processes)
     if processes == 1:
@@ -210,7 +210,7 @@ def _time_in_group(
 
 
 def step_table(result: StepTimes) -> str:
-    """Markdown: milliseconds, time against the first choice, and memory of each."""
+    """Markdown: milliseconds, time relative to the first choice, and memory of each choice."""
     first = next(iter(result.times))
     rows = [
         [
@@ -227,7 +227,7 @@ def step_table(result: StepTimes) -> str:
 
 @dataclass(frozen=True)
 class SavingTimes:
-    """Median seconds that training waits for a checkpoint that a thread writes, and for one written at once."""
+    """Median seconds that training waits for a checkpoint: beside_s: written by a thread; at_once_s: synchronously."""
 
     beside_s: float
     at_once_s: float
@@ -235,7 +235,7 @@ class SavingTimes:
 
 
 def time_saving(operator: str, work: Workload, repeats: int = 5) -> SavingTimes:
-    """Of a checkpoint with the network's weights and its momentum."""
+    """Time saving a checkpoint with the network's weights and momentum."""
     weights = create_model(operator, work.arch, work.num_frames, work.num_classes).state_dict()
     momentum = {name: value.clone() for name, value in weights.items()}  # the same tensors would be written once
     content = Checkpoint(
@@ -261,7 +261,7 @@ def _seconds(action: Callable[[], object]) -> float:
 
 
 class _Nothing:
-    """A data set that takes no time to read."""
+    """A data set that takes no time to load."""
 
     def __getitem__(self, key: int) -> int:
         return key
@@ -271,7 +271,7 @@ class _Nothing:
 
 
 def time_workers(workers: int, repeats: int = 5) -> tuple[float, float]:
-    """Median seconds of an epoch of one empty batch a worker: with workers that have stayed, and with new ones."""
+    """Median seconds of an epoch with one empty batch per worker: with persistent workers, and with new ones."""
     kept, started = [], []
     loader = Loader(_Nothing(), [[0]] * workers, list, workers)
     with closing(loader):

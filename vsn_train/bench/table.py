@@ -1,7 +1,7 @@
-"""Latency and throughput of the networks, beside the tables of the VSN and STH papers as ratios.
+"""Latency and throughput of the networks, compared as ratios with the tables of the VSN and STH papers.
 
-Neither paper names its hardware (the VSN paper repeats rows that the TSM paper measured on one GPU), so times
-cannot be compared, only what a network costs in units of another one from the same table.
+Neither paper names its hardware (the VSN paper repeats rows that the TSM paper measured on one GPU), so absolute times
+cannot be compared, only ratios between networks of the same table.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from vsn_train.analysis.tables import markdown_table
 from vsn_train.bench.network import ModelTimes, Setting, Workload, time_models
 from vsn_train.bench.timing import Ratio, ratio
 
-# As `make_model` takes them, and their names in the tables. STH is the headline model of its paper.
+# Argument of `make_model` -> name in the tables. STH is the main model of its paper.
 NETWORKS = {
     "tsn": "TSN",
     "tsm": "TSM",
@@ -27,7 +27,7 @@ NETWORKS = {
 
 @dataclass(frozen=True)
 class Printed:
-    """One row of a paper's speed table. 8 frames are given for the VSN paper's TSM only; its VSN takes 8 throughout."""
+    """One row of a paper's speed table. The VSN paper states 8 frames only for TSM; its VSN always uses 8."""
 
     paper: str
     network: str
@@ -53,7 +53,7 @@ PRINTED = (
 
 @dataclass(frozen=True)
 class NetworkTimes:
-    """All networks on one arch with one number of frames: one clip at a time, and a batch of them."""
+    """The times of all networks with one arch and number of frames: for single clips, and for a batch."""
 
     single: ModelTimes
     batch: ModelTimes
@@ -67,7 +67,7 @@ class NetworkTimes:
         return self.single.times[network, self.single.fastest(network)]
 
     def per_clip(self, network: str) -> np.ndarray:
-        """(rounds,) seconds for each clip of a batch, in the network's fastest setting for it."""
+        """(rounds,) seconds per clip of a batch, in the network's fastest setting."""
         return self.batch.times[network, self.batch.fastest(network)] / self.batch.work.batch
 
 
@@ -79,7 +79,7 @@ def time_networks(work: Workload, settings: Sequence[Setting], rounds: int) -> N
 
 
 def measured_table(results: Sequence[NetworkTimes]) -> str:
-    """Markdown: each network's latency and throughput, and both in units of TSM's."""
+    """Markdown: each network's latency and throughput, and their ratios to TSM's."""
     rows = []
     for each in results:
         for network, title in NETWORKS.items():
@@ -101,8 +101,8 @@ def measured_table(results: Sequence[NetworkTimes]) -> str:
 
 
 def paper_table(results: Sequence[NetworkTimes]) -> str:
-    """Markdown: what the papers print, as ratios to their own TSM, beside ours for what was measured. Where a paper has
-    no TSM of that arch (VSN, ResNet-101), to its TSN."""
+    """Markdown: the papers' ratios to their own TSM, and ours for the measured networks. If a paper has no TSM of that
+    arch (VSN, ResNet-101), ratios to its TSN."""
     measured = {each.size: each for each in results}
     rows = []
     for row in PRINTED:
@@ -127,7 +127,7 @@ def paper_table(results: Sequence[NetworkTimes]) -> str:
 
 
 def reference_of(row: Printed) -> Printed:
-    """What a row of a paper is measured against: the same table's TSM of that size, or its TSN where it has none."""
+    """The reference of a paper's row: TSM of that size in the same table, or else TSN."""
     size = (row.paper, row.arch, row.num_frames)
     same = [each for each in PRINTED if (each.paper, each.arch, each.num_frames) == size]
     return next(each for name in ("tsm", "tsn") for each in same if each.network == name)

@@ -1,8 +1,8 @@
-"""Times, memory and ratios of things that are compared, and the machine that they were measured on.
+"""Measure times, memory and ratios, and describe the machine.
 
-Machines are noisy: whatever is compared runs in turns (engine/interleave.py, which `runtime=auto` needs too), so that a
-disturbance meets all of them, and what is reported are medians and the ratios within a round, with the quartiles of
-these ratios.
+Machines are noisy: everything that is compared runs in interleaved rounds (engine/interleave.py, also used by
+`runtime=auto`), so that a disturbance affects all of them. Results are medians, and ratios within a round with their
+quartiles.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vsn_train.engine.interleave import synchronize
 
 @dataclass(frozen=True)
 class Ratio:
-    """Of the times of two things in the same rounds: median and quartiles."""
+    """The ratio of two times within the same rounds: median and quartiles."""
 
     median: float
     low: float
@@ -35,15 +35,15 @@ class Ratio:
 
 
 def ratio(times: np.ndarray, reference: np.ndarray) -> Ratio:
-    """times, reference: (rounds,) seconds, measured in interleaved rounds."""
+    """The ratio of times to reference, (rounds,) seconds each, measured in interleaved rounds."""
     low, median, high = np.quantile(times / reference, (0.25, 0.5, 0.75))
     return Ratio(float(median), float(low), float(high))
 
 
 def peak_memory(action: Callable[[], object], device: str) -> int:
-    """Bytes that one call of `action` holds in tensors at its peak, above what was held before.
+    """Peak tensor memory of one call of `action` in bytes, above the memory in use before.
 
-    On a CPU these are the allocations that torch's profiler sees; scratch memory inside oneDNN is not among them.
+    On a CPU, counts the allocations that torch's profiler records, without scratch memory inside oneDNN.
     """
     synchronize(device)
     if device == "cuda":
@@ -52,7 +52,7 @@ def peak_memory(action: Callable[[], object], device: str) -> int:
         action()
         synchronize(device)
         return torch.cuda.max_memory_allocated() - before
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it tells the terminal of every start and stop
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would log every start and stop
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         action()
     held = peak = 0
@@ -64,7 +64,7 @@ def peak_memory(action: Callable[[], object], device: str) -> int:
 
 
 def hardware(device: str = "cpu") -> dict[str, str]:
-    """What the figures depend on, for the head of a table."""
+    """Facts about the machine for the head of a table: CPU, threads, versions, load, GPU."""
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -76,7 +76,7 @@ def hardware(device: str = "cpu") -> dict[str, str]:
         "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "av", "numpy")),
     }
     if hasattr(os, "getloadavg"):
-        # Above 1 per core before anything of ours has run, somebody else is at work and the times are too long.
+        # Above 1 per core before our measurements: other load, so the times are too long.
         facts["load before"] = f"{os.getloadavg()[0]:.1f}"
     if device == "cuda":
         facts["gpu"] = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"

@@ -1,7 +1,7 @@
 """Augmentation of training clips: crop, flip, RandAugment, colour jitter. On uint8, one draw for all frames of a clip.
 
-Every draw comes from the generator that is passed in. torchvision's transforms draw from torch's global generator; they
-are seeded from ours, and the global one is left as it was.
+All randomness comes from the generator that is passed in. torchvision's transforms use torch's global generator, which
+is seeded from ours for them and restored afterwards.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from vsn_train.data.transforms import center_crop, flip_clip, multi_scale_crop
 class Augmentation:
     """How to make a training clip; the fields are the keys of configs/augment.
 
-    crop: "multiscale" (TSN; reads scales), "random_resized" (Inception; reads area and aspect) or "center" (as in a
-    test; reads short_side). rand_augment: operations per clip, N of RandAugment (Cubuk et al., arXiv 1909.13719) at
-    magnitude M of 30, in torchvision's form. brightness, contrast, saturation, hue: strength of torchvision's jitter.
+    crop: "multiscale" (TSN; uses scales), "random_resized" (Inception; uses area and aspect) or "center" (as in
+    evaluation; uses short_side). rand_augment: operations per clip, N of RandAugment (Cubuk et al., arXiv 1909.13719);
+    magnitude: M of 0 to 30, as in torchvision. brightness, contrast, saturation, hue: strength of torchvision's jitter.
     """
 
     crop_size: int = 224
@@ -45,7 +45,7 @@ class Augmentation:
 def augment(clip: Tensor, how: Augmentation, generator: np.random.Generator) -> tuple[Tensor, bool]:
     """uint8 (T, C, H, W) -> uint8 (T, C, crop_size, crop_size), and whether it is flipped.
 
-    A flipped clip may belong to another class. Optical flow has no colours: it takes neither RandAugment nor jitter.
+    A flipped clip may belong to another class. RandAugment and jitter are for RGB only.
     """
     clip = random_crop(clip, how, generator)
     flipped = how.flip and bool(generator.random() < 0.5)
@@ -67,11 +67,11 @@ def random_crop(clip: Tensor, how: Augmentation, generator: np.random.Generator)
 
 
 def change_look(clip: Tensor, how: Augmentation, generator: np.random.Generator) -> Tensor:
-    """RandAugment and colour jitter, where they are asked for. uint8 (T, 3, H, W) -> the same."""
+    """Apply RandAugment and colour jitter if configured: uint8 (T, 3, H, W) -> the same shape."""
     jitter = (how.brightness, how.contrast, how.saturation, how.hue)
     if not how.rand_augment and not any(jitter):
         return clip
-    clip = clip.contiguous()  # most of these run a third faster so
+    clip = clip.contiguous()  # most operations are then a third faster
     with torch_draws_from(generator):
         if how.rand_augment:
             clip = v2.RandAugment(how.rand_augment, how.magnitude)(clip)
@@ -82,7 +82,7 @@ def change_look(clip: Tensor, how: Augmentation, generator: np.random.Generator)
 
 @contextmanager
 def torch_draws_from(generator: np.random.Generator) -> Iterator[None]:
-    """Seed torch's global generator from `generator` for the time of a `with` block."""
+    """Seed torch's global generator from `generator` inside the `with` block."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(generator.integers(2**63)))
         yield

@@ -1,4 +1,4 @@
-"""The pictures of AV1 streams (AV1 bitstream and decoding process specification, sections 5.3, 5.5.1 and 5.9.2)."""
+"""Parse the pictures of AV1 streams (AV1 bitstream and decoding process specification, 5.3, 5.5.1 and 5.9.2)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from vsn_train.data.pictures import Contradiction, Picture
 
 _KEY, _INTRA, _SWITCH = 0, 2, 3  # kinds of frames
 _SEQUENCE, _HEADER, _FRAME = 1, 3, 6  # kinds of open bitstream units
-_HEAD = 24  # bytes, more than what is read of a frame header
-_CHOOSE = 2  # each frame says
+_HEAD = 24  # bytes, more than is read of a frame header
+_CHOOSE = 2  # stated in each frame
 
 
 class _Sequence(NamedTuple):
-    """What is needed of a sequence header. screen, whole_motion: 0, 1 or _CHOOSE."""
+    """The fields used of a sequence header. screen, whole_motion: 0, 1 or _CHOOSE."""
 
     id_bits: int
     screen: int
@@ -23,7 +23,7 @@ class _Sequence(NamedTuple):
 
 
 def _parse_sequence(data: bytes) -> _Sequence:
-    """Raises ValueError for what is not followed: still pictures, decoder models, frames that are not numbered."""
+    """Parse a sequence header. Raises ValueError for still pictures, decoder models and unnumbered frames."""
     bits = Bits(data)
     bits.take(3)
     if bits.take(2):
@@ -58,12 +58,12 @@ def _parse_sequence(data: bytes) -> _Sequence:
 class Av1Parser:
     """A packet is a temporal unit, which shows exactly one picture.
 
-    Shown pictures are numbered one after the other from a key picture on, so that a missing packet is noticed: dav1d
-    refuses some of the pictures behind it.
+    Shown pictures are numbered consecutively from a key picture on, which reveals a missing packet: dav1d refuses some
+    of the pictures after it.
     """
 
     def __init__(self, extradata: bytes) -> None:
-        # What the container has may differ in trifles from what the first packet brings along.
+        # The sequence header in the container may differ slightly from the one in the first packet.
         units = _open_bitstream_units(extradata[4:]) or []
         self._data = next((data for kind, data in units if kind == _SEQUENCE), None)
         self._sequence: _Sequence | None = None
@@ -97,8 +97,8 @@ class Av1Parser:
         return Picture(start=start) if shown == 1 else None
 
     def _frame(self, bits: Bits, sequence: _Sequence) -> tuple[bool, bool]:
-        """(it is shown, it is a key picture that is coded here) of a frame header. Raises Contradiction where a picture
-        before it is missing, ValueError where the header breaks off."""
+        """(shown, coded key picture) of a frame header. Raises Contradiction if an earlier picture is missing,
+        ValueError if the header is truncated."""
         if bits.take(1):  # shows an earlier picture
             self._show(self._slots[bits.take(3)], False)
             return True, False
@@ -133,7 +133,8 @@ class Av1Parser:
 
 
 def _open_bitstream_units(data: bytes) -> list[tuple[int, bytes]] | None:
-    """(kind, the beginning of the payload; of a sequence header all of it); None where they do not fill the data."""
+    """The units as (kind, start of the payload; the whole one of a sequence header); None if they do not fill the
+    data."""
     units: list[tuple[int, bytes]] = []
     position = 0
     while position < len(data):

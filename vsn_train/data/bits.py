@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Bits:
-    """The bits of some bytes, first the most significant one. Every method raises ValueError where they end."""
+    """A bit reader, most significant bit first. Every method raises ValueError past the end of the data."""
 
     def __init__(self, data: bytes) -> None:
         self._value = int.from_bytes(data, "big")
@@ -16,7 +16,7 @@ class Bits:
         return self._value >> self.left & (1 << count) - 1
 
     def rest(self) -> tuple[int, int]:
-        """The bits that are left, but for a 0 and ones that fill up the last byte: a number, and how many they are."""
+        """The remaining bits as a number, and their count, without the stuffing (a 0 and ones) of the last byte."""
         value, count = self._value & (1 << self.left) - 1, self.left
         while value & 1:
             value, count = value >> 1, count - 1
@@ -36,5 +36,5 @@ class Bits:
 
 
 def without_emulation(data: bytes) -> bytes:
-    """H.264, HEVC: without the bytes that keep start codes out of the payload (clause 7.4.1)."""
+    """Remove the emulation prevention bytes of H.264 and HEVC (clause 7.4.1)."""
     return data.replace(b"\0\0\3", b"\0\0") if b"\0\0\3" in data else data

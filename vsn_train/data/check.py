@@ -1,6 +1,6 @@
 """Check that every file of a data set can be decoded, with the same frames from every reader.
 
-Of hundreds of thousands of files some abort a decoder or keep it busy for ever: run `check_file` through isolated.py.
+In a large data set some files crash or hang a decoder: run `check_file` through isolated.py.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from vsn_train.data.frames import FrameFolder
 from vsn_train.data.video import Video, open_video
 from vsn_train.errors import VideoError
 
-USUAL = "auto"  # the reader of trainings and tests
+USUAL = "auto"  # the default reader of training and evaluation
 
 
 @dataclass(frozen=True)
 class FileReport:
-    """What one file holds.
+    """The result of checking one file.
 
-    frames: that decode one after the other. header: that the container announces, 0 where it does not say. listed: that
-    the data set's list announces, None where it does not. compared: frames read at random and compared with the first
-    decode; differing: how many of these were another image, by reader; refused: why a reader did not read the file.
+    frames: number that decode sequentially. header: number that the container states, 0 if none. listed: number that
+    the data set's list states, None if none. compared: number of frames that each reader read out of order, compared
+    with the sequential decode. differing: number of these that differ, by reader. refused: cause by reader that did not
+    read the file.
     """
 
     frames: int
@@ -40,7 +41,7 @@ class FileReport:
 
     @property
     def problem(self) -> str:
-        """ "" for none. A wrong header alone is none: nothing here relies on it."""
+        """The problem, or "". A wrong header alone is no problem, as nothing here relies on it."""
         if USUAL in self.refused:
             return "unreadable"
         if any(self.differing.values()):
@@ -49,9 +50,9 @@ class FileReport:
 
 
 def check_file(path: Path, modality: str, listed: int | None, readers: tuple[str, ...], sample: int) -> FileReport:
-    """Decode one file or folder from first to last, count, and compare `sample` frames as each reader gives them.
+    """Decode one file or folder sequentially, count its frames, and compare `sample` frames from each reader.
 
-    The usual reader is among them always; see `open_video` for others. Raises VideoError where it cannot be read.
+    The default reader is always compared; readers: others, see `open_video`. Raises VideoError if it cannot be read.
     """
     with open_video(path, modality=modality) as video:
         wanted = spread(video.num_frames, sample)
@@ -61,10 +62,10 @@ def check_file(path: Path, modality: str, listed: int | None, readers: tuple[str
             if frames - 1 in wanted:
                 expected[frames - 1] = image.copy()
         if frames != video.num_frames:
-            raise VideoError(str(path), f"{frames} frames decode one after the other, not {video.num_frames}")
+            raise VideoError(str(path), f"{frames} frames decode sequentially, expected {video.num_frames}")
         header = video.header_frames if isinstance(video, Video) else 0
         size, fps = (video.width, video.height), video.fps
-    backwards = wanted[::-1]  # the order that asks most of a reader
+    backwards = wanted[::-1]  # the hardest order for a reader
     differing, refused = {}, {}
     for reader in (USUAL, *readers):
         try:
@@ -77,7 +78,7 @@ def check_file(path: Path, modality: str, listed: int | None, readers: tuple[str
 
 
 def _in_turn(video: Video | FrameFolder | FastSeekCopy) -> Iterator[np.ndarray]:
-    """Every (H, W, C) image, one after the other."""
+    """Yield every image in order, (H, W, C)."""
     if isinstance(video, Video):
         for frame, image in enumerate(video.decode_in_turn()):
             if image.shape[:2] != (video.height, video.width):
@@ -92,15 +93,15 @@ def _in_turn(video: Video | FrameFolder | FastSeekCopy) -> Iterator[np.ndarray]:
 
 
 def spread(num_frames: int, sample: int) -> list[int]:
-    """Up to `sample` frames from the first to the last."""
+    """Up to `sample` frame numbers, evenly spaced from the first to the last."""
     return np.unique(np.linspace(0, num_frames - 1, sample).round().astype(int)).tolist()
 
 
 def different(images: np.ndarray, expected: Sequence[np.ndarray]) -> int:
-    """How many (C, H, W) images are not the expected (H, W, C) one: more than 3 grey levels away on average.
+    """The number of images (C, H, W) that differ from the expected (H, W, C) by more than 3 grey levels on average.
 
-    Readers may round colours differently, by less than 2 levels on 10-bit video. Neighbouring frames of a scene that
-    stands still are closer than that too; then it does not matter which one it is.
+    Readers may round colours differently, by less than 2 levels on 10-bit video. Neighbouring frames of a still scene
+    may be closer than that; then it does not matter which one was read.
     """
     pairs = zip(images.transpose(0, 2, 3, 1), expected, strict=True)
     return sum(a.shape != b.shape or float(np.abs(a.astype(np.int16) - b).mean()) > 3 for a, b in pairs)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class RgbConverter:
-    """Converts the images of one video; it keeps FFmpeg's tables between them."""
+    """Converts the images of one video; keeps FFmpeg's conversion tables in between."""
 
     def __init__(self) -> None:
         from av.video.reformatter import VideoReformatter
@@ -19,9 +19,9 @@ class RgbConverter:
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: VideoFrame) -> np.ndarray:
-        """(H, W, 3) uint8 RGB, as the frame is stored: not turned."""
-        # POINT: take the nearest chroma sample. FFmpeg's fast 8-bit path, which made everybody's training frames, does
-        # so whatever it is told; this way 10-bit video is treated alike. Range and matrix are the frame's own.
+        """Convert to (H, W, 3) uint8 RGB, not rotated."""
+        # POINT: use the nearest chroma sample. FFmpeg's fast 8-bit path, with which published training frames were
+        # extracted, always does so; this treats 10-bit video alike. Range and matrix are taken from the frame.
         # One thread: the loader's worker processes are the parallelism.
         rgb = self._reformatter.reformat(frame, format="rgb24", interpolation="POINT", threads=1)
         plane = rgb.planes[0]

@@ -1,4 +1,4 @@
-"""Exact frames through decord, where decord can give them."""
+"""Exact frames with decord, for the files that it reads exactly."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from vsn_train.errors import InputError, VideoError
 class DecordReader:
     """Reads a video whose packets are known.
 
-    decord aborts the process on some damaged files, so it gets whole files only. After a jump it returns wrong frames
-    for packed B-frames, open GOPs and HEVC, so it jumps only where every key frame resets the decoder; elsewhere it
-    decodes from the start, which is right for AVI, MP4 and Matroska but not for MPEG-TS. With more than one thread VP9
-    fails; without a fault tolerance a neighbour stands in for a frame that cannot be decoded.
+    decord aborts the process on some damaged files, so it only gets intact files. After a seek it returns wrong frames
+    for packed B-frames, open GOPs and HEVC, so it seeks only if every key frame resets the decoder. Otherwise it
+    decodes from the start, which is exact for AVI, MP4 and Matroska, but not for MPEG-TS. VP9 fails with more than one
+    thread. Without fault_tol, decord replaces a frame that cannot be decoded by a neighbour.
     """
 
     def __init__(self, path: str, height: int, width: int, table: PacketTable) -> None:
@@ -29,7 +29,7 @@ class DecordReader:
         if not table.container.startswith(("mov", "matroska", "avi")):
             raise self._error(f"container {table.container}")
         self._open = lambda: decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1, fault_tol=1e-9)
-        # RuntimeError: a file that it cannot open at all.
+        # RuntimeError: a file that it cannot open.
         self._failures = (decord.DECORDError, decord.DECORDLimitReachedError, StopIteration, IndexError, RuntimeError)
         frame_map = table.frame_map
         self._jumps = (
@@ -42,7 +42,7 @@ class DecordReader:
 
     @staticmethod
     def library() -> Any:
-        """The decord package. Raises InputError where it is not installed."""
+        """The decord package. Raises InputError if it is not installed."""
         try:
             import decord
         except ImportError as error:
@@ -50,7 +50,7 @@ class DecordReader:
         return decord
 
     def images(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-        """(frame, (H, W, 3) image) of every wanted frame; `wanted` is sorted and without repeats."""
+        """Yield (frame, image (H, W, 3)) of every wanted frame. wanted: sorted, without repeats."""
         if self._jumps:
             for frame in wanted:
                 yield frame, self._array(self._try(self._reader.__getitem__, frame))
@@ -62,7 +62,7 @@ class DecordReader:
                 yield frame, self._array(image)
 
     def _array(self, image: Any) -> np.ndarray:
-        if image.shape != self._shape:  # seen: 4 channels from a turned video
+        if image.shape != self._shape:  # seen: 4 channels from a rotated video
             raise self._error(f"image of shape {image.shape}")
         return image.asnumpy()
 

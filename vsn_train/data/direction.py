@@ -1,8 +1,8 @@
-"""Class names with a direction, for which a horizontal flip may change the class.
+"""Find class names with a direction, for which a horizontal flip may change the class.
 
-A name that is wrongly taken for one costs the flips, and the log says so; one that is overlooked teaches the network
-wrong labels. So words are found in every way of writing them: `swipe left`, `swipe_left`, `SwipeLeft`, `LEFT-TURN`,
-`turnleft`, and in the languages that data sets are labelled in.
+A false positive only disables flips, which the log states; a false negative trains the network on wrong labels. So
+direction words are found in any spelling (`swipe left`, `swipe_left`, `SwipeLeft`, `LEFT-TURN`, `turnleft`) and in the
+languages of known data sets.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ PARTS = re.compile(
     "|左|右|順時針|顺时针|逆時針|逆时针|時計回|왼|오른|좌회전|우회전|시계"
     "|שמאל|ימין|يسار|يمين|چپ|راست|बाएं|दाएं|बाईं|दाईं|बायां|दायां|बायाँ|दायाँ|ซ้าย|ขวา"
 )
-# Whole words, or what they begin with.
+# Whole words; some with any ending.
 WORDS = re.compile(
     "cc?w|acw|(nach|halb)?links.*|(linke|rechte)[rsnm]?|sag(a|dan)?|kiri|kanan"
     "|(w|z)?(lewo|prawo)|(lew|praw)[aey]j?|vlevo|vpravo|doleva|doprava|zleva|zprava"
     "|лев(ый|ая|ое|ой|ую)|прав(ый|ая|ое|ой|ую)"  # noqa: RUF001
 )
-# English words that hold left or right and mean neither.
+# English words that contain left or right, but mean no direction.
 HARMLESS = re.compile(
     "(a|al|out|down|forth|birth|copy|up)right.*|(over)?bright.*|(af|be)?fright.*|(play|wheel|cart|ship|mill)?wright.*"
     "|right(s|eous.*|ful.*|ly|ist.*)|clefts?|leftovers?|lefti(st|sm)s?|destroy.*|destruct.*|orchestra.*|maestr.*|sinistrous"
 )
-# What a flip exchanges. Those of the second row are direction words only where the other one is there too.
+# Words that a flip exchanges. OPPOSITE_WORDS count as directions only if both words of a pair occur.
 OPPOSITES = (
     ("left", "right"), ("counterclockwise", "clockwise"), ("anticlockwise", "clockwise"), ("ccw", "cw"), ("acw", "cw"),
     ("links", "rechts"), ("gauche", "droite"), ("izquierda", "derecha"), ("esquerda", "direita"),
@@ -43,19 +43,19 @@ OPPOSITE_WORDS = (
 
 
 def names_with_direction(class_names: Sequence[str]) -> list[str]:
-    """Those of the names that speak of a direction, in their order."""
+    """The names that contain a direction, in their order."""
     paired = {name for pair in likely_pairs(class_names) for name in pair}
     return [name for name in class_names if name in paired or _speaks_of_direction(_words(name))]
 
 
 def undecided(class_names: Sequence[str], flip_pairs: Iterable[Sequence[int]]) -> list[str]:
-    """Names that speak of a direction and are in none of the pairs of labels: what is their flipped clip?"""
+    """The names that contain a direction and are in no flip pair, so that the class of a flipped clip is unknown."""
     decided = {class_names[label] for pair in flip_pairs for label in pair}
     return [name for name in names_with_direction(class_names) if name not in decided]
 
 
 def likely_pairs(class_names: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of names that differ in a direction word alone, each once."""
+    """Pairs of names that differ only in a direction word, each once."""
     words_of = {name: _words(name) for name in class_names}
     name_of = {" ".join(words): name for name, words in words_of.items()}
     pairs: dict[tuple[str, str], None] = {}  # in order, and quick to look up where there are thousands
@@ -68,7 +68,7 @@ def likely_pairs(class_names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _words(name: str) -> list[str]:
-    """`turnLEFT_2nd` -> turn, left, nd; without case and accents of Latin letters."""
+    """`turnLEFT_2nd` -> turn, left, nd: lower case, without accents of Latin letters."""
     plain = re.sub("([A-Za-z])[\u0300-\u036f]+", r"\1", unicodedata.normalize("NFKD", name))
     plain = unicodedata.normalize("NFKC", plain)
     plain = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", plain)
@@ -83,7 +83,7 @@ def _speaks_of_direction(words: Sequence[str]) -> bool:
 
 
 def _exchanged(words: Sequence[str]) -> list[str]:
-    """The words with the two sides of each kind exchanged, where that changes anything."""
+    """The text with the two words of an opposite exchanged, for every opposite that changes it."""
     text = " ".join(words)
     found = []
     for first, second in OPPOSITES:

@@ -1,13 +1,13 @@
-"""The frames of a fast-seek copy, as `vsn-tools prepare` writes them: one packet is one whole image.
+"""Read fast-seek copies, as `vsn-tools prepare` writes them: each packet is a whole image.
 
-An MP4 file of H.264 without prediction between images, or of JPEG or PNG images taken over as they were. At its
-end, in a box that other programs pass over, lies an index: how to decode, and where each packet is. Opening a copy
-reads the index alone, and a frame costs its own packet alone. Which frame a packet holds was checked against a full
+A copy is an MP4 file with H.264 key frames only, or with the unchanged JPEG or PNG images of a folder. An index at its
+end, in a box that other programs ignore, has the decoder's settings and the position of each packet. So opening a copy
+reads only the index, and reading a frame only its packet. The mapping of frames to packets was verified with a full
 decode when the copy was written. A file without the index, such as a copy that another program has rewritten, is read
 like any other video.
 
-A copy of `v_X_g01_c01.avi` has that name too: FFmpeg looks at what is in a file, not at its suffix. The folder `78687`
-becomes `78687.mp4`. So every list of a data set still fits.
+A copy of `v_X_g01_c01.avi` has the same name: FFmpeg recognizes the content of a file, not its suffix. The folder
+`78687` becomes `78687.mp4`. So the lists of a data set remain valid.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _TAIL = 8 + len(MARK)
 
 @dataclass(frozen=True)
 class Index:
-    """codec: "h264", "mjpeg" or "png". modality: "rgb", or "flow": two grey images a frame, x and y.
-    extradata: the decoder's. places: int64 (packets, 2), position and size in bytes. times: float64 (frames,), seconds
-    after the first frame; None: not known."""
+    """codec: "h264", "mjpeg" or "png". modality: "rgb", or "flow": two grey images per frame, x and y.
+    extradata: for the decoder. places: int64 (packets, 2), position and size in bytes. times: float64 (frames,),
+    seconds after the first frame; None: unknown."""
 
     codec: str
     modality: str
@@ -53,7 +53,7 @@ class Index:
 def append_index(
     path: Path, codec: str, modality: str, fps: float, height: int, width: int, times: np.ndarray | None
 ) -> None:
-    """Write the index behind an MP4 file whose packets are whole images. times: of the frames; None: not known."""
+    """Append the index to an MP4 file whose packets are whole images. times: of the frames; None: unknown."""
     import av
 
     with av.open("file:" + str(path)) as container:
@@ -74,8 +74,7 @@ def _checksum(head: dict[str, Any], rest: bytes) -> int:
 
 
 def read_index(path: str) -> Index | None:
-    """The index at the end of a file; None for any other file, and where it cannot be what `append_index` wrote: the
-    file is read as any other video then."""
+    """The index at the end of a file. None if there is none or it is invalid; the file is then read like any video."""
     with open(path, "rb", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         tail = os.pread(file.fileno(), _TAIL, max(0, end - _TAIL))
@@ -98,7 +97,7 @@ def read_index(path: str) -> Index | None:
 
 
 def _plausible(index: Index, size: int) -> bool:
-    """Whether a file of `size` bytes can hold what the index says."""
+    """Whether the index is valid for a file of `size` bytes."""
     sides = (index.height, index.width)
     per_frame = 2 if index.modality == "flow" else 1
     return (
@@ -120,10 +119,10 @@ def _plausible(index: Index, size: int) -> bool:
 
 
 class FastSeekCopy:
-    """One open copy, with the interface of `Video`; `open_video` makes it.
+    """One open copy, with the interface of `Video`; made by `open_video`.
 
-    modality: "rgb" or "flow". times: when each frame is shown, as in the video that it was made of. Raises VideoError
-    where the copy holds the other modality.
+    modality: "rgb" or "flow". times: seconds of each frame, as in the source. Raises VideoError if the copy holds the
+    other modality.
     """
 
     def __init__(self, path: str, index: Index, modality: str) -> None:
@@ -167,7 +166,7 @@ class FastSeekCopy:
         for position, size in self._places[frame * self._per_frame : (frame + 1) * self._per_frame].tolist():
             data = os.pread(self._file, size, position)
             if len(data) < size:
-                raise VideoError(self.path, f"the file breaks off before frame {frame}: prepare it again")
+                raise VideoError(self.path, f"the file is truncated before frame {frame}: prepare it again")
             found.append(data)
         return found
 
@@ -184,13 +183,13 @@ class FastSeekCopy:
 
         decoded = 0
         try:
-            for frame in [*wanted, None]:  # None: hand out what is still held back
+            for frame in [*wanted, None]:  # None: flush the decoder
                 packet = None
                 if frame is not None:
                     data = self.packets(frame)[0]
                     packet = av.Packet(len(data))  # its memory is padded with zeros, as decoders expect
                     packet.update(data)
-                    packet.pts = frame  # the decoder hands it on to the image
+                    packet.pts = frame  # the decoder copies it to the image
                 for image in self._decoder.decode(packet):
                     if decoded == len(wanted) or image.pts != wanted[decoded] or image.is_corrupt:
                         raise VideoError(self.path, f"damaged near frame {image.pts}: prepare it again")

@@ -1,7 +1,7 @@
-"""How many frames each video of a manifest has: counted once, in parallel, resumable, stored next to the data.
+"""Count the frames of each video of a manifest: once, in parallel, resumable, stored next to the data.
 
-A folder of frames whose count is known need not be listed every time it is read, which spares file servers; and a scan
-finds broken folders and files before a training does.
+A folder of frames with a known count need not be listed on every read, which relieves file servers. A scan also finds
+damaged folders and files before a training does.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ CHUNK = 64  # videos per task of a worker
 def count_frames(
     manifest: Manifest, modality: str = "rgb", workers: int = 1, progress: bool = True
 ) -> tuple[Manifest, list[str]]:
-    """The manifest with `num_frames`, and why each of the unreadable videos, which stay at -1, cannot be read.
+    """Count the frames. Returns the manifest with `num_frames`, and a line "path: cause" per unreadable video (-1).
 
-    Counts are kept in .vsn-train in the manifest's root, or in ~/.cache/vsn-train where that cannot be written. What a
-    killed scan had counted is used by the next one; unreadable videos are tried again.
-    Raises InputError where a video makes its worker process crash.
+    Counts are stored in .vsn-train in the manifest's root, or in ~/.cache/vsn-train if the root is read-only. The next
+    scan reuses the counts of a killed one; unreadable videos are tried again. Raises InputError if a video crashes its
+    worker process.
     """
     folder, key = _cache(manifest, modality)
     finished = folder / f"frames-{key}.npz"
@@ -50,7 +50,7 @@ def count_frames(
     unread = np.flatnonzero(counts == UNKNOWN)
     if not len(unread):
         return replace(manifest, num_frames=counts), []
-    # A file of its own for each scan: two at a time may do the same work twice, but never mix their records.
+    # Each scan has its own file: two concurrent scans may do the same work twice, but do not mix their records.
     own = folder / f"frames-{key}.{socket.gethostname()}-{os.getpid()}.part"
     reasons = []
     with own.open("wb") as file:
@@ -75,13 +75,13 @@ def count_frames(
 
 
 def _cache(manifest: Manifest, modality: str) -> tuple[Path, str]:
-    """A folder that can be written, and the name of this list of files in it."""
+    """A writable folder for the counts, and the key of this list of files in it."""
     root = str(manifest.root.resolve())
     listing = b"\n".join([modality.encode(), os.fsencode(root), *manifest.paths.tolist()])
     key = hashlib.sha256(listing).hexdigest()[:16]
     for folder in (manifest.root / ".vsn-train", Path.home() / ".cache" / "vsn-train" / "frames"):
         try:
-            if folder.is_symlink():  # whoever made the data would choose where we write
+            if folder.is_symlink():  # the author of the data could choose where we write
                 continue
             folder.mkdir(parents=True, exist_ok=True)
         except OSError:
@@ -92,8 +92,7 @@ def _cache(manifest: Manifest, modality: str) -> tuple[Path, str]:
 
 
 def _read_finished(path: Path, videos: int) -> np.ndarray | None:
-    """The counts of a scan that came to its end; None where there are none, or the file is damaged: they are counted
-    again."""
+    """The counts of a finished scan; None if there are none or the file is damaged, to count again."""
     if not path.is_file():
         return None
     try:
@@ -105,7 +104,7 @@ def _read_finished(path: Path, videos: int) -> np.ndarray | None:
 
 
 def _read_part(path: Path, counts: np.ndarray) -> None:
-    """Put what an earlier scan wrote into `counts`. Records are pairs of int32; a kill may have cut the last one."""
+    """Read the records of an earlier scan into `counts`: pairs of int32, of which a kill may have cut the last one."""
     try:
         data = path.read_bytes()
     except OSError:
@@ -127,8 +126,8 @@ def _count_all(
                 yield from task.result()
         except BrokenProcessPool as error:
             raise InputError(
-                f"a process died while counting the frames of {manifest.root}; what is counted is kept. "
-                "`vsn-tools check` finds the video that does this"
+                f"a process died while counting the frames of {manifest.root}; the counts so far are kept. Find the "
+                "video that crashes it with `vsn-tools check`"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)

@@ -1,14 +1,14 @@
-"""The frames of one video that lies in a folder, one image a frame: RGB, or optical flow as pairs of grey images.
+"""The frames of a video stored as a folder of images: RGB, or optical flow as pairs of grey images.
 
     00001.jpg            Something-Something V1, Jester
     000001.jpg           Something-Something V2 as TSM extracts it
     img_00001.jpg        UCF101, HMDB51, Kinetics as TSM and mmaction2 extract them; also image_, frame_, any one prefix
     flow_x_00001.jpg, flow_y_00001.jpg       optical flow, TSM; x_00001.jpg, y_00001.jpg: mmaction2
 
-    times.txt                                when each is shown: one line a frame, seconds; need not be there
+    times.txt                                optional: the time of each frame in seconds, one line per frame
 
-Frame 0 is the image with the lowest number, wherever the numbers start; every number between the lowest and the
-highest must be there. JPEG and PNG are read.
+Frame 0 is the image with the lowest number, which may be any; no number between the lowest and the highest may be
+missing. Formats: JPEG and PNG.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ import torch
 from vsn_train.data.times import even_times, read_times
 from vsn_train.errors import VideoError
 
-# (prefix, digits) of the usual names, tried in this order where the number of frames is known: no need to list then.
+# (prefix, digits) of the usual names, tried in this order if the number of frames is known, to avoid a listing.
 RGB_NAMES = (("", 5), ("", 6), ("img_", 5), ("image_", 5), ("frame_", 5), ("frame_", 6))
 FLOW_NAMES = (("flow_", 5), ("", 5))  # before x_ and y_
 
-# Larger images are refused before they are decoded: a file of a megabyte can unfold to gigabytes. Twice 8K video.
+# Larger images are refused before decoding: a file of a megabyte can expand to gigabytes. Twice the size of 8K video.
 MAX_PIXELS = 1 << 26
 
 _IMAGE = re.compile(r"(?P<prefix>.*?)(?P<number>\d+)\.(?P<suffix>jpe?g|png)", re.IGNORECASE | re.DOTALL)
@@ -39,7 +39,7 @@ _FLOW_PREFIX = re.compile(r"(?P<head>(?:.*[_-])?)[xy]_", re.DOTALL)
 
 @dataclass(frozen=True)
 class _Names:
-    """How the images are called. prefixes: one, or those of x and y. first: number of frame 0."""
+    """The naming scheme of the images. prefixes: one, or those of x and y. first: number of frame 0."""
 
     prefixes: tuple[str, ...]
     digits: int
@@ -53,15 +53,15 @@ class _Names:
 
 
 class FrameFolder:
-    """One open folder of frames, with the interface of `Video`; `open_video` makes it.
+    """One open folder of frames, with the interface of `Video`; made by `open_video`.
 
-    num_frames: images, or pairs of them. fps: 0.0, as images do not say; may be set. times: seconds after the first
-    frame, float64 (num_frames,), where `times.txt` lies beside the images; else i / fps, or None without fps.
+    num_frames: number of images, or of pairs. fps: 0.0, as it is unknown; may be set. times: seconds after the first
+    frame, float64 (num_frames,), from times.txt next to the images if there is one; else i / fps, or None without fps.
     height, width: pixels of the first image, by its header.
     """
 
     def __init__(self, path: str, modality: str = "rgb", num_frames: int | None = None) -> None:
-        """num_frames: as known from a list; it saves listing the folder where first and last image are in place."""
+        """num_frames: if known from a list; avoids listing the folder if the first and the last image exist."""
         self.path = path
         self.fps = 0.0
         self.channels = 2 if modality == "flow" else 3
@@ -90,11 +90,11 @@ class FrameFolder:
         return even_times(self.num_frames, self.fps) if times is None else times
 
     def read(self, frames: Sequence[int] | np.ndarray | torch.Tensor) -> torch.Tensor:
-        """The given frames, in the given order; they may repeat. Only their files are opened.
+        """Read the given frames, in the given order; they may repeat. Opens only their files.
 
         Returns uint8 (N, 3, H, W), RGB, or (N, 2, H, W), flow in x and y with 128 for no motion; a view of memory laid
         out as (N, H, W, C) ("channels last"). Raises IndexError outside 0..num_frames-1, VideoError for an image that
-        cannot be decoded or has another size than the others.
+        cannot be decoded or differs in size.
         """
         if self._closed:
             raise ValueError(f"{self.path} is closed")
@@ -114,7 +114,7 @@ class FrameFolder:
         return torch.from_numpy(images).permute(0, 3, 1, 2)
 
     def images(self, frame: int) -> list[bytes]:
-        """What is in the file of a frame, or in its two files of x and y."""
+        """The content of a frame's file, or of its two files of x and y."""
         found = []
         for name in self._names(frame):
             try:
@@ -150,12 +150,12 @@ class FrameFolder:
 
 
 def decode_image_bytes(data: bytes, grey: bool = False) -> np.ndarray:
-    """A JPEG or PNG file's bytes -> (H, W, 3) uint8 RGB, or (H, W, 1). Raises ValueError, which says why not."""
+    """Decode the bytes of a JPEG or PNG file to (H, W, 3) uint8 RGB, or grey (H, W, 1). Raises ValueError (cause)."""
     if not data:
         raise ValueError("is empty")
     height, width = picture_size(data)
     if height * width > MAX_PIXELS:
-        raise ValueError(f"is {width}x{height}; at most {MAX_PIXELS} pixels are read")
+        raise ValueError(f"is {width}x{height}; the limit is {MAX_PIXELS} pixels")
     try:
         from torchvision.io import ImageReadMode, decode_image
     except ImportError:  # torchvision 0.29 announced its removal
@@ -166,12 +166,12 @@ def decode_image_bytes(data: bytes, grey: bool = False) -> np.ndarray:
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"cannot be decoded ({str(error).splitlines()[0].strip()})") from error
     if image.dtype != torch.uint8:
-        raise ValueError(f"has {image.dtype} pixels; expected 8 bits a channel")
+        raise ValueError(f"has {image.dtype} pixels; expected 8 bits per channel")
     return image.permute(1, 2, 0).numpy()
 
 
 def picture_size(data: bytes) -> tuple[int, int]:
-    """(height, width) by the header of a JPEG or PNG file; zeros where it has none."""
+    """(height, width) by the header of a JPEG or PNG file; (0, 0) if there is no valid header."""
     if data.startswith(b"\x89PNG"):
         return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
     position = 2
@@ -183,7 +183,7 @@ def picture_size(data: bytes) -> tuple[int, int]:
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = data[position + 5 : position + 7], data[position + 7 : position + 9]
             return int.from_bytes(height, "big"), int.from_bytes(width, "big")
-        # 0xFF may be repeated before a marker; restart markers and TEM stand without a length.
+        # 0xFF may be repeated before a marker; restart markers and TEM have no length.
         alone = marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD8
         size = (1 if marker == 0xFF else 2) if alone else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
         position += size
@@ -191,7 +191,7 @@ def picture_size(data: bytes) -> tuple[int, int]:
 
 
 def _decode_with_pillow(data: bytes, grey: bool) -> np.ndarray:
-    """The same pixels in a third more time."""
+    """The same pixels as `decode_image`, in a third more time."""
     from PIL import Image
 
     try:
@@ -205,7 +205,7 @@ def _decode_with_pillow(data: bytes, grey: bool) -> np.ndarray:
 def rows_of_frames(
     path: str, num_frames: int, frames: Sequence[int] | np.ndarray | torch.Tensor
 ) -> dict[int, list[int]]:
-    """Frame -> rows of the answer that show it. Raises IndexError, and TypeError for what is no list of integers."""
+    """Frame -> the rows of the result that hold it. Raises IndexError; TypeError if frames is no list of integers."""
     wanted = np.asarray(frames)
     if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):
         raise TypeError(f"frames must be a list of integers, not {wanted.dtype} of shape {wanted.shape}")
@@ -218,7 +218,7 @@ def rows_of_frames(
 
 
 def _probe(path: str, modality: str, num_frames: int) -> tuple[_Names, int] | None:
-    """The usual names whose first and last image are there and whose next one is not; None: list the folder."""
+    """The usual names whose first and last image exist and whose next one does not; None: list the folder."""
     for head, digits in FLOW_NAMES if modality == "flow" else RGB_NAMES:
         names = _Names((f"{head}x_", f"{head}y_") if modality == "flow" else (head,), digits)
         there = [os.path.exists(os.path.join(path, names(frame)[-1])) for frame in (0, num_frames - 1, num_frames)]
@@ -228,7 +228,7 @@ def _probe(path: str, modality: str, num_frames: int) -> tuple[_Names, int] | No
 
 
 def _list_frames(path: str, modality: str) -> tuple[_Names, int]:
-    """Look at the names in the folder. Raises VideoError where they are not the images of one video."""
+    """Read the names in the folder. Raises VideoError if they are not the images of one video."""
     try:
         entries = os.listdir(path)
     except OSError as error:
@@ -248,12 +248,12 @@ def _list_frames(path: str, modality: str) -> tuple[_Names, int]:
         raise VideoError(path, "only optical flow in this folder, no RGB images: set data.modality=flow")
     if len(rgb) > 1:
         examples = ", ".join(min(groups[prefix]) for prefix in sorted(rgb)[:4])
-        raise VideoError(path, f"images of {len(rgb)} kinds in this folder ({examples}): keep those of one video")
+        raise VideoError(path, f"images with {len(rgb)} prefixes in this folder ({examples}): keep those of one video")
     return _numbering(path, rgb[0], groups[rgb[0]])
 
 
 def _flow_names(path: str, groups: dict[str, list[str]], heads: list[str]) -> tuple[_Names, int]:
-    """The pairs of images whose names differ in x and y."""
+    """The names of the pairs of x and y images, and their number. Raises VideoError for other names."""
     if len(heads) != 1:
         found = f"pairs of {len(heads)} kinds" if heads else "none"
         raise VideoError(
@@ -269,12 +269,12 @@ def _flow_names(path: str, groups: dict[str, list[str]], heads: list[str]) -> tu
     other, other_count = _numbering(path, y, groups[y])
     if (names.first, count, names.digits, names.suffix) != (other.first, other_count, other.digits, other.suffix):
         lone = sorted({name[len(x) :] for name in groups[x]} ^ {name[len(y) :] for name in groups[y]})[0]
-        raise VideoError(path, f"of {x}{lone} and {y}{lone} only one is there: optical flow needs both")
+        raise VideoError(path, f"only one of {x}{lone} and {y}{lone} exists: optical flow needs both")
     return replace(names, prefixes=(x, y)), count
 
 
 def _numbering(path: str, prefix: str, names: list[str]) -> tuple[_Names, int]:
-    """How the images with one prefix are numbered, and how many there are. Raises VideoError where one is missing."""
+    """The numbering of the images with one prefix, and their number. Raises VideoError if one is missing."""
     images = {int(match["number"]): match for name in names if (match := _IMAGE.fullmatch(name))}
     if len(images) < len(names):
         raise VideoError(path, "two images have the same number, as 1.jpg and 00001.jpg: keep one")

@@ -1,4 +1,4 @@
-"""The pictures of H.264 streams.
+"""Parse the pictures of H.264 streams.
 
 ITU-T H.264 (08/2021): clauses 7.3 (syntax), 8.2.1 (picture order count), 8.2.5.2 (gaps in frame_num).
 """
@@ -13,7 +13,7 @@ from vsn_train.data.pictures import Picture
 
 
 class _Sequence(NamedTuple):
-    """What is needed of a sequence parameter set. reorder: pictures held back for reordering; None: it does not say."""
+    """The fields used of a sequence parameter set. reorder: pictures held back for reordering; None: not stated."""
 
     separate_planes: bool
     colour: bool
@@ -26,7 +26,7 @@ class _Sequence(NamedTuple):
 
 
 class _Parameters(NamedTuple):
-    """What is needed of a picture parameter set."""
+    """The fields used of a picture parameter set."""
 
     sequence: int
     arithmetic: bool
@@ -150,9 +150,8 @@ def _parse_parameters(data: bytes) -> tuple[int, _Parameters]:
 def _check_header(
     bits: Bits, kind: int, key: bool, reference: bool, sequence: _Sequence, parameters: _Parameters
 ) -> None:
-    """Read the rest of a slice header, from the picture order count on. kind: 0 P, 1 B, 2 I. Raises ValueError where it
-    makes no sense: it is damaged, or these are not its parameter sets; and where the count starts anew without a key
-    picture."""
+    """Check the rest of a slice header, after the picture order count. kind: 0 P, 1 B, 2 I. Raises ValueError for
+    invalid values, which mean damage or other parameter sets, and for a reset of the count without a key picture."""
     counts = list(parameters.references)
     if kind == 1:
         bits.take(1)
@@ -200,9 +199,9 @@ def _check_header(
 
 
 class H264Parser:
-    """H.264 in MP4 or Matroska; extradata: an AVCDecoderConfigurationRecord. Raises ValueError if that is none.
+    """H.264 in MP4 or Matroska. extradata: an AVCDecoderConfigurationRecord; raises ValueError for anything else.
 
-    reorder: pictures that the stream says a decoder has to hold back; None: it does not say.
+    reorder: number of pictures that a decoder must hold back, as stated in the stream; None: not stated.
     """
 
     def __init__(self, extradata: bytes) -> None:
@@ -230,7 +229,7 @@ class H264Parser:
         return self._sequence.reorder if self._sequence else None
 
     def _learn(self, kind: int, data: bytes) -> bool:
-        """Take a parameter set; False where it is another than the one of that number before."""
+        """Store a parameter set. Returns False if it differs from the earlier one with the same id."""
         data = data.rstrip(b"\0")
         if kind == 7:
             identity, sequence = _parse_sequence(data)
@@ -261,7 +260,7 @@ class H264Parser:
                 return None
             kind = data[nal] & 0x1F
             if kind == 1 or kind == 5:
-                # Of a picture's slices the first one, which begins at its first block, tells all.
+                # The first slice of a picture, which starts at its first block, has all information.
                 if data[nal + 1] & 0x80:
                     pictures += 1
                     size_read = SLICE_HEAD if kind == 1 and self._in_run >= READ_WHOLE else WHOLE_HEAD
@@ -284,11 +283,11 @@ class H264Parser:
         return Picture(True, first[0], spare, 0, first[1], first[2] or refresh)
 
     def _slice(self, data: bytes) -> tuple[bool, int, bool] | None:
-        """(key picture, position, intra) of the picture whose first slice this is; None for a field, and where a
-        picture before it is missing."""
+        """(key picture, position, intra) of the picture with this first slice; None for a field, and if an earlier
+        picture is missing."""
         key, reference = data[0] & 0x1F == 5, data[0] & 0x60 != 0
         payload = without_emulation(data[1:])
-        # Written out, as it is done for every packet: Exp-Golomb codes of 0, then two of any value (see Bits).
+        # Inlined for speed, since it runs for every packet: Exp-Golomb codes of 0, then of two values (see Bits).
         left = 8 * len(payload) - 1
         rest = int.from_bytes(payload, "big") & (1 << left) - 1
         left -= 2 * (left - rest.bit_length()) + 1

@@ -1,21 +1,21 @@
-"""What H.264 and HEVC streams have in common.
+"""The common parts of the parsers of H.264 and HEVC streams.
 
-Their parsers find out from parameter sets and slice headers when each picture is shown, and whether one is missing.
-Streams are read whose NAL units have lengths, as in MP4 and Matroska.
+The parsers determine from parameter sets and slice headers when each picture is shown and whether one is missing. They
+read streams with length-prefixed NAL units, as in MP4 and Matroska.
 """
 
 from __future__ import annotations
 
-SLICE_HEAD = 24  # bytes that hold the beginning of a slice header
-# Of how many pictures from a key picture on the whole slice header is read, which takes three times as long. A header
-# that belongs to other parameter sets than the current ones, as after a join without them, leads to more of these.
+SLICE_HEAD = 24  # bytes that contain the start of a slice header
+# The whole slice header is read, which takes three times as long, only of this many pictures from a key picture on.
+# That suffices to detect headers for other parameter sets, as after files were joined without theirs.
 READ_WHOLE = 4
-WHOLE_HEAD = 400  # bytes
-RUN = 1 << 40  # further apart than any two picture order counts
+WHOLE_HEAD = 400  # bytes that contain a whole slice header
+RUN = 1 << 40  # more than the distance of any two picture order counts
 
 
 def next_order(lsb: int, previous: int, modulus: int) -> int:
-    """The picture order count with these low bits that is nearest to the previous one."""
+    """The picture order count that has these low bits and is nearest to the previous one."""
     order = previous - previous % modulus + lsb
     if order - previous > modulus // 2:
         return order - modulus
@@ -23,8 +23,8 @@ def next_order(lsb: int, previous: int, modulus: int) -> int:
 
 
 class Encoder:
-    """x264 and x265 write into their first packet which version they are and all that they were told. Another text
-    later is another encoding, whose parameter sets may have been lost where files were joined."""
+    """Detects another encoding by the version and options that x264 and x265 write into their first packet. If files
+    were joined, the parameter sets of the other encoding may be lost."""
 
     def __init__(self) -> None:
         self._text: bytes | None = None

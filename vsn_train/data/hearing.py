@@ -1,16 +1,16 @@
 """Detect damage in a video from FFmpeg's error log.
 
-A decoder that meets damage makes up what is missing and goes on. It marks some of the images and logs every case as an
-error; files that are whole log none.
+A decoder conceals damage and continues. It marks only some of the images as corrupt, but logs an error in every case;
+intact files log none.
 """
 
 from __future__ import annotations
 
 
 def errors_heard() -> int:
-    """How many errors FFmpeg has logged in this process, all its threads together, from the first call on.
+    """The number of errors that FFmpeg has logged in this process, over all threads, since the first call.
 
-    PyAV counts them only while it listens. It is told to when nobody else did; nothing is printed.
+    PyAV counts them only if its logging is enabled. This enables it, at a level that prints nothing, if it is off.
     """
     from av import logging
 

@@ -1,4 +1,4 @@
-"""The pictures of HEVC streams.
+"""Parse the pictures of HEVC streams.
 
 ITU-T H.265 (08/2021): clauses 7.3 (syntax), 7.4.8 (reference picture sets), 8.3.1 (picture order count).
 """
@@ -12,13 +12,13 @@ from vsn_train.data.bits import Bits, without_emulation
 from vsn_train.data.h26x import READ_WHOLE, RUN, WHOLE_HEAD, Encoder, next_order
 from vsn_train.data.pictures import Picture
 
-# A reference picture set: what a picture or those after it refer to; those behind it in time, then those ahead. Of each
-# the distance in picture order count, and whether the picture itself refers to it.
+# A reference picture set: the pictures that this picture or later ones refer to, first those before it in time, then
+# those after it. For each: the distance in picture order count, and whether this picture itself refers to it.
 _References = tuple[list[tuple[int, bool]], list[tuple[int, bool]]]
 
 
 class _Sequence(NamedTuple):
-    """What is needed of a sequence parameter set. buffered: pictures that the decoder keeps at most."""
+    """The fields used of a sequence parameter set. buffered: most pictures that the decoder keeps."""
 
     separate_planes: bool
     colour: bool
@@ -33,7 +33,7 @@ class _Sequence(NamedTuple):
 
 
 class _Parameters(NamedTuple):
-    """What is needed of a picture parameter set."""
+    """The fields used of a picture parameter set."""
 
     sequence: int
     output_flag: bool
@@ -200,8 +200,8 @@ def _sets_in(extradata: bytes) -> Iterator[bytes]:
 def _check_header(
     bits: Bits, kind: int, instant: bool, current: int, sequence: _Sequence, parameters: _Parameters
 ) -> None:
-    """Read the rest of a slice header, from the reference pictures on. kind: 0 B, 1 P, 2 I. instant: IDR. current: how
-    many pictures it refers to itself. Raises ValueError where it makes no sense: it is damaged, or these are not its
+    """Check the rest of a slice header, after the reference pictures. kind: 0 B, 1 P, 2 I. instant: IDR. current:
+    number of pictures that it refers to itself. Raises ValueError for invalid values, which mean damage or other
     parameter sets."""
     motion = not instant and sequence.motion and bits.take(1) == 1
     offsets = 0
@@ -271,7 +271,7 @@ def _check_inter(
 
 
 class HevcParser:
-    """HEVC in MP4 or Matroska; extradata: an HEVCDecoderConfigurationRecord. Raises ValueError if that is none."""
+    """HEVC in MP4 or Matroska. extradata: an HEVCDecoderConfigurationRecord; raises ValueError for anything else."""
 
     def __init__(self, extradata: bytes) -> None:
         if len(extradata) < 23 or extradata[0] != 1:
@@ -283,9 +283,9 @@ class HevcParser:
         self._packets = self._run = self._order = self._in_run = 0
         self._sequence: _Sequence | None = None
         self._encoder = Encoder()
-        self._there: set[int] = set()  # picture order counts of what may be referred to
-        self._waiting: set[int] = set()  # and of what is decoded, but not shown yet
-        self._shown = -RUN  # the last one that was shown
+        self._there: set[int] = set()  # picture order counts of the pictures that may be referred to
+        self._waiting: set[int] = set()  # picture order counts of the pictures that are decoded, but not yet shown
+        self._shown = -RUN  # picture order count of the last picture shown
         for data in _sets_in(extradata):
             kind = data[0] >> 1 & 0x3F
             if 32 <= kind <= 34:
@@ -296,7 +296,7 @@ class HevcParser:
         return self._sequence.reorder if self._sequence else None
 
     def _learn(self, kind: int, data: bytes) -> bool:
-        """Take a parameter set; False where it is another than the one of that number before."""
+        """Store a parameter set. Returns False if it differs from the earlier one with the same id."""
         data = data.rstrip(b"\0")
         if kind == 32:
             identity = data[2] >> 4
@@ -343,23 +343,24 @@ class HevcParser:
                 if not self._encoder.is_the_same(data[nal:position], self._packets == 1):
                     return None
             elif kind in (36, 37):
-                return None  # end of sequence: what follows starts anew
+                return None  # end of sequence: a new one follows
         if pictures != 1 or first is None:
             return None
         return Picture(True, first[0], spare, first[1], first[2], first[3])
 
     def _slice(self, kind: int, data: bytes) -> tuple[bool, int, int, bool] | None:
-        """(decoding may start here, temporal layer, position, intra) of the picture whose first slice this is."""
+        """(decoding may start here, temporal layer, position, intra) of the picture with this first slice; None if it
+        is not supported or an earlier picture is missing."""
         layer = (data[1] & 7) - 1
         start = 16 <= kind <= 23
         if data[0] & 1 or data[1] >> 3 or layer < 0:
-            return None  # of another layer than the base
+            return None  # not of the base layer
         bits = Bits(without_emulation(data[2:]))
         bits.take(1)
         if start and bits.take(1):
             return None  # no_output_of_prior_pics_flag: frames before it may vanish
         if 16 <= kind <= 18 and self._packets > 1:
-            return None  # BLA: pictures that it leads are left out
+            return None  # BLA: its leading pictures are skipped
         parameters = self._parameters[bits.golomb()]
         sequence = self._sequences[parameters.sequence]
         self._sequence = self._sequence or sequence
@@ -393,9 +394,9 @@ class HevcParser:
         return start, layer, self._run * RUN + order, slice_kind == 2
 
     def _show(self, order: int, wanted: set[int], sequence: _Sequence) -> None:
-        """Show what the decoder shows once it has this picture (clause C.5.2): the next one in order when more than it
-        has to reorder are waiting, or when more than it has room for are kept. Raises ValueError where a picture comes
-        too late for its place."""
+        """Simulate the decoder's output after this picture (clause C.5.2): it outputs the next picture in order while
+        more are waiting than it reorders, or more are stored than its buffer holds. Raises ValueError for a picture
+        that comes too late for its place."""
         if order < self._shown:
             raise ValueError
         waiting = self._waiting
@@ -415,5 +416,5 @@ class HevcParser:
         else:
             references = _parse_references(bits, sequence.references, count)
         if sequence.long_term:
-            raise ValueError  # not followed
+            raise ValueError  # long-term references are not supported
         return references

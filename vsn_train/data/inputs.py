@@ -19,10 +19,10 @@ from vsn_train.errors import InputError
 
 
 def find_videos(given: str | Sequence[str]) -> list[Path]:
-    """Every video that `given` names, each once, in that order; within a folder or a pattern sorted by name.
+    """Find the given videos, each once, in the given order; those of a folder or a pattern sorted by name.
 
-    Each name is a file, a folder of videos (with its subfolders), a folder of frames (one video), or a glob pattern.
-    A path that exists is never taken for a pattern. Raises InputError for one that names no video.
+    given: files, folders of videos (with subfolders), folders of frames (one video each), or glob patterns. A path that
+    exists is not treated as a pattern. Raises InputError for a folder or pattern without a video.
     """
     found: dict[Path, None] = {}
     for name in [given] if isinstance(given, str) else given:
@@ -32,7 +32,7 @@ def find_videos(given: str | Sequence[str]) -> list[Path]:
         if not videos and (path.is_dir() or glob.has_magic(str(path))):
             known = ", ".join(sorted(VIDEO_SUFFIXES))
             raise InputError(f"video={name}: found no videos; expected files that end in one of {known}")
-        found |= dict.fromkeys(videos or [path])  # a file that is missing is named when it is opened
+        found |= dict.fromkeys(videos or [path])  # opening a missing file raises the error
     return list(found)
 
 
@@ -45,7 +45,7 @@ def _in_folder(folder: Path) -> list[Path]:
 
 @dataclass(eq=False)
 class GivenVideos(Dataset["EvalVideo | BadVideo"]):
-    """The part of each video between two times, in seconds (end None: to its end), decoded once and resized once."""
+    """The part of each video from start to end in seconds (end None: to its end), decoded once and resized once."""
 
     paths: Sequence[Path]
     num_frames: int
@@ -68,5 +68,5 @@ class GivenVideos(Dataset["EvalVideo | BadVideo"]):
             return BadVideo(index, str(self.paths[index]), error.cause)
 
     def video_of(self, key: int) -> tuple[int, Path]:
-        """Index and path of the video that a key asks for."""
+        """Index and path of a key's video."""
         return key, self.paths[key]

@@ -39,12 +39,12 @@ class _Job(Generic[Item]):
 def work_isolated(
     work: Callable[[Item], Result], items: Iterable[Item], processes: int, timeout: float
 ) -> Iterator[tuple[Item, Result | Failure]]:
-    """Yields (item, work(item)) as they are done, `processes` at a time, each in a forked process.
+    """Yield (item, work(item)) in the order of completion, `processes` at a time, each in a forked process.
 
-    A Failure stands for the result where `work` raised InputError or OSError, took longer than `timeout` seconds, or
-    lost its process. Any other exception is a fault of ours and is raised here.
+    The result is a Failure if `work` raised InputError or OSError, took longer than `timeout` seconds, or its process
+    died. Any other exception is a bug and is raised here.
     """
-    # fork: what is imported here is there, so a process costs milliseconds. Where there is none, seconds.
+    # With fork a process takes milliseconds to start, as its imports are already done; without it, seconds.
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
     context: Any = multiprocessing.get_context(method)
     waiting = iter(items)
@@ -74,9 +74,9 @@ def work_isolated(
 def work_with_bar(
     work: Callable[[Item], Any], items: Sequence[Item], processes: int, timeout: float, title: str, trouble: str
 ) -> tuple[list[Any], list[str]]:
-    """`work_isolated` under a progress bar: the results, and "item<TAB>cause" of each failure.
+    """`work_isolated` with a progress bar. Returns the results, and "item<TAB>cause" of each failure.
 
-    A failure is printed at once as "<trouble> <item>: <cause>".
+    A failure is also printed at once as "<trouble> <item>: <cause>".
     """
     results: list[Any] = []
     failed: list[str] = []
@@ -92,7 +92,7 @@ def work_with_bar(
 
 
 def _run(results: connection.Connection, work: Callable[[Item], Any], item: Item) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the parent, which kills this process
     try:
         results.send(work(item))
     except VideoError as error:
@@ -104,14 +104,14 @@ def _run(results: connection.Connection, work: Callable[[Item], Any], item: Item
 
 
 def _finish(job: _Job[Any], timeout: float) -> Any:
-    """The result of a job that has one, has died or is late; its process is gone then."""
+    """The result of a job that is done, has died or is late. Ends its process."""
     try:
         result = job.results.recv() if job.results.poll() else Failure(f"took longer than {timeout:g} s", "hanging")
     except EOFError:
         job.process.join()
         code = job.process.exitcode
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        result = Failure(f"its decoder ended the process ({how})", "crashing")
+        result = Failure(f"its decoder crashed the process ({how})", "crashing")
     job.process.kill()
     job.process.join()
     job.results.close()
@@ -121,5 +121,5 @@ def _finish(job: _Job[Any], timeout: float) -> Any:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on; a container often has fewer than the machine."""
+    """The number of cores that this process may use; in a container often fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

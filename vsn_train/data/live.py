@@ -1,6 +1,6 @@
-"""The frames of a live source as they come: a file, a pipe, a camera or a network address.
+"""The frames of a live source as they arrive: a file, a pipe, a camera or a network address.
 
-A source is read in a thread of its own, because FFmpeg may wait for it for ever, and no signal reaches it there.
+A separate thread reads the source, because FFmpeg may block for ever and cannot be interrupted by a signal.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from vsn_train.errors import VideoError
 if TYPE_CHECKING:
     from av.container import InputContainer
 
-# What an address may lead to. No files of this machine: a playlist on the network must not name them.
+# Protocols for an address. Local files are excluded: a playlist on the network must not name them.
 NETWORK_PROTOCOLS = "http,https,tls,tcp,udp,rtp,rtmp,rtmps,rtsp,srt,httpproxy,crypto"
 NETWORK_FORMATS = FORMATS + ",hls,dash,rtsp,rtp,sdp,mpjpeg"
-USUAL_RATE = 25.0  # frames a second, of a source that tells neither times nor a rate
+USUAL_RATE = 25.0  # frames per second, for a source without time stamps and frame rate
 POLL = 0.1  # seconds after which a stop is noticed
 HELD = 4  # decoded frames that wait for the network
 
 
 @dataclass
 class _Reader:
-    """What the thread is told, and what it hands over: (seconds, image), an error, or None at the end."""
+    """The settings of the reader thread, and its queue of (seconds, image), an error, or None at the end."""
 
     source: str
     step: float
@@ -55,13 +55,13 @@ def live_frames(
     timeout: float = 120.0,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[float, np.ndarray]]:
-    """(seconds after the first frame, uint8 (H, W, 3) RGB) of the frames of a source, as they come.
+    """Yield the frames of a source as they arrive: (seconds after the first frame, uint8 (H, W, 3) RGB).
 
     source: a file, a named pipe, "-" for standard input, a camera (/dev/video0) or an address (http://, tcp://,
-    rtsp://, …). step: seconds between two frames that are taken; 0: every frame. start, end: seconds; what lies outside
-    is not taken, and nothing behind `end` is read. timeout: seconds to wait for the next frame; 0: for ever. stopped:
-    asked about ten times a second whether to end. Raises VideoError for a source that cannot be opened, breaks off or
-    sends nothing for as long as `timeout`.
+    rtsp://, …). step: seconds between two returned frames; 0: every frame. start, end: seconds; frames outside are
+    skipped, and nothing after `end` is read. timeout: seconds to wait for the next frame; 0: for ever. stopped: called
+    about ten times per second; True ends the iteration. Raises VideoError for a source that cannot be opened, fails, or
+    sends no frame for `timeout` seconds.
     """
     reader = _Reader(source, step, start, end, timeout, threading.Event(), queue.Queue(HELD))
     threading.Thread(target=_read, args=(reader,), daemon=True, name="live video").start()
@@ -72,7 +72,7 @@ def live_frames(
                 found = reader.frames.get(timeout=POLL)
             except queue.Empty:
                 if timeout and time.monotonic() - since > timeout:
-                    cause = f"it sent no frame for {timeout:g} s; data.timeout waits for longer"
+                    cause = f"it sent no frame for {timeout:g} s; raise data.timeout to wait longer"
                     raise VideoError(source, cause) from None
                 continue
             if found is None:
@@ -101,7 +101,7 @@ def _read(reader: _Reader) -> None:
 
 
 def _hand_over(reader: _Reader, item: tuple[float, np.ndarray] | VideoError | None) -> bool:
-    """Whether anybody still wants frames."""
+    """Put an item into the queue; returns False once the reader was stopped."""
     while not reader.stopped.is_set():
         try:
             reader.frames.put(item, timeout=POLL)
@@ -125,7 +125,7 @@ def _open(source: str, timeout: float) -> InputContainer:
     elif stat.S_ISCHR(os.stat(source).st_mode):
         options, kind = {}, "v4l2"
     else:
-        place = "file:" + source  # lets a name hold a colon
+        place = "file:" + source  # allows a colon in the name
     return av.open(
         place, format=kind, options={"max_pixels": str(MAX_PIXELS)}, container_options=options,
         timeout=timeout or None, **foreign_tags(av.__version__),
@@ -140,7 +140,7 @@ def _taken(container: InputContainer, reader: _Reader) -> Iterator[tuple[float, 
     import av
 
     if not container.streams.video:
-        raise VideoError(reader.source, f"no video in it ({container.format.long_name})")
+        raise VideoError(reader.source, f"contains no video ({container.format.long_name})")
     stream = max(container.streams.video, key=lambda each: each.codec_context.width * each.codec_context.height)
     stream.codec_context.thread_count = 1
     rate = float(stream.average_rate or 0.0) or USUAL_RATE
@@ -153,14 +153,14 @@ def _taken(container: InputContainer, reader: _Reader) -> Iterator[tuple[float, 
         try:
             pictures = stream.codec_context.decode(packet)
         except av.FFmpegError:
-            continue  # a packet that was damaged on its way
+            continue  # a packet that was damaged in transmission
         for picture in pictures:
             clock = picture.time  # of the source
             if shift is None:
                 seconds = 0.0
             elif clock is not None and clock + shift > last:
                 seconds = clock + shift
-            else:  # no time, or a clock that was set back
+            else:  # no time stamp, or a clock that was set back
                 seconds = last + 1 / rate
             if clock is not None:
                 shift = seconds - clock

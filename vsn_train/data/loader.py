@@ -1,6 +1,6 @@
 """Batches: the videos of each rank and step, and the content of a sample; workers.py decodes them.
 
-What a sample looks like depends on (seed, epoch, index) alone: not on workers, processes, order or a restart.
+A sample depends only on (seed, epoch, index): not on workers, processes, order or a restart.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from vsn_train.data.video import Video, VideoError, open_video
 from vsn_train.data.workers import BadVideo, Loader
 
 STACK_LENGTH = {"rgb": 1, "flow": FLOW_STACK}  # frames of a video that one frame of a clip takes
-READ_BYTES = 512 << 20  # of decoded frames that are held at once before they are brought down to the test's size
-IGNORED = -100  # label of a filler clip; cross_entropy leaves it out
+READ_BYTES = 512 << 20  # most bytes of decoded frames in memory before they are resized
+IGNORED = -100  # label of a filler clip, which cross_entropy ignores
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class EvalVideo:
     """The decoded frames of a video's views.
 
     frames: uint8 (U, C, H, W), each needed frame once. clips: int64 (clips, T), positions in `frames`; for optical flow
-    (clips, T, 5). `take_clip` puts a clip together. numbers: int64 (U,), which frames of the video these are. times:
-    float64 (U,), seconds at which these are shown; None: not known.
+    (clips, T, 5). `take_clip` assembles a clip. numbers: int64 (U,), frame numbers in the video. times: float64 (U,),
+    seconds at which the frames are shown; None: unknown.
     """
 
     index: int
@@ -62,7 +62,7 @@ class EvalVideo:
 
 @dataclass(eq=False)
 class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
-    """One augmented clip for each (epoch, index); (epoch, index, n) is the n-th repetition of a video in an epoch."""
+    """One augmented clip per key (epoch, index); (epoch, index, n) is the n-th repetition of a video in an epoch."""
 
     manifest: Manifest
     num_frames: int
@@ -84,7 +84,7 @@ class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
         path = self.manifest.path(index)
         try:
             with open_video(path, self.decoder, self.modality, self.manifest.known_frames(index)) as video:
-                if self.augmentation.crop == "center":  # the others cut before they resize
+                if self.augmentation.crop == "center":  # the others crop before they resize
                     check_shape(video, self.augmentation.short_side)
                 wanted = sample_indices(
                     video.num_frames, self.num_frames, 1, self.sampling, generator, STACK_LENGTH[self.modality]
@@ -97,13 +97,13 @@ class TrainingClips(Dataset[tuple[Tensor, int] | BadVideo]):
         return clip, int(self.flipped[label]) if flipped else label
 
     def video_of(self, key: tuple[int, ...]) -> tuple[int, Path]:
-        """Index and path of the video that a key asks for."""
+        """Index and path of a key's video."""
         return key[1], self.manifest.path(key[1])
 
 
 @dataclass(eq=False)
 class EvalVideos(Dataset[EvalVideo | BadVideo]):
-    """All frames that a video's test views need, decoded once and resized once."""
+    """All frames that the views of a video need, decoded once and resized once."""
 
     manifest: Manifest
     num_frames: int
@@ -125,7 +125,7 @@ class EvalVideos(Dataset[EvalVideo | BadVideo]):
             return BadVideo(index, str(path), error.cause)
 
     def video_of(self, key: int) -> tuple[int, Path]:
-        """Index and path of the video that a key asks for."""
+        """Index and path of a key's video."""
         return key, self.manifest.path(key)
 
 
@@ -140,9 +140,9 @@ def read_eval_video(
     start: float = 0.0,
     end: float | None = None,
 ) -> EvalVideo:
-    """Decode and resize what the views of one video need.
+    """Decode and resize the frames that the views of one video need.
 
-    known_frames: see open_video. start, end: seconds; the part of the video that counts (end None: to its end).
+    known_frames: see open_video. start, end: seconds; the part of the video to use (end None: to its end).
     Raises VideoError.
     """
     with open_video(path, decoder, modality, known_frames) as video:
@@ -157,8 +157,8 @@ def read_eval_video(
 def video_of_clips(
     index: int, wanted: np.ndarray, read: Callable[[np.ndarray], Tensor], times: np.ndarray | None = None
 ) -> EvalVideo:
-    """wanted: see `sample_indices` and `flow_stacks`. read: frames (N,), each once and in order -> uint8 (N, C, h, w),
-    resized. times: seconds of every frame of the video."""
+    """Read the frames of a video's clips, each once. wanted: see `sample_indices` and `flow_stacks`. read: increasing
+    frame numbers (N,) -> resized frames uint8 (N, C, h, w). times: seconds of every frame of the video."""
     unique, positions = np.unique(wanted, return_inverse=True)
     frames = read(unique)
     seconds = None if times is None else times[unique]
@@ -166,8 +166,8 @@ def video_of_clips(
 
 
 def read_resized(video: Video | FrameFolder | FastSeekCopy, frames: np.ndarray, short_side: int) -> Tensor:
-    """uint8 (N, C, h, w): these frames with the short side of that many pixels. Large ones are brought down a few at a
-    time: eighty of 4K are 2 GB, where the views need 26 MB. Raises VideoError, also for what `check_shape` refuses."""
+    """Read frames and resize them to a short side of that many pixels: uint8 (N, C, h, w). Large frames are read in
+    parts: eighty frames of 4K take 2 GB, resized 26 MB. Raises VideoError, also as `check_shape`."""
     check_shape(video, short_side)
     pieces = -(-len(frames) * video.height * video.width * 3 // READ_BYTES)
     if pieces == 1:
@@ -177,17 +177,17 @@ def read_resized(video: Video | FrameFolder | FastSeekCopy, frames: np.ndarray, 
 
 
 def check_shape(video: Video | FrameFolder | FastSeekCopy, short_side: int) -> None:
-    """Raise VideoError for frames so oblong that a resized one would be a giant: 2 x 4000 at a short side of 256."""
+    """Raise VideoError for an aspect ratio with which resized frames would be huge: 2 x 4000 at a short side of 256."""
     height, width = video.height, video.width
     if short_side**2 * max(height, width) / min(height, width) > MAX_PIXELS:
-        cause = f"its frames are {width}x{height}: with a short side of {short_side} they would be beyond"
+        cause = f"its frames are {width}x{height}: with a short side of {short_side} they would have more than"
         raise VideoError(str(video.path), f"{cause} {MAX_PIXELS} pixels")
 
 
 def frames_of_clips(first: int, stop: int, num_frames: int, protocol: Protocol, modality: str = "rgb") -> np.ndarray:
-    """int64 (clips, T), or (clips, T, 5) for optical flow: which frames of a video the clips of a part of it take.
+    """The frame numbers of the clips of a part of a video: int64 (clips, T), or (clips, T, 5) for optical flow.
 
-    first, stop: the part's first frame and the one past its last.
+    first, stop: the part's first frame and its last one + 1.
     """
     wanted = first + sample_indices(
         stop - first, num_frames, protocol.clips, protocol.placement, length=STACK_LENGTH[modality]
@@ -196,7 +196,7 @@ def frames_of_clips(first: int, stop: int, num_frames: int, protocol: Protocol, 
 
 
 def read_clip(video: Video | FrameFolder | FastSeekCopy, indices: np.ndarray, modality: str) -> Tensor:
-    """uint8 (T, C, H, W): the frames at `indices` (T,), or the stacks of flow that begin there."""
+    """Read a clip: uint8 (T, C, H, W), the frames at `indices` (T,), or the stacks of flow fields that start there."""
     if modality == "rgb":
         return video.read(indices)
     stacks = flow_stacks(indices, video.num_frames)
@@ -204,15 +204,14 @@ def read_clip(video: Video | FrameFolder | FastSeekCopy, indices: np.ndarray, mo
 
 
 class EpochBatches:
-    """The (epoch, index) keys of this process's batches; each video once an epoch, over all processes.
+    """The (epoch, index) keys of this process's batches; each video once per epoch, over all processes.
 
-    classes: (N,) labels of the videos, for an epoch of as many draws in which every class is there equally often: the
-    videos of a rare class are repeated, with another clip each time, and of a frequent one others are drawn each epoch.
+    classes: (N,) labels of the videos, to balance them: an epoch then has N draws with equally many of each class.
+    Videos of rare classes are repeated, with another clip each time; of frequent classes each epoch draws other videos.
 
-    An optimizer step takes the next batch_size × world_size × accumulate videos of one shuffled order and process r
-    every world_size-th of them, so the videos of a step do not depend on how many processes share it. The last step
-    takes what is left, however short. A process's videos of one step come in batches of batch_size, `accumulate` of
-    them or fewer.
+    An optimizer step takes the next batch_size × world_size × accumulate videos of one shuffled order, and process r
+    takes every world_size-th of them. So the videos of a step do not depend on the number of processes. The last step
+    takes the remaining videos. A process's videos of a step form at most `accumulate` batches of batch_size.
     """
 
     def __init__(
@@ -233,14 +232,14 @@ class EpochBatches:
         self.seed = seed
         self.classes = classes
         self.epoch = 0
-        self.done = 0  # videos of the epoch that are done; in videos, so that another number of processes can resume
+        self.done = 0  # of the epoch; counted in videos, so that a run can resume with other numbers of processes
 
     def __len__(self) -> int:
         """Optimizer steps of an epoch."""
         return self.steps_in(self.videos)
 
     def steps(self) -> list[np.ndarray]:
-        """The draws of each step that is left in the epoch, over all processes; see `draws`."""
+        """The draws of each remaining step of the epoch, over all processes; see `draws`."""
         order = self.draws()
         return [order[start : start + self.step_videos] for start in range(self.done, self.videos, self.step_videos)]
 
@@ -249,20 +248,20 @@ class EpochBatches:
         return self.draws()[done : done + self.step_videos] % self.videos
 
     def draws(self) -> np.ndarray:
-        """(N,) what the epoch trains on, in order: index + N × how often the video was there before."""
+        """(N,) the draws of the epoch, in order: index + N × number of earlier draws of the video."""
         generator = np.random.default_rng((self.seed, self.epoch))
         if self.classes is None:
             return generator.permutation(self.videos)
         return balanced_draws(self.classes, generator)
 
     def steps_in(self, videos: int) -> int:
-        """Optimizer steps that this many videos of an epoch take."""
+        """The number of optimizer steps for this many videos of an epoch."""
         return -(-videos // self.step_videos)
 
     def batches_of(self, step: np.ndarray) -> list[np.ndarray]:
-        """What this process takes of a step's videos."""
+        """This process's batches of a step."""
         own = step[self.rank :: self.world_size]
-        # Empty for a process without a video in the short last step: it takes part with a filler clip.
+        # Empty for a process without a video in the short last step: it uses a filler clip.
         return [own[start : start + self.batch_size] for start in range(0, max(1, len(own)), self.batch_size)]
 
     def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
@@ -276,8 +275,8 @@ class EpochBatches:
 
 
 def balanced_draws(classes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """(N,) draws of N videos, see `EpochBatches.draws`, in which every class that has videos is there equally often, or
-    once more where N does not divide; within a class every video as often, or once more. classes: (N,) labels."""
+    """(N,) draws of N videos, balanced by class, see `EpochBatches.draws`. The numbers of draws per class differ by at
+    most one, and so do those of the videos of a class. classes: (N,) labels."""
     present = np.unique(classes)
     counts = np.full(len(present), len(classes) // len(present))
     counts[generator.permutation(len(present))[: len(classes) % len(present)]] += 1
@@ -292,7 +291,7 @@ def balanced_draws(classes: np.ndarray, generator: np.random.Generator) -> np.nd
 
 
 def by_step(loader: Iterable[Batch], batches: EpochBatches) -> Iterator[list[Batch]]:
-    """The loader's batches, those of one optimizer step together."""
+    """The loader's batches, grouped by optimizer step."""
     loaded = iter(loader)
     for step in batches.steps():
         yield [next(loaded) for _ in batches.batches_of(step)]
@@ -322,8 +321,8 @@ class _Collate:
     def __call__(self, samples: list[tuple[Tensor, int] | BadVideo]) -> Batch:
         bad = tuple(sample for sample in samples if isinstance(sample, BadVideo))
         good = [sample for sample in samples if not isinstance(sample, BadVideo)]
-        if not good:  # every process takes part in every step: one black clip without a label keeps it in
+        if not good:  # every process must take part in every step: with a black clip without a label
             good = [(torch.zeros(self.empty, dtype=torch.uint8), IGNORED)]
-        # Clips lie in memory as (T, H, W, C); stacked as such it is a plain copy, six times faster.
+        # Clips are stored as (T, H, W, C); stacking them in this layout is a plain copy, six times faster.
         video = torch.stack([clip.permute(0, 2, 3, 1) for clip, _ in good]).permute(0, 1, 4, 2, 3)
         return Batch(video, torch.tensor([label for _, label in good]), bad)

@@ -1,7 +1,7 @@
 """The table of a split's videos: sample id, path, label, number of frames.
 
-Columns are NumPy arrays, not lists of objects: worker processes share them without copying, and 300,000 videos stay
-small (300,000 Kinetics rows: 40 bytes of path and 28 of id each).
+Columns are NumPy arrays, not lists of objects: worker processes share them without copying, and they stay small (per
+Kinetics video 40 bytes of path and 28 of id).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from vsn_train.data.direction import undecided
 from vsn_train.errors import InputError
 from vsn_train.typed_values import misfit
 
-FACTS: dict[str, Any] = {  # in a file, beside the columns
+FACTS: dict[str, Any] = {  # in a file, in addition to the columns
     "name": str, "split": str, "root": str, "class_names": list[str], "flip_pairs": list[list[int]],
     "flips_allowed": bool, "missing": list[str],
 }  # fmt: skip
-UNLABELLED = -1  # label of every video of a test split whose answers are not public
+UNLABELLED = -1  # label of every video of a test split whose labels are not public
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,16 @@ class Manifest:
     """One split of one data set. Row i of every column is video i.
 
     root: folder that `paths` are relative to.
-    ids: (N,) UTF-8 bytes, the videos' names in the official lists. Files, frame folders, optical flow and fast copies
-        of a video share its id, so their scores can be fused. The same array as `paths` where there is no other name.
-    paths: (N,) UTF-8 bytes, what was found under `root`: a file, or a folder of frames.
+    ids: (N,) UTF-8 bytes, the videos' names in the official lists. Files, frame folders, optical flow and fast-seek
+        copies of a video share its id, so their scores can be fused. The same array as `paths` if there are no names.
+    paths: (N,) UTF-8 bytes, the file or folder of frames found under `root`.
     labels: (N,) int64 class indices; all UNLABELLED in a test split without labels.
     class_names: K names; the index is the label.
     flip_pairs: pairs of labels that a horizontal flip exchanges. A class in no pair keeps its label.
-    flips_allowed: False where a flipped clip would need a label that is not known.
-    num_frames: (N,) int32, -1 where it is not known; None where it is not known of any video.
-    missing: ids that the official list names and the folder does not hold. They are not in the columns.
-    notes: lines on how the table came about, for the log; files do not keep them.
+    flips_allowed: False if the label of a flipped clip may be unknown.
+    num_frames: (N,) int32, -1 where unknown; None if unknown for all videos.
+    missing: ids that are listed, but do not exist in the folder. They are not in the columns.
+    notes: lines for the log about how the table was made; not saved to files.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Manifest:
         return self.root / self.paths[index].decode("utf-8", "surrogateescape")
 
     def known_frames(self, index: int) -> int | None:
-        """The video's number of frames as a list or a scan gave it; None where neither did."""
+        """The video's number of frames from a list or a scan; None if unknown."""
         count = -1 if self.num_frames is None else int(self.num_frames[index])
         return None if count < 0 else count
 
@@ -79,7 +79,7 @@ class Manifest:
         return bool(self.labels[0] != UNLABELLED)
 
     def classes_without_videos(self) -> list[str]:
-        """Their names, in the order of the labels; none where no video has a label."""
+        """The names of the classes without videos, in label order; empty for a split without labels."""
         present = set(np.unique(self.labels).tolist())
         return [name for label, name in enumerate(self.class_names) if self.is_labelled and label not in present]
 
@@ -88,7 +88,7 @@ class Manifest:
         return flipped_labels(len(self.class_names), self.flip_pairs)
 
     def content_hash(self) -> str:
-        """First 16 hex digits of the SHA-256 over ids, labels and class names: equal hash, equal test set."""
+        """First 16 hex digits of the SHA-256 of ids, labels and class names: equal hashes mean equal test sets."""
         rows = zip(self.ids.tolist(), self.labels.tolist(), strict=True)
         digest = hashlib.sha256(b"".join(b"%b\0%d\n" % row for row in rows))
         digest.update("\0".join(self.class_names).encode())
@@ -114,7 +114,7 @@ class Manifest:
 
     @staticmethod
     def load(path: str | Path) -> Manifest:
-        """Raises InputError for a file that is missing, damaged or no manifest."""
+        """Read a manifest. Raises InputError for a file that is missing, damaged or of another kind."""
         what, advice = "manifest", "Manifest.save writes one"
         columns = read_arrays(Path(path), ("ids", "paths", "labels", "facts"), what, advice, optional=("num_frames",))
         try:
@@ -141,7 +141,7 @@ class Manifest:
         return found
 
     def _check(self) -> None:
-        """Raise ValueError where a file's content is not what `save` writes."""
+        """Raise ValueError for content that `save` does not write."""
         check_column(self.ids, "ids", "S", (None,))
         videos, classes = len(self.ids), len(self.class_names)
         if not videos:
@@ -153,11 +153,11 @@ class Manifest:
         if self.num_frames is not None:
             check_column(self.num_frames, "num_frames", "i", (videos,))
         if not all(0 <= label < classes for pair in self.flip_pairs for label in pair):
-            raise ValueError(f"flip_pairs name others than its {classes} classes")
+            raise ValueError(f"flip_pairs has labels outside the {classes} classes")
         for text in (self.name, self.split, str(self.root), *self.class_names):
             text.encode("utf-8", "surrogateescape")
             if "\0" in text:
-                raise ValueError(f"the name {text!r}")
+                raise ValueError(f"the name {text!r} contains a null byte")
 
 
 def flipped_labels(classes: int, flip_pairs: Iterable[Sequence[int]]) -> np.ndarray:
@@ -182,11 +182,11 @@ def make_manifest(
     num_frames: Sequence[int] | None = None,
     missing: Sequence[str] = (),
 ) -> Manifest:
-    """Check the columns and pack them; see `Manifest` for what they are. ids: None takes the paths. flips_allowed: None
-    allows flips unless a class name in none of the pairs speaks of a direction.
+    """Check the columns and build a `Manifest`, which describes them. ids: None: the paths. flips_allowed: None: allow
+    flips unless a class name that is in no pair contains a direction.
 
-    Raises InputError when the split is empty, a label is outside 0..K-1 (UNLABELLED is allowed for all videos of
-    "test" together), or a video is listed twice.
+    Raises InputError if the split is empty, a label is outside 0..K-1 (except that all videos of "test" may be
+    UNLABELLED), or a video is listed twice.
     """
     if not len(paths):
         raise InputError(f"{name} {split}: found no videos under {root}; expected at least one: check dataset.root")
@@ -200,7 +200,7 @@ def make_manifest(
         )
     if twice := first_repeated(names):
         raise listed_twice(f"{name} {split}", twice)
-    for each in class_names:  # a video's name may be any bytes; a class is named in checkpoints, tables and reports
+    for each in class_names:  # paths may be any bytes, but class names appear in checkpoints, tables and reports
         try:
             each.encode()
         except UnicodeEncodeError as error:
@@ -224,7 +224,7 @@ def make_manifest(
 
 
 def _whole_numbers(values: Sequence[int], kind: type[np.signedinteger], names: Sequence[str], what: str) -> np.ndarray:
-    """(N,) of this kind. Raises InputError for what it cannot hold, which NumPy would round or give a traceback for."""
+    """Convert to (N,) of this type. Raises InputError for values that do not fit, instead of rounding them."""
     limits, given = np.iinfo(kind), np.asarray(values)
     if given.dtype.kind == "i" and (not given.size or limits.min <= given.min() <= given.max() <= limits.max):
         return given.astype(kind)
@@ -239,15 +239,15 @@ def _whole_numbers(values: Sequence[int], kind: type[np.signedinteger], names: S
 
 
 def listed_twice(place: str, name: str) -> InputError:
-    """The refusal of a list that names a video more than once. place: the list, with its lines where they are known."""
+    """The error for a list that names a video more than once. place: the list, with its lines if known."""
     return InputError(
-        f"{place}: {name} is listed more than once; remove the repeated line: rare classes are trained on more often "
-        "with data.balance=classes"
+        f"{place}: {name} is listed more than once; remove the repeated line (to train on rare classes more often, use "
+        "data.balance=classes)"
     )
 
 
 def first_repeated(names: Sequence[str]) -> str | None:
-    """The first name that is there twice."""
+    """The first name that occurs twice, or None."""
     if len(set(names)) == len(names):
         return None
     seen: set[str] = set()
@@ -259,9 +259,9 @@ def first_repeated(names: Sequence[str]) -> str | None:
 
 
 def sort_classes(manifest: Manifest) -> Manifest:
-    """The same videos with the classes in the order of their sorted names (by code point, as Python sorts).
+    """The same videos with the classes sorted by name (by code point, as Python sorts).
 
-    Some published checkpoints were trained on lists made that way; labels and flip pairs move along.
+    Some published checkpoints were trained with this class order. Labels and flip pairs are converted.
     """
     order = sorted(range(len(manifest.class_names)), key=manifest.class_names.__getitem__)
     new_label = np.argsort(np.array(order))

@@ -1,4 +1,4 @@
-"""Mixup and CutMix: clips of a batch mixed in pairs, on the device; the loss then has two labels.
+"""Mixup and CutMix: mix the clips of a batch in pairs, on the device; the loss then uses two labels.
 
 Mixup: Zhang et al., arXiv 1710.09412. CutMix: Yun et al., arXiv 1905.04899; the box is the same in all frames.
 """
@@ -12,12 +12,12 @@ from torch import Tensor
 def mix_clips(
     video: Tensor, label: Tensor, mixup: float, cutmix: float, generator: np.random.Generator
 ) -> tuple[Tensor, Tensor, float]:
-    """One draw for the whole batch: (mixed video, label of each clip's partner, share of its own label).
+    """Mix with one draw for the whole batch. Returns (mixed video, labels of the partners, weight of the own label).
 
-    video: float (B, T, C, H, W); label: (B,). mixup, cutmix: alpha of the Beta(alpha, alpha) that the share is drawn
-    from, 0 for never; where both are above 0, a coin decides for the batch. The partner of clip i is clip
-    (i + B // 2) mod B. As processes share a step's videos in turns, that pairs the same videos however many processes
-    there are, where each has an even number of them. A batch of one clip stays as it is.
+    video: float (B, T, C, H, W); label: (B,). mixup, cutmix: alpha of the Beta(alpha, alpha) from which the weight is
+    drawn; 0: off. If both are above 0, one of them is chosen for the batch with probability 1/2. The partner of clip i
+    is clip (i + B // 2) mod B. As the videos of a step are dealt out to the processes in turn, this pairs the same
+    videos for any number of processes, if each has an even number of videos. A batch of one clip is not mixed.
     """
     if (not mixup and not cutmix) or len(video) < 2:
         return video, label, 1.0
@@ -28,7 +28,7 @@ def mix_clips(
     if not cut:
         return share * video + (1 - share) * partner, partner_label, share
     height, width = video.shape[-2:]
-    # A box of this share of the frame around any point, as far as it lies inside.
+    # A box with this share of the frame around a random point, clipped to the frame.
     half = np.sqrt(1 - share) / 2
     row, column = generator.random() * height, generator.random() * width
     top, bottom = np.clip([round(row - half * height), round(row + half * height)], 0, height).tolist()

@@ -1,4 +1,4 @@
-"""The pictures of MPEG-4 part 2 streams (ISO/IEC 14496-2): DivX, Xvid."""
+"""Parse the pictures of MPEG-4 part 2 streams (ISO/IEC 14496-2): DivX, Xvid."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from vsn_train.data.bits import Bits
 from vsn_train.data.pictures import Contradiction, Picture
 
 _START = b"\0\0\1"
-VOP = b"\0\0\1\xb6"  # MPEG-4 part 2: here a picture begins
+VOP = b"\0\0\1\xb6"  # start code of a picture
 
 
 class Mpeg4Parser:
     """MPEG-4 part 2 (ISO/IEC 14496-2; DivX, Xvid): packets that hold at most one picture; see Mpeg4Splitter.
 
-    How FFmpeg orders pictures depends on low_delay: with it each is shown at once, without it all but B-frames are held
-    back for one picture. It takes the flag from volume headers and clears it at the first B-frame, so streams that
-    change it lose or repeat a picture. B-frames whose time lies outside their neighbours' are passed over.
+    FFmpeg's output order depends on low_delay: with it each picture is shown at once; without it all pictures except
+    B-frames are held back by one picture. FFmpeg takes the flag from volume headers and clears it at the first B-frame,
+    so streams that change it lose or repeat a picture. It skips B-frames whose time is not between their neighbours'.
     """
 
     def __init__(self, extradata: bytes) -> None:
@@ -28,16 +28,16 @@ class Mpeg4Parser:
 
     def __call__(self, data: bytes) -> Picture | None:
         position = data.find(VOP)
-        if position < 0 and len(data) <= 19:  # FFmpeg's bound for place holders too
+        if position < 0 and len(data) <= 19:  # FFmpeg's bound for placeholders
             return _NOTHING
         if position < 0 or len(data) - position <= 19:
-            return None  # a tiny picture or a place holder: not worth telling apart
+            return None  # a tiny picture or a placeholder; too rare to distinguish
         if position or self._first:
             self._compare(data[:position])
         return self._picture(int.from_bytes(data[position + 4 : position + 20], "big"), self._volume)
 
     def _compare(self, headers: bytes) -> None:
-        """The headers before a picture have to be those known from the container or the first packet."""
+        """Compare the headers before a picture with those of container and first packet. Raises Contradiction."""
         first, self._first = self._first, False
         for chunk in headers.split(_START)[1:]:
             if chunk[:1] == b"\xb3":  # group of pictures: a time code
@@ -50,7 +50,7 @@ class Mpeg4Parser:
             elif chunk not in self._known:
                 if not _is_volume(chunk) or self._volume is None or _parse_volume(chunk) != self._volume:
                     raise Contradiction
-                self._known.add(chunk)  # encoders that start anew at a cut describe their buffer differently
+                self._known.add(chunk)  # an encoder that restarts at a cut describes its buffer differently
         if first:
             volumes = [chunk for chunk in self._known if _is_volume(chunk)]
             if len(volumes) > 1:
@@ -80,17 +80,17 @@ class Mpeg4Parser:
             time = (self._last_seconds + seconds) * volume.resolution + fraction
             before = (self._distance - (self._last_anchor - time)) & 0xFFFF
             if not 0 < before < self._distance:
-                raise Contradiction  # FFmpeg passes over it
+                raise Contradiction  # FFmpeg skips it
         else:
             self._last_seconds = self._seconds
             self._seconds += seconds
             time = self._seconds * volume.resolution + fraction
             if kind and time < self._last_anchor:
-                raise Contradiction  # what it refers to is missing
+                raise Contradiction  # its reference is missing
             self._distance = (time - self._last_anchor) & 0xFFFF
             self._last_anchor = time
         if kind != 3:
-            # Of the rest of the header: a quantizer or a range of motion of 0 is damage.
+            # In the rest of the header, a quantizer or a motion range of 0 means damage.
             left -= (kind == 1) + 3 + 2 * volume.interlaced + volume.quantizer_bits
             ranges = head >> left - 6 & 63
             if (
@@ -107,7 +107,7 @@ _KINDS = [Picture(start=kind == 0, spare=kind == 2) for kind in range(4)]
 
 
 class _Volume(NamedTuple):
-    """What decoding depends on. rest: the bits from the shape on, and how many."""
+    """The fields that decoding depends on. rest: the bits from the shape on, and their number."""
 
     kind: int
     version: int
@@ -124,7 +124,7 @@ def _is_volume(chunk: bytes) -> bool:
 
 
 def _parse_volume(chunk: bytes) -> _Volume | None:
-    """video_object_layer_header; None where it is not of plain rectangular pictures."""
+    """Parse video_object_layer_header; None unless it is for plain rectangular pictures."""
     bits = Bits(chunk[1:].rstrip(b"\0"))
     try:
         bits.take(1)
@@ -155,7 +155,7 @@ def _parse_volume(chunk: bytes) -> _Volume | None:
         bits.take(1)
         sprite = bits.take(1 if version == 1 else 2)
         if sprite == 1:
-            return None  # one still picture moved about
+            return None  # a static sprite
         if sprite == 2:
             bits.take(6 + 2 + 1)
         quantizer_bits = bits.take(4) if bits.take(1) else 5
@@ -164,17 +164,17 @@ def _parse_volume(chunk: bytes) -> _Volume | None:
     return _Volume(kind, version, low_delay, resolution, time_bits, interlaced, quantizer_bits, rest)
 
 
-_PLACE_HOLDER = 19  # bytes at most, by FFmpeg's bound, of the packet that stands where a packed B-frame is shown
+_PLACE_HOLDER = 19  # FFmpeg's bound, in bytes, for the packet that stands in for a packed B-frame
 
 
 class Mpeg4Splitter:
-    """(What is in a packet, where it lies in the file) -> the same of each picture, in the order of decoding.
+    """Splits packed packets: (data, position in the file) of a packet -> the same of each picture, in decoding order.
 
-    DivX and Xvid pack a B-frame behind the picture that is decoded before it, so that players which hand out one
-    picture for each packet never have to wait: a place holder follows, or further B-frames and then a place holder.
+    DivX and Xvid pack a B-frame behind the picture that is decoded before it, for players that show one picture per
+    packet. A placeholder follows, or further B-frames and then a placeholder.
 
-    Called with every packet of a stream in turn; one picture comes for each. Raises Contradiction for any other
-    sequence: FFmpeg's decoder loses pictures there. used: whether any B-frame was packed.
+    Call it with every packet of a stream in order; it returns one picture for each. Raises Contradiction for any other
+    sequence, in which FFmpeg's decoder loses pictures. used: whether any B-frame was packed.
     """
 
     def __init__(self) -> None:

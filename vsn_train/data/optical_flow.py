@@ -1,8 +1,8 @@
-"""Optical flow between consecutive frames, written as images: flow_x_00001.jpg, flow_y_00001.jpg, …
+"""Compute optical flow between consecutive frames and write it as images: flow_x_00001.jpg, flow_y_00001.jpg, …
 
-What the two-stream networks of this field are trained on (TSN, section 3.1; the layout is TSM's): displacements from
--20 to 20 pixels are mapped onto 0 to 255, so that 128 is no motion, and saved as grey JPEG. A video of F frames has
-F - 1 fields; field i leads from frame i to frame i + 1, and its time, in times.txt, is that of frame i.
+The format of two-stream networks (TSN, section 3.1; layout of TSM): displacements from -20 to 20 pixels are mapped to 0
+to 255, with 128 for no motion, and saved as grey JPEG. A video of F frames has F - 1 fields; field i leads from frame i
+to frame i + 1 and has the time of frame i in times.txt.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Estimator = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def flow_estimator(method: str) -> Estimator:
-    """ "tvl1": TV-L1 (Zach, Pock, Bischof, 2007) with OpenCV's defaults, as the published two-stream results use it.
+    """ "tvl1": TV-L1 (Zach, Pock, Bischof, 2007) with OpenCV's defaults, as in the published two-stream results.
 
-    "dis": dense inverse search (Kroeger et al., ECCV 2016), coarser and much faster: on one core of an AMD EPYC 9 ms
-    for a field of 320x240 pixels where TV-L1 takes 680 ms.
-    Raises InputError where OpenCV, or the part of it, is not installed.
+    "dis": dense inverse search (Kroeger et al., ECCV 2016), coarser and much faster: 9 ms for a field of 320x240 pixels
+    on one core of an AMD EPYC, TV-L1 680 ms.
+    Raises InputError if OpenCV with its contributed modules is not installed.
     """
     if method not in METHODS:
         raise InputError(f"unknown flow method {method!r}: choose one of {', '.join(METHODS)}")
@@ -59,13 +59,13 @@ def quantize(flow: np.ndarray, bound: float) -> np.ndarray:
 def extract_flow(source: Path, target: Path, method: str, bound: float, short_side: int, quality: int) -> int:
     """Write the flow of one video, or of a folder of images, into the folder `target`; returns the number of fields.
 
-    The folder gets its name when it is complete. short_side: pixels that larger frames are brought down to.
-    Raises VideoError; nothing is left behind then.
+    The folder gets its name when it is complete. short_side: pixels that the short side of larger frames is reduced to.
+    Raises VideoError and then leaves nothing behind.
     """
     estimate = flow_estimator(method)
     import cv2
 
-    part = part_of(target)  # of this process alone: another one may be at the same video
+    part = part_of(target)  # unique to this process: another one may work on the same video
     part.mkdir(parents=True)
     try:
         fields = 0
@@ -91,7 +91,7 @@ def extract_flow(source: Path, target: Path, method: str, bound: float, short_si
         try:
             part.rename(target)
         except OSError:
-            if not target.is_dir():  # another process has put the same flow there
+            if not target.is_dir():  # else another process has written the same flow
                 raise
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Pictures of a video file, read again from where they lie in it."""
+"""Read pictures of a video file again, by their positions in the file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _BLOCK = 1 << 14  # bytes read at once: pictures that follow each other mostly l
 
 
 class PacketSource:
-    """open_container: opens the file once more; used where its packets do not lie in it in one piece. Close it."""
+    """Reads single pictures of an open file; close it after use.
+
+    open_container: opens the file again, for packets that are not stored in one piece.
+    """
 
     def __init__(
         self, path: str, table: PacketTable, open_container: Callable[[str], tuple[InputContainer, VideoStream]]
@@ -36,9 +39,9 @@ class PacketSource:
             self._file = -1
 
     def pictures(self, run: Sequence[int]) -> Iterator[Packet]:
-        """The pictures of these numbers, one a packet; its pts is its number. run: ascending.
+        """Yield the pictures with these numbers, one per packet; the packet's pts is the number. run: increasing.
 
-        Raises OSError where the file is not what it was any more.
+        Raises OSError if the file has changed.
         """
         table = self._table
         for done, number in enumerate(run):
@@ -58,7 +61,7 @@ class PacketSource:
         return self._block[start : start + size]
 
     def _read_at(self, place: int, size: int) -> bytes:
-        if hasattr(os, "pread"):  # does not move a place in the file that forked processes share
+        if hasattr(os, "pread"):  # does not move the file offset, which forked processes share
             return os.pread(self._file, size, place)
         os.lseek(self._file, place, os.SEEK_SET)
         return os.read(self._file, size)
@@ -70,11 +73,11 @@ class PacketSource:
         packet.update(data)
         if self._table.keys[number]:
             packet.is_keyframe = True
-        packet.pts = number  # the decoder hands it on to the image
+        packet.pts = number  # the decoder copies it to the image
         return packet
 
     def _demuxed(self, run: Sequence[int]) -> Iterator[Packet]:
-        """The same where a packet is put together from several pieces: all are read from the start."""
+        """`pictures` for packets stored in several pieces: demux the file from the start."""
         container, stream = self._open_container(self._path)
         splitter = Mpeg4Splitter() if self._table.codec == "mpeg4" else None
         left = iter(run)

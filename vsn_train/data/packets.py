@@ -1,12 +1,12 @@
-"""Which packet of a video file holds which frame, found out without decoding.
+"""Determine which packet of a video file holds which frame, without decoding.
 
-The headers in each packet tell: which picture does it hold, is it shown and when, may decoding start there, does
-anything refer to it? Where every packet is understood, that gives the number of frames, their order, and what has to be
-decoded for each. A stream may change in its middle, where files were joined, cut or damaged; so nothing that one packet
-says is taken to hold for the next (pictures.py, and a file for each codec). Where anything is not certain there is no
-map, and the video has to be decoded from the start and counted.
+The headers in each packet give the picture in it, whether and when it is shown, whether decoding may start there, and
+whether other pictures refer to it. If every packet can be parsed, this gives the number of frames, their order, and the
+packets that must be decoded for each. A stream may change midway, where files were joined, cut or damaged, so nothing
+is assumed from one packet to the next (pictures.py, and one file per codec). If anything is uncertain, there is no map,
+and the video is decoded from the start and counted.
 
-Of the packets only their places in the file are kept.
+Only the positions of the packets in the file are kept.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _UNKNOWN = -1 << 40  # still negative when the place within a packet is added
 
 @dataclass(frozen=True)
 class FrameMap:
-    """Which packet gives which frame. Packets are counted as they are after splitting: each holds one picture.
+    """The packet of each frame. Packets are numbered after splitting, so each holds one picture.
 
-    packet_of: packet of each frame. frame_of: frame of each packet, -1 where it shows none. start_of: for the packet of
-    each frame, where to start decoding for it; -1 for the others. starts: packets at which decoding may start. spare:
+    packet_of: packet of each frame. frame_of: frame of each packet, -1 if it shows none. start_of: for the packet of
+    each frame, the packet from which to decode; -1 for the others. starts: packets at which decoding may start. spare:
     for every packet, whether no other one needs it.
     """
 
@@ -56,13 +56,12 @@ class FrameMap:
 
 @dataclass
 class PacketTable:
-    """All packets of a stream, one picture each, without what is in them.
+    """All packets of a stream, one picture each, without their data.
 
-    places, sizes: where each lies in the file, in bytes; a negative place: unknown. checks: Adler-32 of each. keys:
-    which ones the container calls key pictures. times: presentation time of each in units of time_base. All these are
-    complete only where there is a frame_map. container, codec: FFmpeg's names; stream: its index in the file. whole:
-    nothing is seen to be damaged, missing, joined or cut off without re-encoding. frame_map: None where it is not
-    certain.
+    places, sizes: position and size of each in the file, in bytes; a negative place: unknown. checks: Adler-32 of each.
+    keys: which ones the container marks as key pictures. times: presentation time stamp of each in units of time_base.
+    All these are complete only if there is a frame_map. container, codec: FFmpeg's names; stream: its index in the
+    file. whole: no damage, loss, join or cut without re-encoding was detected. frame_map: None if it is uncertain.
     """
 
     places: array[int]
@@ -79,13 +78,13 @@ class PacketTable:
 
     @property
     def key_pictures_are_starts(self) -> bool:
-        """Whether whoever trusts the file's own key pictures may start decoding at each of them."""
+        """Whether decoding may start at every picture that the container marks as a key picture."""
         starts = set(self.frame_map.starts) if self.frame_map else set()
         return all(i in starts for i, key in enumerate(self.keys) if key)
 
 
 def _parser_of(stream: VideoStream) -> Parser | H264Parser | HevcParser | None:
-    """How to look into the packets of this stream; None where that is not known."""
+    """The parser of the packets of this stream; None if there is none."""
     codec = stream.codec_context.codec.canonical_name
     extradata = stream.codec_context.extradata or b""
     if codec == "vp8":
@@ -94,7 +93,7 @@ def _parser_of(stream: VideoStream) -> Parser | H264Parser | HevcParser | None:
         return Vp9Parser()
     if codec == "mpeg4":
         return Mpeg4Parser(extradata)
-    # The others need packets that are one picture each, and presentation times: AVI and MPEG-TS promise neither.
+    # The others need one picture per packet, and time stamps: AVI and MPEG-TS guarantee neither.
     if not stream.container.format.name.startswith(("mov", "matroska")):
         return None
     try:
@@ -105,7 +104,7 @@ def _parser_of(stream: VideoStream) -> Parser | H264Parser | HevcParser | None:
         if codec == "hevc":
             return HevcParser(extradata)
     except (ValueError, IndexError):
-        pass  # not described by the container
+        pass  # the container has no valid description of the stream
     return None
 
 
@@ -115,13 +114,13 @@ def read_packet_table(container: InputContainer, stream: VideoStream, heard: int
 
     codec = stream.codec_context.codec.canonical_name
     parser, splitter = _parser_of(stream), Mpeg4Splitter() if codec == "mpeg4" else None
-    offset = 4 if container.format.name.startswith("matroska") else 0  # what stands before a block's data
+    offset = 4 if container.format.name.startswith("matroska") else 0  # bytes before a block's data
     places, sizes, checks = array("q"), array("q"), array("q")
     keys: list[bool] = []
     times: list[int | None] = []
     pictures: list[Picture] = []
     damaged, understood = False, parser is not None
-    may_change = container.format.name.startswith("mov")  # of those that are read without decoding, the only one
+    may_change = container.format.name.startswith("mov")  # the only such container among those with a parser
     try:
         for packet in container.demux(stream):
             if not packet.size:
@@ -148,9 +147,9 @@ def read_packet_table(container: InputContainer, stream: VideoStream, heard: int
                     key = False
             except Contradiction:
                 understood, damaged = False, True
-    except av.FFmpegError:  # the file breaks off: what was read so far counts
+    except av.FFmpegError:  # the file is truncated: keep the packets read so far
         damaged = True
-    if codec != "mpeg4":  # of which FFmpeg takes place holders for damage while it looks for key pictures
+    if codec != "mpeg4":  # there FFmpeg reports placeholders as errors while it looks for key pictures
         damaged |= errors_heard() != heard
     if parser is not None and codec in ("h264", "hevc"):
         damaged |= not understood
@@ -160,12 +159,12 @@ def read_packet_table(container: InputContainer, stream: VideoStream, heard: int
         if isinstance(parser, HevcParser):
             held = parser.reorder or 0
         elif isinstance(parser, H264Parser):
-            # PyAV 18 began to say how many; before, it says whether any.
+            # PyAV has the number since version 18; before that, only whether there are any.
             decoder = stream.codec_context
             held = max(parser.reorder or 0, getattr(decoder, "reorder_depth", int(decoder.has_b_frames)))
-        # Where damage inside a picture costs a frame, what was decoded up to the wanted frame has to prove its number:
-        # the B-frame packed behind a damaged picture is lost, and a damaged picture of VP8, VP9 and AV1 may be. In long
-        # files of these, decoding from the start would take too long.
+        # If damage inside a picture can drop a frame, decoding from the start must prove the frame number: a B-frame
+        # packed behind a damaged picture is lost, and a damaged picture of VP8, VP9 and AV1 may be. In long files that
+        # would take too long.
         packed = splitter is not None and splitter.used
         jumps = len(pictures) > _FEW or not (packed or codec in ("vp8", "vp9", "av1"))
         frame_map = map_frames(pictures, times, codec, held, jumps)
@@ -176,7 +175,7 @@ def read_packet_table(container: InputContainer, stream: VideoStream, heard: int
 
 
 def _changes_stream(packet: Packet) -> bool:
-    """Whether the container says that the stream is another one from this packet on. (Old PyAV does not tell.)"""
+    """Whether the container states that the stream changes at this packet. (Old PyAV cannot tell.)"""
     for beside in getattr(packet, "iter_sidedata", tuple)():  # noqa: SIM110 (half the time of any())
         if beside.data_type in _CHANGES:
             return True
@@ -189,7 +188,7 @@ def _changes_stream(packet: Packet) -> bool:
 def map_frames(
     pictures: Sequence[Picture], times: Sequence[int | None], codec: str, held: int, jumps: bool
 ) -> FrameMap | None:
-    """The frames of a stream, without decoding; None where their number or order is not certain.
+    """The frame map of a stream; None if the number or order of frames is uncertain.
 
     times: of the pictures, in any unit. held: pictures that the decoder holds back for reordering; H.264 and HEVC.
     jumps: whether decoding may start at other pictures than the first.
@@ -220,11 +219,11 @@ def map_frames(
 def _presentation_order(
     pictures: Sequence[Picture], times: Sequence[int | None], codec: str, held: int
 ) -> list[int] | None:
-    """Packets of the shown pictures in the order in which they are shown; None where it is not certain."""
+    """The packets of the shown pictures in presentation order; None if it is uncertain."""
     shown = [i for i, picture in enumerate(pictures) if picture.shown]
     if codec == "mpeg4":
         if len(shown) < len(pictures) and not any(picture.spare for picture in pictures):
-            return None  # without B-frames FFmpeg repeats the last picture for a place holder at the end
+            return None  # without B-frames FFmpeg repeats the last picture for a placeholder at the end
         order: list[int] = []
         for i in shown:  # a B-frame is shown at once, anything else when the next one that is no B-frame arrives
             order.insert(len(order) - 1 if pictures[i].spare and order else len(order), i)
@@ -235,17 +234,17 @@ def _presentation_order(
     order = sorted(shown, key=positions.__getitem__)
     in_time = [times[i] for i in order]
     if len(set(positions)) < len(positions) or any(a is None or b is None or a >= b for a, b in pairwise(in_time)):
-        return None  # times that contradict what the pictures say
+        return None  # the time stamps contradict the headers of the pictures
     if order != shown and not _held_back(pictures, positions, order, held):
         return None
     return order
 
 
 def _held_back(pictures: Sequence[Picture], positions: Sequence[int], order: Sequence[int], held: int) -> bool:
-    """Whether a decoder that holds back so many pictures gives them in order.
+    """Whether a decoder that holds back `held` pictures outputs them in order.
 
-    It gives one for each that it takes in beyond that number, so none may come further behind its place. Nor does it
-    look past a key picture, which a picture that refers to no other may be.
+    Beyond that number it outputs one picture for each input, so no picture may come later than that after its place. It
+    also does not reorder across a key picture, and an intra picture may act as one.
     """
     if max(packet - frame for frame, packet in enumerate(order)) > held:
         return False

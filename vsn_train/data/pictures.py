@@ -1,9 +1,8 @@
-"""What one packet of a compressed video holds, read from its headers alone, without decoding.
+"""The picture in one packet of a compressed video, read from its headers alone, without decoding.
 
-A parser is made for a stream from what the container says of it, and is called with every packet in turn. It returns
-the picture in the packet, or None where it does not understand it. It raises Contradiction where something that must be
-the same throughout (parameter sets, volume header, size, what encoded it) is another than before. In both cases nothing
-can be said about the stream any more.
+A parser is created for a stream from the container's description of it and is called with every packet in order. It
+returns the picture in the packet, or None if it cannot parse it. It raises Contradiction if something changes that must
+stay the same (parameter sets, volume header, size, encoder). In both cases the rest of the stream is unknown.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from typing import NamedTuple
 class Picture(NamedTuple):
     """The picture in one packet.
 
-    shown: it gives a frame. start: decoding may start here. spare: nothing in its temporal layer refers to it.
-    position: pictures are shown in the order of it; None: the codec has another rule. intra: it refers to no other.
+    shown: it gives a frame. start: decoding may start here. spare: no picture in its temporal layer refers to it.
+    position: presentation order; None: the codec has another rule. intra: it refers to no other picture.
     """
 
     shown: bool = True
@@ -31,4 +30,4 @@ Parser = Callable[[bytes], Picture | None]
 
 
 class Contradiction(ValueError):
-    """Something that has to be the same throughout a stream is another than before, or a picture is missing."""
+    """Something changed that must stay the same throughout a stream, or a picture is missing."""

@@ -1,7 +1,7 @@
-"""Fast-seek copies: videos re-encoded with key frames only; folders of images packed into one file.
+"""Make fast-seek copies: videos re-encoded with key frames only; folders of images packed into one file.
 
-What a copy is and how it is read: fastseek.py. A copy is written aside, checked against what it was made from, and only
-then gets its name; so whatever has its name is whole.
+fastseek.py describes the format and reads it. A copy is written under a temporary name, verified against its source and
+then renamed; so a file with the final name is complete.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from vsn_train.errors import InputError, VideoError
 from vsn_train.folder_lock import folder_lock
 
 SHORT_SIDE = 256  # pixels
-CRF = 20  # of x264; 2 less is a quarter larger, and a fifth slower to decode
-CHECKED_FRAMES = 9  # of a re-encoded video, compared with what was encoded
-TICK = Fraction(1, 90000)  # seconds, of the copies' clock
-LEAST_PSNR = 22.0  # dB, of each of them: far below what the encoder leaves, far above another frame's
+CRF = 20  # of x264; 2 less gives files a quarter larger that take a fifth longer to decode
+CHECKED_FRAMES = 9  # frames of a re-encoded video that are compared with the frames before encoding
+TICK = Fraction(1, 90000)  # seconds, time base of the copies
+LEAST_PSNR = 22.0  # dB, of each checked frame: far below the encoder's quality, far above that of a wrong frame
 
 
 @dataclass(frozen=True)
 class Copy:
-    """What was made. psnr: mean over the checked frames in dB; None where no pixel was re-encoded."""
+    """The result of a copy. psnr: mean over the checked frames in dB; None if nothing was re-encoded."""
 
     num_frames: int
     source_bytes: int
@@ -44,30 +44,30 @@ class Copy:
 
 
 def find_sources(root: Path) -> tuple[list[str], str]:
-    """Videos and folders of images below `root`, as sorted relative paths, and a line on what is left out, or "".
+    """Videos and folders of images below `root`, as sorted relative paths, and a line about files left out, or "".
 
-    Raises InputError where there are none, or the root itself is a folder of images.
+    Raises InputError if there are none, or if the root itself is a folder of images.
     """
     found = walk_videos(root)
     if found.videos == ["."]:
         raise InputError(
-            f"{root}: a folder of images, which is one video; expected a folder of videos: name the one above"
+            f"{root}: a folder of images, which is one video; expected a folder of videos: name its parent folder"
         )
     note = found.note()
     if not found.videos:
         raise InputError(
-            f"{root}: expected videos, or folders of images, in it; found neither{f' ({note})' if note else ''}"
+            f"{root}: found no videos and no folders of images{f' ({note})' if note else ''}; name a folder with some"
         )
     return found.videos, note
 
 
 def target_of(source: Path, target: Path) -> Path:
-    """The name of a copy: a video's own, suffix included; of a folder of images its name and .mp4."""
+    """The path of a copy: that of a video unchanged, that of a folder of images with .mp4 added."""
     return target.with_name(target.name + ".mp4") if source.is_dir() else target
 
 
 def prepare(source: Path, target: Path, short_side: int, crf: int, modality: str) -> Copy:
-    """Make the copy of one video or folder. Raises VideoError; nothing is left behind then."""
+    """Make the copy of one video or folder. Raises VideoError and then leaves no file behind."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with open_video(source, modality=modality) as video, atomic_path(target) as part:
         if isinstance(video, FrameFolder):
@@ -88,7 +88,7 @@ def space_of(source: Path) -> int:
 
 
 def copy_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """(height, width) of the copy: the short side brought down to short_side, never up; even, as 4:2:0 colour asks."""
+    """(height, width) of the copy: short side reduced to short_side, never enlarged; even, as 4:2:0 requires."""
     scale = min(1.0, short_side / min(height, width))
     return max(2, 2 * round(height * scale / 2)), max(2, 2 * round(width * scale / 2))
 
@@ -102,7 +102,7 @@ def encode(video: Video | FastSeekCopy, path: Path, short_side: int, crf: int) -
     sample: dict[int, np.ndarray] = {}
     to_rgb = RgbConverter()
     with av.open("file:" + str(path), "w", format="mp4") as container:
-        # fastdecode: no arithmetic coding and no deblocking, a tenth larger and half the time to decode.
+        # fastdecode: no arithmetic coding and no deblocking; a tenth larger, but decodes in half the time.
         options = {"crf": str(crf), "preset": "veryfast", "tune": "fastdecode"}
         rate = Fraction(video.fps).limit_denominator(65535) if video.fps else Fraction(25)
         times = video.times
@@ -125,7 +125,7 @@ def encode(video: Video | FastSeekCopy, path: Path, short_side: int, crf: int) -
 
 
 def every_frame(video: Video | FrameFolder | FastSeekCopy) -> Iterator[np.ndarray]:
-    """(H, W, 3) uint8, one after the other, decoded once."""
+    """Yield every frame in order, (H, W, 3) uint8, decoded once."""
     if isinstance(video, Video):
         yield from video.frames()
     else:
@@ -134,10 +134,10 @@ def every_frame(video: Video | FrameFolder | FastSeekCopy) -> Iterator[np.ndarra
 
 
 def check(path: Path, num_frames: int, sample: dict[int, np.ndarray]) -> float:
-    """Compare a copy with what it was made of; returns the mean PSNR in dB. Raises VideoError.
+    """Verify a copy against its source; returns the mean PSNR in dB. Raises VideoError.
 
-    All its frames are decoded from first to last. Those of the sample must be like what was encoded, and be what the
-    copy's index leads to.
+    Decodes all its frames from first to last. Those of the sample must be similar to the frames before encoding and
+    equal to the frames read through the copy's index.
     """
     import av
 
@@ -155,7 +155,7 @@ def check(path: Path, num_frames: int, sample: dict[int, np.ndarray]) -> float:
     ratios = []
     for frame, image in zip(frames, by_index, strict=True):
         if not np.array_equal(image, in_turn[frame]):
-            raise VideoError(str(path), f"the index of the copy does not lead to frame {frame}")
+            raise VideoError(str(path), f"the index of the copy gives a wrong frame {frame}")
         ratios.append(psnr(image, sample[frame]))
     if min(ratios) < LEAST_PSNR:
         frame = frames[int(np.argmin(ratios))]
@@ -164,7 +164,7 @@ def check(path: Path, num_frames: int, sample: dict[int, np.ndarray]) -> float:
 
 
 def psnr(image: np.ndarray, reference: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of two uint8 images in dB; 100 where they are equal."""
+    """Peak signal-to-noise ratio of two uint8 images in dB; 100 if they are equal."""
     error = float(np.mean((image.astype(np.float32) - reference) ** 2))
     return min(100.0, 10 * np.log10(255**2 / max(error, 1e-9)))
 
@@ -173,7 +173,7 @@ def psnr(image: np.ndarray, reference: np.ndarray) -> float:
 
 
 def pack_images(folder: FrameFolder, path: Path, modality: str) -> None:
-    """Put the files of a folder's frames one behind the other into a video file, byte for byte; flow as x, y, x, y …"""
+    """Pack the image files of a folder into a video file, unchanged and in order; flow as x, y, x, y …"""
     import av
 
     with av.open("file:" + str(path), "w", format="mp4") as container:
@@ -184,10 +184,10 @@ def pack_images(folder: FrameFolder, path: Path, modality: str) -> None:
         context.pix_fmt = "yuvj420p" if codec == "mjpeg" else "rgb24"
         number = 0
         for frame in range(folder.num_frames):
-            folder.read([frame])  # raises where it cannot be decoded, or has another size than the first
+            folder.read([frame])  # raises VideoError if it cannot be decoded or differs in size
             for data in folder.images(frame):
                 if _image_codec(folder, data) != codec:
-                    raise VideoError(folder.path, "JPEG and PNG images in one folder: convert the ones or the others")
+                    raise VideoError(folder.path, "both JPEG and PNG images in one folder: convert them to one format")
                 packet = av.Packet(data)
                 packet.stream, packet.time_base = stream, Fraction(1, 25)
                 packet.pts = packet.dts = number
@@ -213,11 +213,11 @@ def _image_codec(folder: FrameFolder, data: bytes) -> str:
     raise VideoError(folder.path, "an image in it is neither JPEG nor PNG")
 
 
-# ---- Whole folders of them -------------------------------------------------------------------------------------------
+# ---- Whole data sets -------------------------------------------------------------------------------------------------
 
 
 def take_shard(sources: list[str], text: str) -> list[str]:
-    """ "2/4" -> every fourth source, beginning with the second. Raises InputError."""
+    """ "2/4" -> every fourth source, starting with the second. Raises InputError."""
     number, _, count = text.partition("/")
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
         raise InputError(f"--shard {text}: expected i/n with i from 1 to n, such as 1/4")
@@ -225,7 +225,7 @@ def take_shard(sources: list[str], text: str) -> list[str]:
 
 
 def keep_settings(path: Path, settings: dict[str, object]) -> None:
-    """Write down what all in a folder is made with. Raises InputError where it says something else already."""
+    """Record the settings of the files in a folder. Raises InputError if other settings are recorded there."""
     # Of several commands that start at once, one writes it.
     path.parent.mkdir(parents=True, exist_ok=True)
     if not write_new(path, json.dumps(settings) + "\n"):
@@ -233,33 +233,36 @@ def keep_settings(path: Path, settings: dict[str, object]) -> None:
             found = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise InputError(
-                f"{path}: damaged ({error}); it records how the files there were made: remove the folder, or only "
+                f"{path}: damaged ({error}); it records the settings of the files there: remove the folder, or only "
                 "this file if you know that the settings are the same"
             ) from error
         if found != settings:
-            raise InputError(f"{path}: the files there were made with {found}; the settings are now {settings}")
+            raise InputError(
+                f"{path}: the files there were made with {found}, but the settings are now {settings}; use the same "
+                "settings or another folder"
+            )
 
 
 def is_below(name: str) -> bool:
-    """Whether a relative path stays below the folder that it is relative to, and is not that folder."""
+    """Whether a path is relative and stays below its folder (and is not the folder itself)."""
     inside = os.path.normpath(name)
     return bool(name) and not os.path.isabs(inside) and inside.split(os.sep)[0] not in ("..", ".")
 
 
 @contextmanager
 def shard_lock(target: Path, shard: str) -> Iterator[None]:
-    """Keep a second command out of the same part of the work. Raises InputError where one is at it."""
+    """Lock a shard. Raises InputError if another command works on it."""
     place = target / f".shard-{shard.replace('/', '-of-')}"
     try:
         with folder_lock(place, "wait for it, or take another --shard"):
             yield
     finally:
-        with suppress(OSError):  # the other one's
+        with suppress(OSError):  # it is in use by another command
             place.rmdir()
 
 
 def list_failed(target: Path, shard: str, failed: Sequence[str]) -> None:
-    """Write failed.txt, of a shard failed-2-of-4.txt, and say so; an earlier one is gone where nothing failed."""
+    """Write failed.txt (for a shard failed-2-of-4.txt) and print its path; remove an earlier one if nothing failed."""
     path = target / ("failed.txt" if shard == "1/1" else f"failed-{shard.replace('/', '-of-')}.txt")
     path.unlink(missing_ok=True)
     if failed:

@@ -1,4 +1,4 @@
-"""Which views of a video are averaged at test time, and the name of a result over them."""
+"""The protocol: which views of a video are averaged in an evaluation, and the name of such a result."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Protocol:
-    """The views of a test: clips × crops per video. The score of a video is their mean."""
+    """The views of an evaluation: clips × crops per video. The score of a video is their mean."""
 
     clips: int  # [clips] clips per video
     placement: str  # "uniform": T segments of the whole video; "dense": windows of 64 frames
@@ -21,10 +21,10 @@ class Protocol:
         return self.clips * self.crops
 
     def name(self, short_side: int, crop_size: int) -> str:
-        """center_1clip, tencrop_10clip, …; whatever departs from these is added, so that a number says what it is.
+        """The name of the protocol: center_1clip, tencrop_10clip, …, with every setting that differs from the default.
 
-        short_side, crop_size: the sizes that the network was trained for, in pixels. Three crops are as large as the
-        short side unless something else is asked for: cut along the longer side, they cover the frame.
+        short_side, crop_size: sizes of the training, in pixels. For three crops the default crop is the short side, so
+        that the crops along the longer side cover the frame.
         """
         few = self.clips <= 2
         usual_size = self.short_side if self.crops == 3 else crop_size

@@ -1,17 +1,16 @@
 """Frame sampling: index arithmetic only.
 
-Both ways of choosing frames go back to the TSN and TSM code. Three things differ from it and are stated here: a video
-too short for its T frames is stretched evenly where TSM repeats its first frame; training segments end where the next
-one begins, so that the frames after T × floor(F / T) are seen too; and a test clip depends on nothing but the video's
-length, where TSM's dense validation is random.
+Both modes follow the TSN and TSM code, with three differences: a video with fewer than T frames is stretched evenly
+(TSM repeats its first frame); training segments cover the whole video, including the frames after T × floor(F / T); and
+test clips depend only on the video's length (TSM's dense validation is random).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-DENSE_WINDOW = 64  # frames that a dense clip spans
-FLOW_STACK = 5  # consecutive flow fields that stand for one frame
+DENSE_WINDOW = 64  # span of a dense clip in frames
+FLOW_STACK = 5  # consecutive flow fields that form one frame of a clip
 
 
 def sample_indices(
@@ -22,20 +21,21 @@ def sample_indices(
     generator: np.random.Generator | None = None,
     length: int = 1,
 ) -> np.ndarray:
-    """int64 (clips, T): the frames of each clip of a video of `num_frames` frames, every one in [0, num_frames).
+    """int64 (clips, T): the frame numbers of each clip of a video of `num_frames` frames, all in [0, num_frames).
 
-    mode "uniform": the video is cut into T segments of num_frames / T frames each, one frame from each.
-        With a generator (training): a whole-frame position drawn evenly within each segment.
-        Without (test): the first clip takes the segments' middles, floor(segment * (k + 1/2)), and n - 1 further ones
-        floor(segment * (k + j / n)), the j nearest the middle left out. So 2 clips are middles and first frames.
+    mode "uniform": the video is divided into T segments of num_frames / T frames; one frame from each.
+        With a generator (training): a uniformly random frame of each segment.
+        Without (test): the first clip takes the middles of the segments, floor(segment * (k + 1/2)), the n - 1 further
+        ones floor(segment * (k + j / n)) without the j nearest the middle. So 2 clips are middles and first frames.
     mode "dense": a window of 64 frames, one frame every 64 // T, indices modulo the video's length.
-        With a generator: a window drawn evenly. Without: clip j of n starts at floor((num_frames - 64) * j / (n - 1)),
-        a single clip takes the middle window. Videos shorter than the window start at 0 and wrap round. Those of at
-        most T or 64 // T frames, where a window may show a single frame T times, are stretched as in "uniform".
-    length: how many frames are read from each index on, see `flow_stacks`. Uniform segments leave room for them at the
-        end, as TSM's do, wherever the video is long enough for that.
+        With a generator: a uniformly random window. Without: clip j of n starts at
+        floor((num_frames - 64) * j / (n - 1)); a single clip takes the middle window. In videos shorter than the
+        window, clips start at 0 and wrap around. Videos of at most T or 64 // T frames, in which a window could show a
+        single frame T times, are sampled as in "uniform".
+    length: number of frames read from each index on, see `flow_stacks`. Uniform segments leave room for them at the
+        end, as in TSM, if the video is long enough.
 
-    Raises ValueError for an empty video, a mode that is neither, or fewer than one clip, frame or length.
+    Raises ValueError for an empty video, an unknown mode, or fewer than one clip, frame or length.
     """
     if num_frames < 1 or T < 1 or clips < 1 or length < 1:
         raise ValueError(f"num_frames {num_frames}, T {T}, clips {clips}, length {length}: expected at least 1 each")
@@ -48,7 +48,7 @@ def sample_indices(
 
 
 def flow_stacks(indices: np.ndarray, num_frames: int, length: int = FLOW_STACK) -> np.ndarray:
-    """int64 (clips, T) -> (clips, T, length): each index and the ones after it, the video's last one repeated.
+    """int64 (clips, T) -> (clips, T, length): each index and the ones after it; past the end the last one is repeated.
 
     Stacks of optical flow (TSN, section 3.2; TSM code). num_frames: flow fields of the video.
     """
@@ -58,12 +58,12 @@ def flow_stacks(indices: np.ndarray, num_frames: int, length: int = FLOW_STACK) 
 def _uniform(num_frames: int, T: int, clips: int, generator: np.random.Generator | None) -> np.ndarray:
     segment = np.arange(T)
     if generator is not None:
-        # Segment k covers the frames floor(k F / T) to floor((k + 1) F / T) - 1, or one frame where F < T.
+        # Segment k covers the frames floor(k F / T) to floor((k + 1) F / T) - 1, or one frame if F < T.
         first = segment * num_frames // T
         length = np.maximum((segment + 1) * num_frames // T - first, 1)
         return (first + generator.integers(length, size=(clips, T))).astype(np.int64)
-    # Offsets in units of 1 / (2 n) of a segment, as integers: no float rounding decides which frame is read.
-    # Of n starts 0, 1/n, … the one nearest the middle moves onto it (n even: it is there) and comes first.
+    # Offsets in units of 1 / (2 n) of a segment, as integers, so that no float rounding decides which frame is read.
+    # Of the n starts 0, 1/n, … the one nearest the middle is moved onto it (for even n it is there) and comes first.
     offsets = [2 * clip for clip in range(clips)]
     middle = clips // 2
     offsets = [clips, *offsets[:middle], *offsets[middle + 1 :]]

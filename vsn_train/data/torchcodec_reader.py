@@ -1,4 +1,4 @@
-"""Exact frames through TorchCodec, where TorchCodec can give them."""
+"""Exact frames with TorchCodec, for the files that it reads exactly."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from vsn_train.errors import InputError, VideoError
 class TorchCodecReader:
     """Reads a video whose packets are known.
 
-    TorchCodec takes the i-th presentation time in the file for frame i. That is right where every packet gives one
-    frame and their times are those of showing; AVI has none, and what FFmpeg makes up for it is right without B-frames
-    only. It starts decoding at any key frame, so each must reset the decoder. Every image comes with its time, which
-    is compared with the one that the packets announced.
+    TorchCodec identifies frame i by the i-th presentation time in the file. That is exact if every packet gives one
+    frame and has a presentation time. AVI has none; those that FFmpeg derives are right only without B-frames.
+    TorchCodec starts decoding at any key frame, so each must reset the decoder. Every image comes with its time, which
+    is compared with that of its packet.
     """
 
     def __init__(self, path: str, height: int, width: int, table: PacketTable) -> None:
@@ -35,7 +35,7 @@ class TorchCodecReader:
             raise self._error("its time stamps do not define the order of its frames")
         in_turn = list(range(len(frame_map.spare)))
         if table.container == "avi" and not known == frame_map.packet_of == in_turn:
-            raise self._error("B-frames in AVI, which holds no presentation times")
+            raise self._error("B-frames in AVI, which has no presentation times")
         if not table.key_pictures_are_starts:
             raise self._error("key frames that do not reset the decoder")
         self._seconds = [float(time * table.time_base) for time in known]
@@ -51,7 +51,7 @@ class TorchCodecReader:
 
     @staticmethod
     def library() -> Any:
-        """TorchCodec's VideoDecoder. Raises InputError where it is not installed or finds no FFmpeg."""
+        """TorchCodec's VideoDecoder. Raises InputError if it is not installed or finds no FFmpeg."""
         try:
             from torchcodec.decoders import VideoDecoder
         except ModuleNotFoundError as error:
@@ -68,7 +68,7 @@ class TorchCodecReader:
         return VideoDecoder
 
     def images(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-        """(frame, (H, W, 3) image) of every wanted frame; `wanted` is sorted and without repeats."""
+        """Yield (frame, image (H, W, 3)) of every wanted frame. wanted: sorted, without repeats."""
         if not wanted:
             return
         try:
@@ -79,7 +79,7 @@ class TorchCodecReader:
             raise self._error(f"images of shape {tuple(batch.data.shape[1:])}")
         for frame, seconds, image in zip(wanted, batch.pts_seconds.tolist(), batch.data.numpy(), strict=True):
             if abs(seconds - self._seconds[frame]) > self._tolerance:
-                raise self._error(f"it gave the image at {seconds:.3f} s for frame {frame}")
+                raise self._error(f"it returned the image at {seconds:.3f} s for frame {frame}")
             yield frame, image
 
     def _error(self, cause: str) -> VideoError:

@@ -3,17 +3,15 @@
     with open_video(path) as video:
         clip = video.read([4, 13, 22])      # uint8 (3, C, H, W), RGB
 
-Frame i is the i-th image of a full sequential decode in presentation order, whatever the container or the codec.
+Frame i is the i-th image of a full sequential decode in presentation order, for every container and codec. A full
+decode is FFmpeg's decoder in one thread, from the first packet to the last, without the packets that it refuses.
 
-Frame i is what a plain decode of the whole file gives as its i-th image: FFmpeg's decoder in one thread, from the first
-packet to the last; packets that it refuses are left out.
-
-How it stays exact and fast. Opening reads all packets without decoding them, and packets.py finds out which one holds
-which frame. `read` decodes from the nearest safe key picture on, leaving out pictures that nothing refers to and nobody
-asked for. Every decoded image carries the number of its packet, so an image can be missing but never be taken for its
-neighbour. Everything else (unknown codec, streams that change in their middle, damage, interlaced H.264, edit lists,
-useless time stamps) is decoded from the start and counted, each time by a new decoder: slow, but never wrong. So is a
-file from the moment on that FFmpeg reports an error in it.
+How this is exact and fast: opening reads all packets without decoding them, and packets.py determines which packet
+holds which frame. `read` decodes from the nearest safe key picture and skips pictures that are neither wanted nor
+referred to. Every decoded image carries the number of its packet, so an image can be missing, but never be mistaken for
+its neighbour. Everything else (unknown codecs, streams that change midway, damage, interlaced H.264, edit lists,
+unusable time stamps) is decoded from the start and counted, each time by a new decoder: slow, but exact. The same holds
+for a file as soon as FFmpeg reports an error in it.
 """
 
 from __future__ import annotations
@@ -49,22 +47,22 @@ MODALITIES = ("rgb", "flow")
 READERS: dict[str, type[DecordReader | TorchCodecReader]] = {"decord": DecordReader, "torchcodec": TorchCodecReader}
 
 
-# Of FFmpeg's formats those that hold a video in the one file that is named. Others are left out on purpose: playlists
-# and scripts (concat, hls, dash, sdp, mlv, …) open whatever files they name, and to some any text is a video.
+# FFmpeg's formats that hold a video in a single file. Others are left out on purpose: playlists and scripts (concat,
+# hls, dash, sdp, mlv, …) open any files that they name, and some demuxers accept any text as a video.
 FORMATS = (
     "3g2,3gp,apng,asf,asf_o,av1,avi,avs2,avs3,cavsvideo,dhav,dirac,dv,flv,gif,gxf,h261,h263,h264,hevc,ivf,kux,live_flv,m4v,"
     "matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nsv,nut,obu,ogg,rm,swf,vc1,vc1test,vvc,webm,wtv,yuv4mpegpipe"
 )
 
-_FIRST = 8  # packets that are decoded at most to open a file
+_FIRST = 8  # most packets that are decoded to open a file
 
 
 class _Unexpected(Exception):
-    """The decoder did not deliver what the packets announced."""
+    """The decoder did not return the frames that the packets announced."""
 
 
 def _open_container(path: str) -> tuple[InputContainer, VideoStream]:
-    """The container and its largest video stream, which is the one that decord takes too."""
+    """Open the container and its largest video stream, the one that decord chooses too. Raises VideoError."""
     import av
 
     if not os.path.isfile(path):
@@ -73,31 +71,31 @@ def _open_container(path: str) -> tuple[InputContainer, VideoStream]:
         raise VideoError(path, "the file is empty")
     only_this_file = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
     try:
-        # "file:" lets a name hold a colon.
+        # "file:" allows a colon in the name.
         container = av.open(
             "file:" + path, options={"max_pixels": str(MAX_PIXELS)}, container_options=only_this_file,
             **foreign_tags(av.__version__),
         )  # fmt: skip
     except av.ArgumentError as error:
-        raise VideoError(path, "it is no file of a video (a playlist, which names other files, is not read)") from error
+        raise VideoError(path, "not a video file (playlists, which name other files, are not read)") from error
     except (av.FFmpegError, ValueError) as error:
         raise VideoError(path, _reason(error)) from error
     cover = av.stream.Disposition.attached_pic
     streams = [s for s in container.streams.video if s.codec_context and not s.disposition & cover]
     if not streams:
         container.close()
-        raise VideoError(path, f"no video that can be decoded in it ({container.format.long_name})")
+        raise VideoError(path, f"contains no video that can be decoded ({container.format.long_name})")
     stream = max(streams, key=lambda s: s.codec_context.width * s.codec_context.height)
     if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
         container.close()
         size = f"{stream.codec_context.width}x{stream.codec_context.height}"
-        raise VideoError(path, f"its frames are {size}; at most {MAX_PIXELS} pixels are read")
+        raise VideoError(path, f"its frames are {size}; the limit is {MAX_PIXELS} pixels")
     stream.codec_context.thread_count = 1  # the loader's worker processes are the parallelism
     return container, stream
 
 
 def foreign_tags(version: str) -> dict[str, Any]:
-    """What has PyAV pass over tags that are not UTF-8, as those of old AVI files; from version 19 on it always does."""
+    """Options for PyAV to ignore tags that are not UTF-8, as in old AVI files; from version 19 it always does."""
     return {"metadata_errors": "replace"} if int(version.partition(".")[0]) < 19 else {}
 
 
@@ -106,9 +104,9 @@ def _reason(error: Exception) -> str:
 
 
 def upright(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
-    """Turn and mirror an (H, W, C) image as the frame's display matrix says, in steps of 90 degrees.
+    """Rotate in steps of 90 degrees and mirror an (H, W, C) image by the frame's display matrix.
 
-    A matrix that does anything else, by intention or by damage, is left alone.
+    Any other matrix, intended or damaged, is ignored.
     """
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
@@ -123,7 +121,7 @@ def upright(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
 
 
 def _mirrored(frame: VideoFrame) -> bool:
-    """Whether the display matrix mirrors the image: no turn alone does what it says."""
+    """Whether the display matrix mirrors the image, so that it is not a rotation alone."""
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return False
@@ -132,10 +130,10 @@ def _mirrored(frame: VideoFrame) -> bool:
 
 
 class Video:
-    """One open video; `open_video` makes it. Close it, or use it in a `with` statement.
+    """One open video, made by `open_video`. Close it, or use it in a `with` statement.
 
-    num_frames: images that a full decode delivers. fps: average frames per second, 0.0 where the file does not say.
-    height, width: pixels of the images that `read` returns: turned by the display matrix, pixel aspect not applied.
+    num_frames: images of a full decode. fps: average frames per second, 0.0 if unknown. height, width: pixels of the
+    images that `read` returns: rotated by the display matrix, pixel aspect ratio not applied.
     """
 
     num_frames: int
@@ -148,7 +146,7 @@ class Video:
         self._closed = False
         self._source: PacketSource | None = None
         self._damage = ""
-        self._turned = self._is_mirrored = False  # what the display matrix says of the frames
+        self._turned = self._is_mirrored = False  # by the display matrix
         heard = errors_heard()
         self._container, stream = _open_container(path)
         try:
@@ -174,8 +172,8 @@ class Video:
             self._stamps = [] if self._table.container == "avi" else times
             self.fps = rate_of(float(stream.average_rate or 0.0), self._stamps, float(self._table.time_base))
             if decoder in READERS:
-                if self._is_mirrored:  # decord turns images and does not mirror them
-                    cause = f"its display matrix mirrors it, which decoder={decoder} does not do"
+                if self._is_mirrored:  # decord rotates images and does not mirror them
+                    cause = f"its display matrix mirrors it, which decoder={decoder} does not support"
                     raise VideoError(path, f"{cause}: use decoder=auto or pyav")
                 self._reader = READERS[decoder](path, self.height, self.width, self._table)
         except BaseException:
@@ -184,19 +182,19 @@ class Video:
 
     @property
     def times(self) -> np.ndarray | None:
-        """When each frame is shown, float64 (num_frames,): seconds after the first one, by the file's time stamps.
+        """Time of each frame by the file's time stamps, float64 (num_frames,), in seconds after the first one.
 
-        i / fps where the container has none (AVI) or they do not rise from frame to frame; None without fps too.
+        i / fps if the container has no time stamps (AVI) or they do not increase; None if fps is unknown too.
         """
         times = rising_times(self._stamps, float(self._table.time_base))
         return even_times(self.num_frames, self.fps) if times is None else times
 
     def read(self, frames: Sequence[int] | np.ndarray | torch.Tensor) -> torch.Tensor:
-        """The given frames, in the given order; they may repeat.
+        """Read the given frames, in the given order; they may repeat.
 
         Returns uint8 (N, C, H, W), RGB, a view of memory laid out as (N, H, W, C) ("channels last").
         Request all frames of a clip in one call: every call restarts decoding.
-        Raises IndexError outside 0..num_frames-1, VideoError where the file turns out to be damaged.
+        Raises IndexError outside 0..num_frames-1, VideoError if the file turns out to be damaged.
         """
         if self._closed:
             raise ValueError(f"{self.path} is closed")
@@ -211,9 +209,9 @@ class Video:
         return torch.from_numpy(images).permute(0, 3, 1, 2)
 
     def frames(self, wanted: Sequence[int] | None = None) -> Iterator[np.ndarray]:
-        """The wanted frames in turn, (H, W, 3) uint8, decoded once: for what does not need them all at the same time.
+        """Yield the wanted frames one by one, (H, W, 3) uint8, decoded once.
 
-        wanted: rising and without repeats; None: every frame. They are decoded by this reader, whatever `decoder` says.
+        wanted: increasing, without repeats; None: every frame. Always uses this reader, not the one of `decoder`.
         """
         due = iter(numbers := list(range(self.num_frames) if wanted is None else wanted))
         next_frame = next(due, None)
@@ -226,8 +224,8 @@ class Video:
             next_frame = next(due, None)
 
     def decode_in_turn(self) -> Iterator[np.ndarray]:
-        """Every image of a plain decode from the first packet to the last, whatever the packets announce: what `read`
-        has to agree with. (H, W, 3) uint8; packets that the decoder refuses are left out."""
+        """Yield every image of a full decode, (H, W, 3) uint8: the reference for `read`. Packets that the decoder
+        refuses are skipped."""
         for picture in self._decode_all():
             yield self._image(picture, alone=True)
 
@@ -238,18 +236,18 @@ class Video:
 
     @property
     def bits(self) -> int:
-        """Of a sample before it is converted to 8 bits."""
+        """Bits per sample before the conversion to 8 bits."""
         pixel_format = self._decoder.format
         return pixel_format.components[0].bits if pixel_format else 8
 
     @property
     def whole(self) -> bool:
-        """Whether nothing in the file is seen to be damaged."""
+        """Whether no damage was detected in the file."""
         return self._table.whole
 
     @property
     def header_frames(self) -> int:
-        """The number of frames that the container announces; 0 where it does not. It is often wrong."""
+        """The number of frames that the container's header states, which is often wrong; 0 if it states none."""
         return self._container.streams[self._table.stream].frames
 
     def close(self) -> None:
@@ -266,10 +264,10 @@ class Video:
         self.close()
 
     def _decode_all(self) -> Iterator[VideoFrame]:
-        """The plain decode of the file, which defines its frames. By a new decoder: flushing one does not reset it.
+        """The full decode of the file, which defines its frames. Uses a new decoder: flushing does not reset one.
 
-        Hold on to one picture until the next one comes, as a plain loop does, and to no other: where data is missing,
-        FFmpeg leaves in a picture what lay in the memory that it takes for it, which depends on what memory is free.
+        Keep each picture until the next one comes, as a plain loop does, and no longer: where data is missing, FFmpeg
+        leaves the previous content of the picture's buffer in place, and which buffer it gets depends on the free ones.
         """
         import av
 
@@ -277,7 +275,7 @@ class Video:
         with container:
             try:
                 for packet in container.demux(stream):
-                    # A packet without data in the middle would end the decoder; FFmpeg's own program passes over it.
+                    # An empty packet in the middle would end the decoder; the ffmpeg program skips it too.
                     if not packet.size and packet.pos is not None:
                         continue
                     try:
@@ -285,22 +283,22 @@ class Video:
                     except av.FFmpegError:
                         continue
             except av.FFmpegError:
-                return  # the file breaks off
+                return  # the file is truncated
 
     def _decode(self, packets: Iterable[Packet]) -> Iterator[VideoFrame]:
-        """All images of a run of packets of a video that has a map. Decoding must be able to start at the first one.
+        """Decode a run of packets of a video with a frame map. Decoding must be able to start at the first packet.
 
-        Raises _Unexpected when FFmpeg reports any damage.
+        Raises _Unexpected if FFmpeg reports damage.
         """
         import av
 
         heard, count = errors_heard(), av.logging.get_last_error
-        if self._table.codec in ("vp8", "vp9"):  # of which FFmpeg keeps the map of segments when it is flushed
+        if self._table.codec in ("vp8", "vp9"):  # flushing does not reset FFmpeg's segmentation map of these
             self._decoder = cast("VideoCodecContext", av.CodecContext.create(self._decoder.name, "r"))
             self._decoder.thread_count = 1
         else:
             self._decoder.flush_buffers()
-        for packet in chain(packets, [None]):  # None: hand out what is still held back for reordering
+        for packet in chain(packets, [None]):  # None: flush the pictures that are held back for reordering
             try:
                 frames = self._decoder.decode(packet)
             except av.FFmpegError as error:
@@ -313,7 +311,7 @@ class Video:
                 yield frame
 
     def _first_size(self, source: PacketSource) -> tuple[int, int] | None:
-        """(height, width) of the image in the first packet; None if that is not just one, as the map assumes."""
+        """(height, width) of the image in the first packet; None if the packet gives another number of images."""
         try:
             first = self._first_packets(source)
             frames = list(self._decode(first))
@@ -327,12 +325,12 @@ class Video:
         return self._size(frames[0]) if len(frames) == announced and not fields else None
 
     def _first_packets(self, source: PacketSource) -> list[Packet]:
-        """The first packet. Of MPEG-4 those behind it too, up to the second one that is filled up as it should be.
+        """The first packet; for MPEG-4 also the following ones, up to the second with correct stuffing bits.
 
-        Some encoders leave the filling out, and FFmpeg counts how the pictures end that it has seen, beyond a flush.
-        Before two good ones it says nothing of data that is left behind a picture: a decoder that started in the middle
-        would pass over damage which one from the start reports. (Its padding_bug_score; ISO/IEC 14496-2, 5.2.4: a zero
-        and ones fill the last byte. Of a zero alone it learns nothing.)
+        Some encoders omit the stuffing, so FFmpeg keeps a score of how pictures end (padding_bug_score), which a flush
+        does not reset. Until it has seen two correct ones, it does not report data left over after a picture: a decoder
+        started midway would miss damage that a full decode reports. (ISO/IEC 14496-2, 5.2.4: a zero and ones fill the
+        last byte. A zero alone does not change the score.)
         """
         if self._table.codec != "mpeg4":
             return list(source.pictures([0]))
@@ -346,7 +344,7 @@ class Video:
         return packets
 
     def _count_frames(self) -> tuple[tuple[int, int] | None, list[int | None]]:
-        """(height, width) of the first image of a full decode, and the presentation time of each in units of the time
+        """(height, width) of the first image of a full decode, and the time stamp of each image in units of the time
         base."""
         size: tuple[int, int] | None = None
         times: list[int | None] = []
@@ -362,7 +360,7 @@ class Video:
         return height, width
 
     def _images(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-        """(frame, (H, W, 3) image) of every wanted frame; `wanted` is sorted and without repeats."""
+        """Yield (frame, image (H, W, 3)) of every wanted frame. wanted: sorted, without repeats."""
         if self._damage:
             raise VideoError(self.path, self._damage)
         missing = set(wanted)
@@ -376,8 +374,8 @@ class Video:
                 missing = set(wanted)
             if not missing:
                 return
-            # Damage inside a picture shows only now. A full decode tells whether the frames still have their numbers.
-            self._table.frame_map = None  # from here on, count
+            # Damage inside a picture shows only now. A full decode tells whether the frame numbers still hold.
+            self._table.frame_map = None  # from now on, decode from the start and count
             count = len(self._count_frames()[1])
             if count != self.num_frames:
                 self._damage = f"damaged: {count} of its {self.num_frames} frames can be decoded"
@@ -394,7 +392,7 @@ class Video:
     def _mapped_frames(
         self, wanted: list[int], frame_map: FrameMap, source: PacketSource
     ) -> Iterator[tuple[int, VideoFrame]]:
-        """Decode as little as the wanted frames need. Other frames may come along."""
+        """Decode as few packets as the wanted frames need. May yield other frames too."""
         needed = {frame_map.packet_of[frame] for frame in wanted}
         runs: list[tuple[int, int]] = []  # first and last packet
         for packet in sorted(needed):
@@ -414,17 +412,17 @@ class Video:
                 raise _Unexpected
 
     def _worth_decoding(self, first: int, last: int, needed: set[int], frame_map: FrameMap) -> list[int]:
-        """The packets from a start on that the needed ones depend on, and these."""
+        """The packets from `first` to `last` that are needed, or that the needed ones depend on."""
         run = []
         first_frame = frame_map.frame_of[first]
-        before_needed = False  # of a run of spare pictures, the one behind it is decoded
+        before_needed = False  # whether the next spare picture is decoded
         for i in range(last, first - 1, -1):
             spare = frame_map.spare[i]
             if i in needed or not spare:
-                # After a start, pictures shown before it lack what they refer to: leave them out too.
+                # Pictures that follow a start but are shown before it lack their references: skip them too.
                 wanted = i in needed or not -1 < frame_map.frame_of[i] < first_frame
             else:
-                # What FFmpeg makes up in a damaged B-frame of MPEG-4 shows in the next one too.
+                # FFmpeg's concealment of a damaged B-frame of MPEG-4 also changes the next one.
                 wanted = before_needed and self._table.codec == "mpeg4"
             before_needed = wanted and spare
             if wanted:
@@ -432,26 +430,26 @@ class Video:
         return run[::-1]
 
     def _image(self, frame: VideoFrame, alone: bool = False) -> np.ndarray:
-        """(H, W, 3) uint8 RGB, upright.
+        """Convert to (H, W, 3) uint8 RGB, upright.
 
-        alone: let go of the decoder's picture at once, which a converter keeps until its next one.
+        alone: release the decoder's picture at once; a converter keeps its last one.
         """
         image = RgbConverter()(frame) if alone else self._to_rgb(frame)
-        # PyAV's side data refers to the frame and back, and keeps it until the garbage collector comes. A matrix that
-        # mirrors alone has no rotation; `_turned` knows of it. (Old versions of PyAV do not tell the rotation.)
+        # PyAV's side data and frame refer to each other and live until the garbage collector runs, so read it only
+        # where needed. A matrix that only mirrors has no rotation, hence `_turned`. (Old PyAV has no `rotation`.)
         return upright(image, frame) if self._turned or getattr(frame, "rotation", True) else image
 
 
 def open_video(
     path: str | os.PathLike[str], decoder: str = "auto", modality: str = "rgb", num_frames: int | None = None
 ) -> Video | FrameFolder | FastSeekCopy:
-    """Open a video file, a folder that holds the frames of one video as pictures, or a copy by prepare_videos.py.
+    """Open a video file, a folder with the frames of one video as images, or a copy made by `vsn-tools prepare`.
 
-    decoder: of files. "pyav" (exact everywhere), "decord" or "torchcodec" (exact or VideoError), or "auto", which is
-    "pyav": as measured, it is faster than decord on every kind of file for which decord is exact. All give the same
+    decoder: for files. "pyav" (exact everywhere), "decord" or "torchcodec" (exact or VideoError), or "auto", which is
+    "pyav": it was measured to be faster than decord on every kind of file for which decord is exact. All give the same
     pixels on 8-bit video and differ by about one grey level on 10-bit video.
-    modality: "rgb", or "flow": pairs of pictures in a folder, see frames.py; `read` gives (N, 2, H, W) then.
-    num_frames: of a folder, where it is known; saves listing the folder. A file is asked itself.
+    modality: "rgb", or "flow" for pairs of images in a folder, see frames.py; `read` then returns (N, 2, H, W).
+    num_frames: of a folder, if known; avoids listing the folder. Ignored for files.
     Raises VideoError if there is no frame, InputError for a decoder that does not exist or is not installed.
     """
     if decoder not in DECODERS:
@@ -465,5 +463,5 @@ def open_video(
     if index and (decoder not in READERS or modality == "flow"):
         return FastSeekCopy(path, index, modality)
     if modality == "flow" and os.path.exists(path):
-        raise VideoError(path, "optical flow is read from a folder of images, which `vsn-tools flow` makes")
+        raise VideoError(path, "optical flow is read from a folder of images; make it with `vsn-tools flow`")
     return Video(path, decoder)

@@ -1,4 +1,4 @@
-"""The pictures of VP8 and VP9 streams."""
+"""Parse the pictures of VP8 and VP9 streams."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Vp8Parser:
 
 
 class Vp9Parser:
-    """VP9 (bitstream specification, section 6.2 and annex B): a packet holds hidden pictures and one that is shown.
+    """VP9 (bitstream specification, section 6.2 and annex B): a packet holds hidden pictures and one shown picture.
 
-    The whole uncompressed header is read: FFmpeg refuses pictures in which it is wrong, and gives one frame less then.
+    Checks the whole uncompressed header: FFmpeg refuses a picture with an invalid one and returns one frame less.
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class Vp9Parser:
         return _SHOWN_START[shown][shown and key]
 
     def _check(self, bits: Bits, size: int, profile: int, key: bool, shown: bool, resilient: bool) -> None:
-        """Read the header behind its first byte. profile: its bits in the order of the stream. Raises ValueError."""
+        """Check the header after its first byte. profile: its bits in stream order. Raises ValueError."""
         length = bits.left
         intra = key
         if not key:
@@ -118,7 +118,7 @@ class Vp9Parser:
 
 
 def _split_superframe(data: bytes) -> list[bytes]:
-    """The pictures in a packet. Raises Contradiction where the index at the end does not fit."""
+    """The pictures in a packet. Raises Contradiction if the index at its end does not match."""
     marker = data[-1]
     if marker & 0xE0 != 0xC0:
         return [data]
@@ -138,7 +138,7 @@ def _split_superframe(data: bytes) -> list[bytes]:
 
 
 _VP9_SYNC = b"\x49\x83\x42"
-_VP9_HEAD = 130  # bytes, more than a header can have
+_VP9_HEAD = 130  # bytes, more than the longest header
 
 
 def _skip_vp9_colours(bits: Bits, profile: int) -> None:

@@ -1,8 +1,8 @@
 """Find the videos below a folder, by the same rules for all commands.
 
-A file with the ending of a video is one. A folder of numbered images is one, unless there are video files in or below
-it: then the images are pictures of something else, and are left out. Hidden and system files (.DS_Store, ._clip.mp4,
-Thumbs.db, @eaDir, .vsn-train) are passed over; links are followed, but never into a folder that they lie in.
+A file with the suffix of a video is a video. A folder of numbered images is a video, unless there are video files in or
+below it: then the images (thumbnails, for example) are left out. Hidden and system files (.DS_Store, ._clip.mp4,
+Thumbs.db, @eaDir, .vsn-train) are ignored; links are followed, but never into a folder above them.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ EMPTY = "folders without videos"
 
 @dataclass
 class Walk:
-    """videos: sorted paths relative to the root; "." where the root itself is a folder of images.
+    """videos: sorted paths relative to the root; "." if the root itself is a folder of images.
 
-    left_out: why -> relative paths, sorted; the content of folders that are left out is not among them.
+    left_out: reason -> relative paths, sorted, without the content of folders that are left out.
     """
 
     videos: list[str] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)
 
     def note(self) -> str:
-        """One line on what is left out, with the first names; "" for nothing but hidden files."""
+        """One line about the files that are left out, with the first names; "" if only hidden files are."""
         parts = [
             f"{len(names)} {why} ({', '.join(map(repr, names[:2]))}{', …' if len(names) > 2 else ''})"
             for why, names in sorted(self.left_out.items())
@@ -55,7 +55,8 @@ def walk_videos(root: Path) -> Walk:
 
 
 def _walk(folder: str, relative: str, above: tuple[tuple[int, int], ...], found: Walk) -> bool:
-    """Whether there are video files in or below the folder. above: identities of the folders that lead here."""
+    """Add a folder to `found`; returns whether there are video files in or below it. above: (device, inode) of its
+    parent folders."""
 
     def leave_out(why: str, name: str) -> None:
         found.left_out.setdefault(why, []).append(os.path.join(relative, name))
@@ -97,7 +98,7 @@ def _walk(folder: str, relative: str, above: tuple[tuple[int, int], ...], found:
             videos |= _walk(entry.path, os.path.join(relative, entry.name), here, below)
     if images and not videos:
         found.videos.append(relative or ".")
-        if below.videos:  # folders of images inside of one: flow beside its frames
+        if below.videos:  # folders of images inside of one, such as flow next to the frames
             found.left_out.setdefault("inside of a folder of images", []).extend(below.videos)
         return False
     if images:

@@ -1,8 +1,7 @@
-"""Windows over a long video: what each of them shows the network, read in one pass and in bounded memory.
+"""Windows over a long video: the clips of each window, read in one pass and in bounded memory.
 
-A window is a part of the video that lasts some seconds. Its clips are sampled from it as from a video of its own, so a
-window as long as the video shows what the video shows. Of the frames those are kept, resized, that a later window needs
-too.
+A window is a part of the video with a length in seconds. Its clips are sampled as from a separate video, so a window as
+long as the video gives the same clips as the video. Only resized frames that a later window needs are kept.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from vsn_train.errors import InputError, VideoError
 
 @dataclass(frozen=True)
 class Window:
-    """start, end: seconds. video: what the network sees of it."""
+    """start, end: seconds. video: the window's frames and clips."""
 
     start: float
     end: float
@@ -35,12 +34,12 @@ class Window:
 
 @dataclass(frozen=True)
 class Windows:
-    """The windows of one video, or of a part of it, in turn.
+    """Iterates over the windows of one video, or of a part of it.
 
-    bounds: float64 (N, 2), start and end of each in seconds. start, end: of the part, in seconds. clips: for each
-    window int64 (clips, T), or (clips, T, 5) for optical flow, which frames of the video it takes. times: float64, of
-    all frames of the video, in seconds. read: the given frames, whose numbers rise, one by one, uint8 (C, H, W).
-    short_side: pixels that the shorter side is resized to.
+    bounds: float64 (N, 2), start and end of each window in seconds. start, end: of the part, in seconds. clips: frame
+    numbers of each window, int64 (clips, T), or (clips, T, 5) for optical flow. times: float64, of all frames of the
+    video, in seconds. read: increasing frame numbers -> frames one by one, uint8 (C, H, W). short_side: pixels that the
+    shorter side is resized to.
     """
 
     bounds: np.ndarray
@@ -56,7 +55,7 @@ class Windows:
 
     def __iter__(self) -> Iterator[Window]:
         numbers = [np.unique(each) for each in self.clips]
-        # Where frames lie unevenly in time, a later window may begin with an earlier frame.
+        # If frames are spaced unevenly in time, a later window may start with an earlier frame.
         first_of_later = np.minimum.accumulate([each[0] for each in numbers[::-1]])[::-1]
         wanted = np.unique(np.concatenate(numbers)).tolist()
         decoded = zip(wanted, self.read(wanted), strict=True)
@@ -83,10 +82,10 @@ def open_windows(
     start: float = 0.0,
     end: float | None = None,
 ) -> Iterator[Windows]:
-    """The windows of a video file or a folder of frames, by its own time stamps, for as long as it is open.
+    """Open the windows of a video file or a folder of frames, placed by its time stamps.
 
-    num_frames: T. window, stride, start, end: seconds; end None: to the end of the video. Files are decoded once, by
-    the program's own reader. Raises VideoError, also where the video is shorter than the window.
+    num_frames: T. window, stride, start, end: seconds; end None: to the end of the video. Files are decoded once, with
+    the default reader. Raises VideoError, also if the video is shorter than the window.
     """
     with open_video(path, modality=modality) as video:
         check_shape(video, protocol.short_side)
@@ -98,7 +97,7 @@ def open_windows(
 
         times = video.times
         if times is None:
-            raise VideoError(str(path), "it does not say how many frames a second has, so window means nothing")
+            raise VideoError(str(path), "its frame rate is unknown, so windows cannot be placed")
         part = frames_between(str(path), times, video.fps, start, end)
         try:
             windows = _plan(times, video.fps, part, start, end, num_frames, protocol, window, stride, modality, read)
@@ -110,7 +109,7 @@ def open_windows(
 def windows_of_frames(
     frames: Tensor, fps: float, num_frames: int, protocol: Protocol, window: float, stride: float
 ) -> Windows:
-    """The same of frames in memory, uint8 (N, C, H, W), fps of them a second."""
+    """The windows of frames in memory, uint8 (N, C, H, W). fps: frames per second."""
     times = even_times(len(frames), fps)
     assert times is not None
 
@@ -133,7 +132,7 @@ def _plan(
     modality: str,
     read: Callable[[list[int]], Iterator[Tensor]],
 ) -> Windows:
-    """part: first frame and the one past the last of those that count."""
+    """Place the windows and sample their clips. part: the range (first, last + 1) of frames."""
     frame = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 1 / fps if fps else 0.0
     last = float(times[-1] + frame)
     end = last if end is None else min(end, last)
@@ -141,7 +140,7 @@ def _plan(
     edges = np.searchsorted(times, bounds - TOLERANCE).clip(*part)
     clips = []
     for first, stop in edges.tolist():
-        # Between two frames that lie far apart, the earlier one is what is shown.
+        # A window between two frames shows the earlier one.
         first = max(part[0], min(first, stop - 1))
         clips.append(frames_of_clips(first, max(stop, first + 1), num_frames, protocol, modality))
     return Windows(bounds, start, end, clips, times, read, protocol.short_side)

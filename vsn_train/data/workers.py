@@ -1,15 +1,14 @@
-"""Worker processes that decode batches, and are replaced when a video crashes or hangs one of them.
+"""Data loader workers: processes that decode batches, and are replaced if a video crashes or hangs them.
 
-torch's DataLoader ends the training with the first worker that dies. A damaged video can abort its decoder, or keep it
-busy for ever: at the scale of a published data set that happens, and it should cost one clip. So every worker notes in
-shared memory which clip it is at and since when. A worker that died, that is at one clip for too long, or that stands
-still between two clips is replaced, and the clip is tried once more, since a worker may also have been killed or
-stopped from outside. The second time the clip is quarantined: its place is taken by the same `BadVideo` that an
-undecodable file gives, so that the order of all other samples, and every draw of randomness, is as if it had been
-listed from the start.
+torch's DataLoader ends the training with the first worker that dies. A damaged video can abort its decoder or hang it;
+in a large data set that happens, and it should cost one clip. So every worker records in shared memory its current clip
+and when it started. A worker that died, takes too long for a clip, or hangs between two clips is replaced, and the clip
+is tried again, since the worker may have been killed or stopped from outside. After a second failure the clip is
+quarantined: a `BadVideo` takes its place, as for an undecodable file. So the order and the randomness of all other
+samples do not change.
 
-Results come in anonymous shared memory, whose descriptor travels with the message. It has no name that could leak, and
-does not need a large /dev/shm.
+Results are returned in anonymous shared memory, whose file descriptor is sent with the message. It has no name that
+could leak and needs no large /dev/shm.
 """
 
 from __future__ import annotations
@@ -41,20 +40,18 @@ from vsn_train.errors import InputError
 
 Item = TypeVar("Item")
 
-AHEAD = 2  # batches that a worker may be ahead of the requested one
-ATTEMPTS = 2  # a clip that crashed or hung as many workers is quarantined
-START_TIME = 30.0  # seconds after which a worker that has not begun to run is replaced
-DYING = (
-    10.0  # seconds that a killed worker may take to end; one that waits for a dead file system in the kernel never does
-)
-FRUITLESS = 10  # workers in a row that died without having begun a clip: something else is wrong
+AHEAD = 2  # batches per worker that are prefetched
+ATTEMPTS = 2  # a clip is quarantined after it crashed or hung this many workers
+START_TIME = 30.0  # seconds after which a worker that has not started to run is replaced
+DYING = 10.0  # seconds to wait for a killed worker; one that is blocked by a dead file system never ends
+FRUITLESS = 10  # this many workers in a row that die without a clip mean that something else is wrong
 
 
 @dataclass(frozen=True)
 class BadVideo:
-    """A video that could not be read: its index in the manifest, its name and why.
+    """A video that could not be read: its index in the manifest, its path and the cause.
 
-    lost: it crashed or hung its workers, and is not decoded again.
+    lost: it crashed or hung its workers and is not decoded again.
     """
 
     index: int
@@ -66,10 +63,10 @@ class BadVideo:
 class Loader(Generic[Item]):
     """Yields collate([dataset[key] for key in keys]) for each `keys` of `batches`, in order.
 
-    workers: processes; 0 decodes in this one, where nothing protects it. dataset[key] returns a sample or a `BadVideo`;
-    dataset.video_of(key) gives the index and path of the video that a key asks for. timeout: seconds that a worker may
-    take for one clip, or stand still between two; 0: for ever. `quarantine` (index -> BadVideo) may be filled before
-    and while iterating. Workers stay between iterations until `close`.
+    workers: processes; 0 decodes in this process, without protection. dataset[key] returns a sample or a `BadVideo`;
+    dataset.video_of(key) returns index and path of the key's video. timeout: seconds that a worker may take for one
+    clip, or hang between two; 0: no limit. `quarantine` (index -> BadVideo) may be filled before and during the
+    iteration. Workers persist between iterations until `close`.
     """
 
     def __init__(
@@ -82,7 +79,7 @@ class Loader(Generic[Item]):
     ) -> None:
         if workers and not hasattr(os, "fork"):
             raise InputError(
-                f"data.workers={workers}: this system cannot share memory with workers; use data.workers=0"
+                f"data.workers={workers}: this system has no fork, which loader workers need; use data.workers=0"
             )
         self.dataset, self.batches, self.collate = dataset, batches, collate
         self.workers, self.timeout = workers, timeout
@@ -90,7 +87,7 @@ class Loader(Generic[Item]):
         self.deaths: dict[int, int] = {}  # index -> workers that it crashed or hung
         self.fruitless = 0
         self._workers: list[_Worker] = []
-        # Also at the end of the interpreter: multiprocessing would wait for them.
+        # Also when the interpreter exits, where multiprocessing would wait for the workers.
         self._finalizer = weakref.finalize(self, _kill, self._workers)
 
     def close(self) -> None:
@@ -117,7 +114,7 @@ class Loader(Generic[Item]):
                 yield done.pop(asked)
                 asked += 1
         finally:
-            if any(worker.tasks for worker in self._workers):  # left half-way: the results are not needed
+            if any(worker.tasks for worker in self._workers):  # the iteration was abandoned
                 self.close()
 
     def _without_quarantined(self, keys: list[Any]) -> list[Any]:
@@ -134,11 +131,11 @@ class Loader(Generic[Item]):
             self._send(worker, task)
 
     def _send(self, worker: _Worker, task: tuple[int, list[Any]]) -> None:
-        with contextlib.suppress(OSError):  # it has died: `_receive` will see that, and send the task to the next one
+        with contextlib.suppress(OSError):  # it has died: `_receive` detects it and sends the task to its successor
             worker.connection.send(self._without_quarantined(task[1]))
 
     def _wait(self) -> list[_Worker]:
-        """Workers with a result, or dead. Those that have been at one clip for too long are killed."""
+        """The workers that have a result or are dead. Kills those that take too long for a clip."""
         busy = {worker.connection: worker for worker in self._workers if worker.tasks}
         ready = connection.wait(list(busy), timeout=1.0)
         if ready:
@@ -149,9 +146,9 @@ class Loader(Generic[Item]):
                 if now - worker.killed > DYING:
                     self._replace(worker)
             elif self.timeout and since and now - max(since, worker.asked) > self.timeout:
-                what = "decoding it took" if place >= 0 else "its worker stood still for"
+                what = "decoding it took" if place >= 0 else "its worker hung for"
                 worker.kill(f"{what} longer than data.timeout={self.timeout:g} s")
-            # CPython before 3.12 may hang in fork while another thread (gloo's, say) is just entering Python.
+            # CPython before 3.12 may hang in fork while another thread (such as gloo's) is entering Python.
             elif not since and now - worker.started > START_TIME:
                 worker.kill()
         return []
@@ -176,21 +173,22 @@ class Loader(Generic[Item]):
         if code is None:
             _leave(worker.process)
         place = int(worker.progress[0])
-        # The first task is the one that it was at. One ended from outside (a scheduler's SIGTERM) accuses no clip.
+        # The clip is in the worker's first task. If it was ended from outside (by a scheduler's SIGTERM), no clip is to
+        # blame.
         if place >= 0 and code != -signal.SIGTERM:
             key = worker.tasks[0][1][place]
             index, path = self.dataset.video_of(key)
             self.deaths[index] = self.deaths.get(index, 0) + 1
-            # Each further try of what cannot even be killed would leave one more process behind.
+            # A worker that cannot be killed stays behind, so such a clip is not tried again.
             if self.deaths[index] >= ATTEMPTS or code is None:
-                cause = worker.cause or f"its decoder ended the worker process ({_how(code)})"
+                cause = worker.cause or f"its decoder crashed the worker process ({_how(code)})"
                 self.quarantine[index] = BadVideo(index, str(path), cause, lost=True)
             self.fruitless = 0
         else:
             self.fruitless += 1
             if self.fruitless >= FRUITLESS:
                 raise RuntimeError(
-                    f"{FRUITLESS} loader workers in a row ended without a clip, the last by {_how(code)}"
+                    f"{FRUITLESS} loader workers in a row died without decoding a clip, the last by {_how(code)}"
                 )
         worker.connection.close()
         new = self._start()
@@ -200,7 +198,7 @@ class Loader(Generic[Item]):
             self._send(new, task)
 
     def _start(self) -> _Worker:
-        # fork: the manifest is shared and nothing is imported again. A spawned worker would take seconds to start.
+        # fork shares the manifest and imports nothing again. A spawned worker would take seconds to start.
         context = multiprocessing.get_context("fork")
         ours, theirs = context.Pipe()
         progress = context.RawArray("d", [-1.0, 0.0])
@@ -214,9 +212,9 @@ class Loader(Generic[Item]):
 
 @dataclass
 class _Worker:
-    """progress: place in its first task of the clip that it is at (-1: none), and since when (time.monotonic; 0: it has
-    not begun to run). started: when it was started; asked: since when it has had its first task; killed: when we killed
-    it, 0: not yet.
+    """progress: position of the current clip in the first task (-1: none), and when it was started (time.monotonic; 0:
+    the worker does not run yet). started: start time of the worker; asked: when it got its first task; killed: when we
+    killed it, 0: not yet.
     """
 
     process: Any
@@ -251,7 +249,7 @@ def _kill(workers: list[_Worker]) -> None:
 
 
 def _leave(process: Any) -> None:
-    """Do not wait for it any more: at the end of the interpreter multiprocessing would, for ever."""
+    """Stop waiting for a process; multiprocessing would otherwise wait for ever when the interpreter exits."""
     multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
 
 
@@ -262,7 +260,7 @@ def _how(code: int | None) -> str:
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the system kill this process when its parent dies (Linux): a worker must not outlive a killed training."""
+    """Make the system kill this process when its parent dies (Linux), so that no worker outlives a killed training."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
@@ -274,12 +272,12 @@ def _work(
 ) -> None:
     """The main loop of a worker, until its parent ends."""
     progress[1] = time.monotonic()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the training decides what to do
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the training handles it
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     die_with_parent(parent)
     ours.close()
-    torch.set_num_threads(1)  # workers run side by side; more threads in each would only take turns
+    torch.set_num_threads(1)  # the workers are the parallelism; more threads would only compete
     with contextlib.suppress(EOFError, OSError):  # the parent is gone
         _serve(theirs, progress, dataset, collate, parent)
 
@@ -310,12 +308,12 @@ def _sample(dataset: Any, key: Any) -> Any:
 
 
 class _Pickler(pickle.Pickler):
-    """Takes tensors apart into NumPy arrays, whose memory pickle can leave to the caller."""
+    """Pickles tensors as NumPy arrays, whose memory pickle can pass out of band."""
 
     def reducer_override(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return NotImplemented
-        # Images have their channels last in memory. pickle copies an array unless its axes are in memory's order.
+        # Images are channels-last in memory. pickle copies an array unless its axes are in memory order.
         order = sorted(range(value.ndim), key=value.stride, reverse=True)
         return _tensor, (value.permute(order).numpy(), order)
 
@@ -338,14 +336,14 @@ def _send_shared(pipe: Any, value: Any) -> None:
         file.truncate(size)
         for (start, _), part in zip(places, parts, strict=True):
             file.seek(start)
-            while part:  # one call may write a part of it; still faster than touching the pages of a mapping
+            while part:  # a call may write only a part; this is still faster than writing to a memory map
                 part = part[file.write(part) :]
         pipe.send(places)
         reduction.send_handle(pipe, file.fileno(), None)
 
 
 def _receive_shared(pipe: Any, timeout: float = 0.0) -> Any:
-    """timeout: seconds that the sender may take between the two parts of a message; 0: for ever. Raises OSError."""
+    """Receive a message of `_send_shared`. timeout: seconds to wait for its second part; 0: none. Raises OSError."""
     places = pipe.recv()
     if timeout and not pipe.poll(timeout):
         raise TimeoutError

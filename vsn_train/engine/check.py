@@ -1,4 +1,4 @@
-"""vsn-train check=true: the batches of the network, the speed, and the bottleneck."""
+"""vsn-train check=true: describe batches, measure loader and network, and name the bottleneck."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def describe_batch(title: str, batch: Batch, class_names: Sequence[str]) -> list
 
 
 def describe_videos(title: str, videos: Sequence[EvalVideo | BadVideo], labels: Iterable[str], views: int) -> list[str]:
-    """The same of videos that are tested together. labels: their class names; views: of each."""
+    """`describe_batch` for a group of evaluated videos. labels: their class names; views: number per video."""
     shapes = [" x ".join(map(str, video.frames.shape)) for video in videos if isinstance(video, EvalVideo)]
     lines = [
         f"{title}: {len(videos)} videos with {views} view(s) each, frames decoded: {_counted(shapes)} (U, C, H, W)",
@@ -43,7 +43,7 @@ def describe_videos(title: str, videos: Sequence[EvalVideo | BadVideo], labels: 
 
 
 def _counted(values: Iterable[str]) -> str:
-    """Each value and how often it is there, the most frequent first."""
+    """Each value with its number of occurrences, most frequent first; at most 10 values."""
     counts = Counter(values).most_common()
     shown = ", ".join(f"{value} ({count})" for value, count in counts[:10])
     return shown + (f", and {len(counts) - 10} more" if len(counts) > 10 else "")
@@ -54,7 +54,7 @@ def _unreadable(title: str, videos: Iterable[BadVideo]) -> list[str]:
 
 
 def loader_rate(loader: Loader[Batch], batches: int) -> float:
-    """Clips per second of the loader alone; batches in flight at the start are not counted."""
+    """Clips per second of the loader alone, without the batches that were prefetched at the start."""
     skipped = min(2 * loader.workers, batches // 2)
     videos, started = 0, time.perf_counter()
     for number, batch in enumerate(loader):
@@ -68,7 +68,7 @@ def loader_rate(loader: Loader[Batch], batches: int) -> float:
 
 
 def model_rate(step: Callable[[], object], videos: int, repeats: int = 3) -> float:
-    """Clips a second of training steps alone: median of `repeats` after one that does not count."""
+    """Clips per second of training steps alone: median of `repeats` steps after one warm-up step."""
     seconds = []
     for _ in range(repeats + 1):
         started = time.perf_counter()
@@ -78,19 +78,22 @@ def model_rate(step: Callable[[], object], videos: int, repeats: int = 3) -> flo
 
 
 def what_limits(loading: float, training: float, workers: int) -> str:
-    """One sentence on the two rates, in clips a second of one process."""
-    text = f"clips a second: loader alone {loading:.1f}, model alone {training:.1f}; "
+    """One sentence that compares the two rates, in clips per second of one process."""
+    text = f"clips/s: loader alone {loading:.1f}, model alone {training:.1f}; "
     if loading < 0.9 * training:
-        return text + f"the loader limits: more data.workers (now {workers}), or files that decode faster"
+        return text + (
+            f"the loader is the bottleneck: raise data.workers (now {workers}), or make files that decode faster "
+            "(vsn-tools prepare)"
+        )
     if training < 0.9 * loading:
-        return text + "the model limits"
-    return text + "loader and model are about as fast"
+        return text + "the model is the bottleneck"
+    return text + "loader and model are about equally fast"
 
 
 def save_contact_sheet(path: Path, video: Tensor, titles: Sequence[str], clips: int = 8) -> None:
     """A PNG of augmented clips: one row per clip, its frames from left to right, its label above.
 
-    video: uint8 (B, T, C, H, W). Of flow the first field is shown: x in red, y in green, no motion as grey.
+    video: uint8 (B, T, C, H, W). For flow it shows the first field: x in red, y in green, no motion as grey.
     """
     video = video[:clips].permute(0, 1, 3, 4, 2)
     if video.shape[-1] != 3:

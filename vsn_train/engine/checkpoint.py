@@ -1,7 +1,6 @@
 """Checkpoints: when a run is saved, which files are kept, and which one to resume from.
 
-A half-written file is never read (atomic.py). The tensors are copied first and written by a thread, so that training
-waits for the copy alone.
+A half-written file is never read (atomic.py). Training waits only while the tensors are copied; a thread writes them.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ from vsn_train.typed_paths import paste
 class Checkpoints:
     """The checkpoints folder of a run: last.pt, best.pt, and epoch_<n>.pt of milestones and of the other best ones.
 
-    current: what there is to save now. writes: only the main process does. every_steps, every_minutes: how often to
-    save within an epoch; 0: not for that reason. keep_best: how many of the best validations to keep. milestones:
-    epochs after which to keep one.
+    current: returns the checkpoint to save. writes: whether this process writes; only rank 0 does. every_steps,
+    every_minutes: intervals of saving within an epoch; 0: off. keep_best: number of best validations to keep.
+    milestones: epochs whose checkpoints are kept.
     """
 
     def __init__(
@@ -62,15 +61,15 @@ class Checkpoints:
             remove_parts(folder)
 
     def due(self, step: int) -> bool:
-        """Whether to save after the step that follows `step`. The clock of the main process decides for all."""
+        """Whether to save after the step that follows `step`. For every_minutes the clock of rank 0 decides."""
         if self.every_steps and (step + 1) % self.every_steps == 0:
             return True
         return self.writes and 0 < 60 * self.every_minutes <= time.monotonic() - self.saved_at
 
     def save(self) -> None:
-        """Write last.pt, and best.pt and epoch_<n>.pt after a validation that calls for them, in the background.
+        """Write last.pt in the background; after a validation also best.pt and epoch_<n>.pt where they are due.
 
-        Raises StoppedError when this or the previous one cannot be written; the files before it are whole.
+        Raises StoppedError if weights are not finite, and if the previous save failed; existing files stay intact.
         """
         self.saved_at = time.monotonic()
         if not self.writes:
@@ -81,12 +80,12 @@ class Checkpoints:
             left = f"; resume from {self.how_to_resume()}" if self.last.exists() else ""
             raise StoppedError(
                 f"after step {checkpoint.step} {broken} has values that are not finite: the training has diverged, and "
-                f"nothing was saved; lower optimizer.lr, or look at the data{left}"
+                f"nothing was saved; lower optimizer.lr, or check the data{left}"
             )
         best = [int(epoch) for _, epoch in checkpoint.best]
         kept = {*self.milestones, *(best[: self.keep_best] if self.keep_best > 1 else [])}
         copies = []
-        if checkpoint.epoch and checkpoint.videos == 0:  # a validation has just been
+        if checkpoint.epoch and checkpoint.videos == 0:  # right after a validation
             copies += ["best.pt"] if best[0] == checkpoint.epoch else []
             copies += [f"epoch_{checkpoint.epoch}.pt"] if checkpoint.epoch in kept else []
         content = _copy(checkpoint.content())
@@ -107,7 +106,7 @@ class Checkpoints:
                 path.unlink()
 
     def wait(self) -> None:
-        """Wait until everything is written. Raises StoppedError if that fails."""
+        """Wait for the pending write. Raises StoppedError if it failed."""
         if self.pending is None:
             return
         try:
@@ -126,7 +125,7 @@ class Checkpoints:
 
 
 def _copy(value: Any) -> Any:
-    """The same with every tensor copied to the CPU, so that training may continue to change the original."""
+    """Copy every tensor to the CPU, so that training can change the originals meanwhile."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
@@ -155,7 +154,7 @@ def _write_content(path: Path, content: dict[str, Any]) -> None:
 
 
 class _Watched:
-    """A file to write to that remembers why it could not be written."""
+    """A writer that remembers the OSError of a failed write."""
 
     def __init__(self, write: Callable[[bytes], int]) -> None:
         self._write = write
@@ -184,7 +183,7 @@ class OpenedCheckpoint:
     checkpoint: Checkpoint
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """To another process as bytes: torch would put the tensors into shared memory, which may be small."""
+        """Pickle as bytes: torch would send tensors through shared memory, which may be small."""
         content = io.BytesIO()
         torch.save(self.checkpoint.content(), content)
         return _unpacked, (self.path, self.hash, content.getvalue())
@@ -197,31 +196,31 @@ def _unpacked(path: Path, hash: str, content: bytes) -> OpenedCheckpoint:
 
 
 def open_checkpoint(path: Path) -> OpenedCheckpoint:
-    """Read a checkpoint for inference. Raises InputError as `load_checkpoint`.
+    """Read a checkpoint for inference. Raises InputError as `load_checkpoint`, and for weights that are not finite.
 
-    The hash is that of the bytes that were read, also while a training replaces the file.
+    The hash belongs to the bytes that were read, even if a training replaces the file meanwhile.
     """
     for _ in range(10):
         before = _identity(path)
         checkpoint = load_checkpoint(path)
         if broken := not_finite(checkpoint.average or checkpoint.model):
             raise InputError(
-                f"{path}: {broken} has values that are not finite: its scores mean nothing; take an earlier checkpoint"
+                f"{path}: {broken} has values that are not finite: scores would be meaningless; use an earlier one"
             )
         found = OpenedCheckpoint(path, file_hash(path), replace(checkpoint, optimizer={}, scaler={}))
         if before == _identity(path):
             return found
-    raise InputError(f"{path}: it is replaced again and again while it is read; take a copy of it")
+    raise InputError(f"{path}: the file keeps being replaced while it is read; use a copy of it")
 
 
 def checkpoint_in(path: Path) -> Path:
-    """The checkpoint of a path: the file itself, best.pt of a run folder, or a folder that model_folder.py wrote."""
+    """The checkpoint of a path: the file itself, best.pt of a run folder, or an exported folder (model_folder.py)."""
     for folder in (path / "checkpoints", path):
         for name in ("best.pt", "last.pt"):
             if path.is_dir() and (folder / name).is_file():
                 return folder / name
     if is_model_folder(path):
-        return path.resolve()  # results are named after it, and "." is no name
+        return path.resolve()  # results are named after the folder: "." would be no name
     if path.is_dir():
         raise InputError(
             f"checkpoint={path}: a folder without checkpoints; expected a run folder or a .pt file, or a folder that "
@@ -239,10 +238,7 @@ def _identity(path: Path) -> list[tuple[int, ...]]:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint that vsn-train wrote; its tensors stay on disk until they are used.
-
-    Raises InputError for anything else.
-    """
+    """Read a checkpoint of vsn-train; tensors are memory-mapped. Raises InputError for any other or a damaged file."""
     check_sums(path)
     content = read_tensors(path, mmap=True)
     try:
@@ -262,13 +258,13 @@ DAMAGED = (
 
 
 def check_sums(path: Path) -> None:
-    """Raise InputError where the file is not what was written: torch.save keeps checksums, torch.load never looks."""
+    """Raise InputError for a damaged file: torch.save stores checksums, which torch.load does not verify."""
     if not zipfile.is_zipfile(path):
-        return  # read_tensors says what it is
+        return  # read_tensors raises the error
     try:
         with zipfile.ZipFile(path) as archive:
             if packed := [each.filename for each in archive.infolist() if each.compress_type != zipfile.ZIP_STORED]:
-                # A few kilobytes of these can unpack to more than any memory.
+                # A few kilobytes can unpack to more than the memory.
                 raise InputError(
                     f"{path}: {packed[0]} in it is compressed, which torch.save does not do; write it again"
                 )
@@ -276,11 +272,11 @@ def check_sums(path: Path) -> None:
     except DAMAGED as error:
         raise InputError(f"{path}: damaged ({error}); copy or write it again") from error
     if damaged:
-        raise InputError(f"{path}: damaged: the checksum of {damaged} does not fit; copy or write it again")
+        raise InputError(f"{path}: damaged: the checksum of {damaged} does not match; copy or write it again")
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """The name of the first tensor that has a value that is not finite."""
+    """The name of the first tensor with a value that is not finite, or None."""
     broken = (name for name, each in tensors.items() if each.is_floating_point() and not torch.isfinite(each).all())
     return next(broken, None)
 
@@ -292,14 +288,14 @@ def newest_checkpoint(folder: Path) -> tuple[Path, Checkpoint, list[str]]:
     """
     last = folder / "last.pt"
     if not last.exists():
-        load_checkpoint(last)  # says so
+        load_checkpoint(last)  # raises the error
     others = sorted(folder.glob("*.pt"), key=lambda path: (path != last, -path.stat().st_mtime, path.name))
     passed_over: list[str] = []
     for path in others:
         try:
             found = load_checkpoint(path)
             if broken := not_finite(found.model):
-                raise InputError(f"{path}: {broken} has values that are not finite; a training cannot resume from them")
+                raise InputError(f"{path}: {broken} has values that are not finite; a training cannot resume from it")
             return path, found, passed_over
         except InputError as error:
             passed_over.append(str(error))
@@ -309,7 +305,7 @@ def newest_checkpoint(folder: Path) -> tuple[Path, Checkpoint, list[str]]:
 
 
 def file_hash(path: Path) -> str:
-    """First 16 hex digits of the file's SHA-256; of a folder of model_folder.py: of its two files in a row."""
+    """First 16 hex digits of the file's SHA-256; of an exported folder: of its two files, one after the other."""
     digest = hashlib.sha256()
     for each in files_of(path):
         with open(each, "rb") as file:

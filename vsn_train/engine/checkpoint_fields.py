@@ -1,4 +1,4 @@
-"""Validate the content of a checkpoint file, which may come from anybody, and its fit to the network."""
+"""Validate the content of a checkpoint, which may come from an untrusted source, and its match with the network."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from vsn_train.engine.state import FORMAT, Checkpoint, TrainState, lacking
 from vsn_train.errors import InputError
 from vsn_train.typed_values import misfit, shown
 
-GROUPS = ("dataset", "backbone", "protocol", "data", "runtime")  # of the config: what tests and predictions start from
+GROUPS = ("dataset", "backbone", "protocol", "data", "runtime")  # groups of the config that vsn-eval starts from
 PRECISIONS = ("fp32", "bf16", "fp16")
 MOST_CLASSES = 1_000_000
 FOREIGN = (
-    "not a checkpoint of this version of vsn-train; expected one that vsn-train wrote. Weights from elsewhere start a "
-    "training: vsn-train weights=FILE"
+    "not a checkpoint of this version of vsn-train; expected one that vsn-train wrote. To start a training from other "
+    "weights: vsn-train weights=FILE"
 )
-# What an optimizer remembers of a parameter that it has moved.
+# The state that an optimizer keeps for a parameter that it has updated.
 MEMORIES: dict[type, set[str]] = {
     torch.optim.SGD: {"momentum_buffer"},
     torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
@@ -28,10 +28,10 @@ MEMORIES: dict[type, set[str]] = {
 
 
 def check_content(content: dict[str, Any]) -> None:
-    """Raise InputError with the key of the first field that is missing, of another type, out of bounds or at odds with
-    another one. content: of a file, within the bounds of `read_tensors`.
+    """Raise InputError with the key of the first field that is missing, of a wrong type, out of range or inconsistent.
 
-    What stands in a group of the config is looked at where the config's types are known (config.py).
+    content: of a file, as `read_tensors` returns it. The values within a group of the config are checked in config.py,
+    which knows their types.
     """
     form = content.get("format")
     if type(form) is int and form > FORMAT:
@@ -69,7 +69,7 @@ def _problems(content: dict[str, Any]) -> Iterator[str]:
         try:
             name.encode()
         except UnicodeEncodeError:
-            yield f"class_names[{place}] is {shown(name)}, expected text that UTF-8 can say"
+            yield f"class_names[{place}] is {shown(name)}, expected text that UTF-8 can encode"
     classes = len(found.class_names)
     for place, pair in enumerate(found.flip_pairs):
         if len(pair) != 2 or not all(0 <= each < classes for each in pair):
@@ -79,7 +79,7 @@ def _problems(content: dict[str, Any]) -> Iterator[str]:
             yield f"sums[{place}] has {len(row)} numbers, expected 4"
     for place, row in enumerate(found.best):
         if len(row) != 2 or not 0 <= row[0] < math.inf or row[1] < 1 or row[1] != int(row[1]):
-            yield f"best[{place}] is {shown(str(list(row)))}, expected an accuracy or a loss, and its epoch"
+            yield f"best[{place}] is {shown(str(list(row)))}, expected an accuracy or a loss, and the epoch"
     if found.choices and found.choices.get("precision") not in PRECISIONS:
         yield f"choices.precision is {shown(found.choices.get('precision'))}, expected one of {', '.join(PRECISIONS)}"
     if found.choices:
@@ -91,7 +91,7 @@ def _problems(content: dict[str, Any]) -> Iterator[str]:
 
 
 def _plain(value: Any, key: str) -> Iterator[str]:
-    """Values that a YAML file can say: no tensors, no bytes."""
+    """Check that a value is plain, as in YAML: no tensors, no bytes."""
     if isinstance(value, dict):
         for name, each in value.items():
             if not isinstance(name, str):
@@ -108,19 +108,19 @@ def _plain(value: Any, key: str) -> Iterator[str]:
         try:
             value.encode()
         except UnicodeEncodeError:
-            yield f"{key} is {shown(value)}, expected text that UTF-8 can say"
+            yield f"{key} is {shown(value)}, expected text that UTF-8 can encode"
     else:
         yield f"{key} is {shown(value)}, expected a plain value"
 
 
 def load_network(model: nn.Module, tensors: Mapping[str, Tensor], key: str = "model") -> None:
-    """Copy a checkpoint's tensors into its network. key: where they stand in the file.
+    """Copy a checkpoint's tensors into its network. key: the field of the file that holds them, for messages.
 
-    Raises InputError, and changes nothing, where the network of the file's own config has other tensors.
+    Raises InputError, and changes nothing, if the network of the file's own config has other tensors.
     """
     own = model.state_dict()
     others = {
-        "has no place in its network": [name for name in tensors if name not in own],
+        "is not in its network": [name for name in tensors if name not in own],
         "is missing": [name for name in own if name not in tensors],
     }
     for what, names in others.items():
@@ -139,10 +139,7 @@ def load_network(model: nn.Module, tensors: Mapping[str, Tensor], key: str = "mo
 
 
 def resume_state(state: TrainState, checkpoint: Checkpoint) -> None:
-    """Restore a training from its checkpoint.
-
-    Raises InputError with the key of what does not fit the training's network or optimizer.
-    """
+    """Restore a training from its checkpoint. Raises InputError with a key that does not fit network or optimizer."""
     load_network(state.model, checkpoint.model)
     if state.average is not None and checkpoint.average:
         load_network(state.average.module, checkpoint.average, "average")
@@ -182,7 +179,7 @@ def _optimizer_problems(content: dict[str, Any], optimizer: torch.optim.Optimize
     for number, state in states.items():  # type: ignore[union-attr]
         key = f"optimizer.state.{number}"
         if not 0 <= number < len(parameters):
-            yield f"{key} is of no parameter, expected 0 to {len(parameters) - 1}"
+            yield f"{key} belongs to no parameter, expected 0 to {len(parameters) - 1}"
         if memories is not None and state and not memories <= state.keys():
             yield f"{key}.{min(memories - state.keys())} is missing"
         for name, value in state.items():

@@ -27,9 +27,9 @@ from vsn_train.errors import InputError
 
 Result = TypeVar("Result")
 
-RENDEZVOUS_TIME = timedelta(minutes=10)  # that processes wait for each other at the start
-# Environment variable: local processes may share CUDA devices, for tests on machines with one. They exchange everything
-# through gloo, since nccl refuses two processes on a device.
+RENDEZVOUS_TIME = timedelta(minutes=10)  # how long processes wait for each other at the start
+# Environment variable: local processes may share CUDA devices, for tests on machines with a single one. All
+# communication then uses gloo, since nccl refuses two processes on one device.
 SHARE_GPU = "VSN_TRAIN_SHARE_GPU"
 OWN_LAUNCH = "VSN_TRAIN_LAUNCH"  # set for local processes that vsn-train itself has started
 
@@ -50,7 +50,7 @@ class Process:
         """The sums of each value over all processes."""
         if self.world_size == 1:
             return list(values)
-        # float64 keeps counts exact. On the CPU, where the numbers are: the device is not kept waiting for them.
+        # float64 keeps counts exact. On the CPU, where the numbers are: the device does not wait for them.
         sums = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(sums)
         return sums.tolist()
@@ -89,8 +89,8 @@ class Process:
 def join_processes(device: str, threads: int) -> Iterator[Process]:
     """Join the process group described by RANK, WORLD_SIZE, …; a group of one without these.
 
-    device: "auto", "cpu" or "cuda". threads: CPU threads of this process; 0 takes OMP_NUM_THREADS where the user has
-    set it, and otherwise shares the cores evenly. Raises InputError for "cuda" where there is none.
+    device: "auto", "cpu" or "cuda". threads: CPU threads of this process; 0: OMP_NUM_THREADS if the user has set it,
+    else an equal share of the cores. Raises InputError for "cuda" without a CUDA device.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -110,7 +110,7 @@ def join_processes(device: str, threads: int) -> Iterator[Process]:
     if world_size == 1:
         yield Process(0, 1, own)
         return
-    # Numbers that the host needs go through gloo: through nccl they would make it wait for the device.
+    # CPU tensors are reduced by gloo: nccl would make the host wait for the device.
     store, _, _ = rendezvous()
     backend = "cpu:gloo,cuda:nccl" if use_cuda and not shared else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
@@ -140,18 +140,18 @@ def rendezvous() -> tuple[dist.Store, int, int]:
         if "EADDRINUSE" not in str(error):
             raise
         raise InputError(
-            f"port {os.environ.get('MASTER_PORT')} of this machine is occupied; the processes cannot meet there: "
+            f"port {os.environ.get('MASTER_PORT')} of this machine is in use, but the processes need it to connect; "
             "set MASTER_PORT (torchrun: --master-port or --rdzv-endpoint) to a free one"
         ) from None
 
 
 def _agree_on_store_prefix(store: dist.Store, rank: int, world_size: int) -> str:
-    """A prefix for what these processes keep in the store, which no earlier start of theirs has used.
+    """A prefix for the keys of these processes in the store that no earlier start of them has used.
 
-    torch's elastic launcher keeps its store when it restarts processes (seen with 2.14), and in it the addresses of
-    those that are gone; its count of restarts may differ between machines. So each process leaves a number of its own,
-    the main one answers every number that it finds there with the prefix, and knows from the reply that it was not an
-    old one.
+    When torch's elastic launcher restarts processes, it keeps its store (seen with 2.14) with the addresses of the dead
+    ones, and its restart count may differ between machines. So each rank stores a random number of its own; rank 0
+    answers every number that it finds with the prefix. A rank confirms the prefix, which tells rank 0 that the number
+    was not one of an earlier start.
     """
     own = uuid.uuid4().hex
     if rank > 0:
@@ -167,11 +167,11 @@ def _agree_on_store_prefix(store: dist.Store, rank: int, world_size: int) -> str
 
 
 def rebuild_buckets(network: DistributedDataParallel, video: Tensor, autocast: torch.autocast) -> None:
-    """Have DDP rebuild its buckets before the first step, in a pass that changes nothing. video: (B, T, C, H, W).
+    """Make DDP rebuild its buckets before the first step, in a pass that changes nothing. video: (B, T, C, H, W).
 
     DDP rebuilds its gradient buckets after the first backward pass, in the order in which gradients became ready. The
-    place of a gradient in its bucket determines the order in which more than two processes add it up. Without this
-    pass the first step of a resumed run would round differently from the same step of an uninterrupted run.
+    place of a gradient in its bucket determines the order in which more than two processes sum it. Without this pass
+    the first step of a resumed run would round differently from the same step of an uninterrupted run.
     """
     before = [buffer.clone() for buffer in network.buffers()]
     with autocast:
@@ -184,19 +184,19 @@ def rebuild_buckets(network: DistributedDataParallel, video: Tensor, autocast: t
 
 
 def launch_id() -> str:
-    """What torch's elastic launcher calls this launch, the same after a restart; "" where there is none."""
+    """The id of this launch by torch's elastic launcher, the same after a restart; "" without the launcher."""
     return os.environ.get("TORCHELASTIC_RUN_ID", "")
 
 
 def launched_before(run_folder: Path) -> bool:
-    """Whether the elastic launcher has restarted a run that can be resumed, after a failure or with other machines."""
+    """Whether torch's elastic launcher restarted a run that can be resumed, after a failure or on other machines."""
     path = run_folder / "environment.json"
     if not launch_id() or not path.exists() or not (run_folder / "checkpoints" / "last.pt").exists():
         return False
-    # "none" is torchrun's name for every launch that was not given one.
+    # "none" is torchrun's default id, the same for every launch.
     again = launch_id() != "none" or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     try:
         written = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):  # cut short: nothing is known of it, and no other run needs to know
+    except (OSError, ValueError, RecursionError):  # truncated by a power cut: the launch is unknown
         return False
     return again and isinstance(written, dict) and bool(written.get("launch") == launch_id())

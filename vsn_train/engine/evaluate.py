@@ -43,13 +43,13 @@ def score_videos(
 
     model: (B, T, C, H, W) -> (B, K). flipped_labels: (K,), see `Manifest.flipped_labels`. on_bad_video: "wrong"
     keeps a video that cannot be read in the result as a BadVideo; "error" raises VideoError, because accuracy on fewer
-    videos is not comparable. title: of the progress bar; empty for none. features: how many of the K columns, the
-    last ones, are features and no classes: their mean over the views is taken as it is.
+    videos is not comparable. title: of the progress bar; empty for none. features: number of last columns that are
+    features instead of classes; they are averaged over the views without softmax.
     """
     model.eval()
     found: Found = {}
     swap = torch.as_tensor(flipped_labels, device=process.device)
-    # A GPU computes a group while the host waits for the scores of the one before and cuts the one behind.
+    # While a GPU computes a group, the host collects the scores of the previous one and prepares the next.
     ahead = 1 if process.device.type == "cuda" else 0
     started: deque[_Started] = deque()
 
@@ -86,7 +86,7 @@ def score_videos(
 
 
 class _Started(NamedTuple):
-    """A group whose scores are computed. scores: (distinct views of the good videos, K), see `to_host`."""
+    """A group whose computation has started. scores: (distinct views of the good videos, K), see `to_host`."""
 
     good: list[EvalVideo]
     bad: list[BadVideo]
@@ -114,16 +114,16 @@ class View(NamedTuple):
 
 
 def distinct_clips(video: EvalVideo) -> tuple[np.ndarray, np.ndarray]:
-    """The clips of a video, each once, and (clips,) which of them each clip is. The dense clips of a video shorter than
-    their window are all the same, and go through the network once."""
+    """The distinct clips of a video, and (clips,) the index of each clip among them. The dense clips of a video shorter
+    than their window are identical and go through the network once."""
     flat = video.clips.reshape(len(video.clips), -1)
     _, first, which = np.unique(flat, axis=0, return_index=True, return_inverse=True)
     return video.clips[first], which.reshape(-1)
 
 
 def distinct_views(video: EvalVideo, protocol: Protocol, device: torch.device) -> list[View]:
-    """The views of the distinct clips of one video, clip after clip. Its frames go to the device once; nothing is cut
-    yet."""
+    """The views of the distinct clips of one video, clip after clip. Copies the frames to the device once; crops
+    nothing yet."""
     frames = to_device(video.frames, device)
     height, width = frames.shape[-2:]
     windows = crop_windows(height, width, protocol.crops, protocol.crop_size)
@@ -134,30 +134,31 @@ def distinct_views(video: EvalVideo, protocol: Protocol, device: torch.device) -
 
 
 def all_views(video: EvalVideo, protocol: Protocol, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(V, K): the scores of one video's views, the first of `scores` (rows of distinct views, K); and the rest."""
+    """Split off the scores of one video's views, (V, K). scores: (distinct views, K), this video's first; also returns
+    the rows of the other videos."""
     clips, which = distinct_clips(video)
     own, rest = np.split(scores, [len(clips) * protocol.crops])
     return own.reshape(len(clips), protocol.crops, -1)[which].reshape(protocol.views, -1), rest
 
 
 def cut(view: View) -> Tensor:
-    """uint8 (T, C, S, S)."""
+    """Crop a view: uint8 (T, C, S, S)."""
     window = view.frames[..., view.top : view.top + view.size, view.left : view.left + view.size]
     clip = take_clip(window, view.clip)
     return flip_clip(clip) if view.flipped else clip
 
 
 def mean_of_views(views: np.ndarray) -> np.ndarray:
-    """float32 (..., V, K) -> (..., K): summed in float64, so that the mean of one view is that view."""
+    """float32 (..., V, K) -> (..., K), computed in float64: the mean of a single view is exactly that view."""
     return views.mean(axis=-2, dtype=np.float64).astype(np.float32)
 
 
 def video_groups(
     videos: int, views: int, views_per_batch: int, process: Process, done: Collection[int] = ()
 ) -> list[list[int]]:
-    """This process's share of the test: groups of consecutive videos that go through the network together.
+    """This process's share of the evaluation: groups of consecutive videos that go through the network together.
 
-    The groups do not depend on the processes, nor on what is `done` already, so neither does any rounding.
+    The groups do not depend on the number of processes or on `done`, so neither does any rounding.
     """
     size = max(1, views_per_batch // views)
     groups = [list(range(start, min(start + size, videos))) for start in range(0, videos, size)]

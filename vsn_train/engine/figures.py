@@ -10,9 +10,9 @@ from torchvision.utils import make_grid
 
 
 def clip_grid(video: Tensor, clips: int = 4) -> Tensor:
-    """uint8 (B, T, C, H, W) -> uint8 (3, h, w): one row a clip, its frames from left to right.
+    """uint8 (B, T, C, H, W) -> uint8 (3, h, w): one row per clip, its frames from left to right.
 
-    Of flow, 10 channels x0 y0 x1 y1 …, the first field is shown: x in red, y in green, no motion as grey.
+    For flow (10 channels x0 y0 x1 y1 …) it shows the first field: x in red, y in green, no motion as grey.
     """
     video = video[:clips].cpu()
     if video.shape[2] != 3:
@@ -26,8 +26,8 @@ def confusion_figure(
     """uint8 (3, h, w): shares of each row, true classes down and predicted ones across, dark 0 to bright 1.
 
     rows, columns, videos: the cells that are not zero, see `Scores.confused`. With more classes than `side` pixels,
-    neighbouring classes share a pixel: it shows what share of the videos of some is taken for the others, the mean over
-    classes. So the picture stays small, however many classes there are.
+    neighbouring classes share a pixel, which shows their mean share. So the figure stays small for any number of
+    classes.
     """
     share = videos / np.bincount(rows, weights=videos, minlength=classes)[rows]
     size = min(classes, side)

@@ -1,4 +1,4 @@
-"""Ends a training whose loss or gradient is not a finite number, without keeping the device waiting for the answer."""
+"""Stop a training whose loss or gradient is not finite, without a synchronization of host and device in every step."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ from vsn_train.errors import StoppedError
 
 @dataclass(frozen=True)
 class Step:
-    """What a step has computed, on the device. losses: of each batch, summed over its videos; logits: (B, K) each.
+    """The results of a step, on the device. losses: of each batch, summed over its videos; logits: (B, K) each.
 
-    grad_norm: (), before clipping, over the step of all processes. Where it is not a finite number, no weight was
-    updated.
+    grad_norm: (), before clipping, over the step of all processes. If it is not finite, no weight was updated.
     """
 
     losses: list[Tensor]
@@ -31,10 +30,10 @@ class Step:
 
 
 class FiniteCheck:
-    """Reads the gradient norm of a step when the step behind it has been started.
+    """Checks the gradient norm of a step after the next step has been started.
 
-    A device that computes on its own would stand still while the host reads, if the step were its newest one. All
-    processes read the same norm of the same step, so all of them end together.
+    If the host read the norm of the newest step, a GPU would be idle meanwhile. All processes read the same norm, so
+    all of them stop at the same step.
     """
 
     def __init__(self, state: TrainState, loader: Loader[Batch], batches: EpochBatches, process: Process) -> None:
@@ -42,14 +41,14 @@ class FiniteCheck:
         self.newest: _Started | None = None
 
     def add(self, step: Step) -> None:
-        """A step that was started at the state's position. Raises StoppedError for the one before it."""
+        """Add a step started at the state's position. Raises StoppedError if the previous step was not finite."""
         rate = float(self.state.optimizer.param_groups[0]["lr"])
         started = _Started(step, to_host(step.grad_norm), replace(self.state.position), rate)
         self.wait()
         self.newest = started
 
     def wait(self) -> None:
-        """Wait for the newest step. Raises StoppedError where it was not finite: do so before it is saved or logged."""
+        """Wait for the newest step. Raises StoppedError if it was not finite. Call it before saving or logging."""
         if self.newest is None:
             return
         started, self.newest = self.newest, None
@@ -62,7 +61,7 @@ class FiniteCheck:
         return StoppedError(
             f"{what} is not a finite number at step {position.step + 1} (epoch {position.epoch + 1}), learning rate "
             f"{started.rate:.4g}; the weights were not updated. Videos of the step: {', '.join(names)}. Lower "
-            "optimizer.lr, lengthen schedule.warmup_epochs or set optimizer.clip_norm, and look at these videos"
+            "optimizer.lr, lengthen schedule.warmup_epochs or set optimizer.clip_norm, and check these videos"
         )
 
 
@@ -77,13 +76,13 @@ class _Started:
 
 
 def what_is_broken(step: Step, norm: float, scaler: torch.amp.GradScaler, process: Process) -> str:
-    """ "the loss" when that of any process is not finite, "the gradient" when only its norm is not; else "".
+    """ "the loss" if that of any process is not finite, "the gradient" if only its norm is not; else "".
 
-    norm: the same in all processes, and not a number where any loss is none, see `clip_loss`. With fp16 an infinite
-    gradient alone is an overflow, which the scaler answers by leaving out the update.
+    norm: the same in all processes; not finite if any loss is not, see `clip_loss`. With fp16 an infinite gradient
+    alone is an overflow: the scaler skips that update.
     """
     if math.isfinite(norm):
         return ""
-    # A sum over the processes, which all come here, as the norm is the same: the loss may be one process's alone.
+    # All processes get here, as the norm is the same. The all-reduce is needed since the loss may be bad in only one.
     (broken,) = process.all_reduce_sum(float(not torch.stack(step.losses).isfinite().all()))
     return "the loss" if broken else "" if scaler.is_enabled() else "the gradient"

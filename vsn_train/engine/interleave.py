@@ -13,7 +13,7 @@ import torch
 def interleave(
     actions: Mapping[Any, Callable[[], object]], rounds: int, warmup: int = 1, device: str = "cpu"
 ) -> dict[Any, np.ndarray]:
-    """Run every action once a round, each round starting with another one. Returns (rounds,) seconds for each."""
+    """Run every action once per round; each round starts with another action. Returns (rounds,) seconds for each."""
     keys = list(actions)
     times: dict[Any, list[float]] = {key: [] for key in keys}
     for number in range(warmup + rounds):
@@ -29,6 +29,6 @@ def interleave(
 
 
 def synchronize(device: str) -> None:
-    """Wait until the device has done what it was given. device: "cpu" or "cuda"."""
+    """Wait until the device is idle. device: "cpu" or "cuda"."""
     if device == "cuda":
         torch.cuda.synchronize()

@@ -14,10 +14,10 @@ CANCELLED = 130  # exit code after Ctrl-C, as of any program that SIGINT ends
 
 
 class Interrupts:
-    """Counts stop signals; the training loop reads `received` once per step.
+    """Records stop signals; the training loop reads `received` once per step.
 
-    Ctrl-C a second time ends at once. The same signal within a second counts once: a terminal and a
-    launcher both pass it on.
+    A second Ctrl-C ends the process at once. A second one within a second is ignored: the terminal and the launcher
+    both send it.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Interrupts:
 
     @contextmanager
     def caught(self) -> Iterator[Interrupts]:
-        """Catch the signals inside the `with`, where this is the main thread."""
+        """Catch the signals inside the `with` block; does nothing outside the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
@@ -60,7 +60,7 @@ class Interrupts:
 
     @contextmanager
     def raised_at_once(self) -> Iterator[None]:
-        """In a part of the work that does not look at `received`: a signal raises `Interrupted` there."""
+        """Raise `Interrupted` on a signal inside the `with` block, for work that does not read `received`."""
         if self.received:
             raise Interrupted
         self.at_once = True

@@ -22,17 +22,14 @@ QUARANTINE = "quarantine.txt"
 
 
 class RunLog:
-    """Writes into a run folder; without one (ranks other than 0) it writes nothing.
-
-    rank_file: log file of such a rank.
-    """
+    """Writes the log of a run into its folder; without a folder (ranks other than 0) only into rank_file, if any."""
 
     def __init__(
         self, folder: Path | None, first_step: int = 0, metrics_bytes: int = 0, rank_file: Path | None = None
     ) -> None:
-        """first_step: optimizer steps done when a resumed run continues. metrics_bytes: size of metrics.jsonl then.
+        """first_step, metrics_bytes: optimizer steps done and size of metrics.jsonl at the checkpoint to resume from.
 
-        Later entries of an earlier launch are dropped. Raises InputError if another process writes there.
+        Drops the entries after that checkpoint. Raises InputError if another process writes into the folder.
         """
         self.folder = folder
         self.quarantined: set[int] = set()  # indices in quarantine.txt
@@ -48,7 +45,7 @@ class RunLog:
         metrics = folder / "metrics.jsonl"
         if metrics.exists():
             os.truncate(metrics, min(metrics_bytes, metrics.stat().st_size))
-        # TensorBoard then ignores the entries of an earlier launch for this and later steps.
+        # purge_step: TensorBoard ignores entries of an earlier launch for this and later steps.
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else 0)
 
     def line(self, text: str) -> None:
@@ -73,12 +70,12 @@ class RunLog:
                 self.board.add_scalar(name, value, step)
 
     def figure(self, name: str, step: int, image: Any) -> None:
-        """To TensorBoard. image: uint8 (3, H, W)."""
+        """Write an image to TensorBoard. image: uint8 (3, H, W)."""
         if self.board is not None:
             self.board.add_image(name, image, step)
 
     def settings(self, config: dict[str, Any]) -> None:
-        """To TensorBoard's table of runs: the config, next to the scalars of the validation."""
+        """Write the config to TensorBoard's table of runs (HParams), next to the validation metrics."""
         if self.board is None:
             return
         plain = {key: value for key, value in config.items() if isinstance(value, bool | int | float | str)}
@@ -89,7 +86,7 @@ class RunLog:
             self.board._get_file_writer().add_summary(each)
 
     def quarantine(self, index: int, sample_id: str, cause: str) -> None:
-        """One line of quarantine.txt, which later launches of the run read: this clip is not decoded again."""
+        """Add a video to quarantine.txt, which later launches of the run read: it is not decoded again."""
         self.quarantined.add(index)
         if self.folder is not None:
             with open(self.folder / QUARANTINE, "a", encoding="utf-8") as file:
@@ -129,22 +126,22 @@ def _lock(file: TextIO, folder: Path) -> None:
             time.sleep(0.5)
         except OSError:  # a file system without locks
             return
-    raise InputError(f"{folder}: another vsn-train is writing into this run folder; wait for it, or end it")
+    raise InputError(f"{folder}: another vsn-train is writing into this run folder; wait for it, or stop it")
 
 
 class Progress:
-    """A progress bar over batches, which also measures the share of time spent waiting for them."""
+    """A progress bar over batches that also measures the share of time spent waiting for them."""
 
     def __init__(self, title: str, shown: bool) -> None:
         self.title = title
-        # None: no bar either if the output is a file or a pipe.
+        # None: tqdm also shows no bar if the output is a file or a pipe.
         self.disable = None if shown else True
         self.waited = 0.0
         self.started = 0.0
         self.passed = 0  # items of this launch
 
     def over(self, items: Iterable[Item], total: int, done: int = 0) -> Iterator[Item]:
-        """Pass the items on. total: their number, including the `done` ones of an earlier launch."""
+        """Iterate over the items. total: their number, including the `done` ones of an earlier launch."""
         self.started = time.perf_counter()
         self.waited, self.passed = 0.0, 0
         iterator = iter(items)
@@ -162,7 +159,7 @@ class Progress:
                 self.bar.update()
 
     def show(self, parts: Sequence[str]) -> None:
-        """Texts for the end of the bar, most important first; those that do not fit are left out as a whole."""
+        """Set the texts at the end of the bar, most important first. A text that does not fit is left out."""
         self.bar.parts = list(parts)
 
     @property
@@ -171,25 +168,24 @@ class Progress:
 
     @property
     def waiting_share(self) -> float:
-        """Of the time since the first batch was requested, 0 to 1."""
+        """Share of the time since the first batch was requested that was spent waiting, 0 to 1."""
         return self.waited / max(self.seconds, 1e-9)
 
 
 class _Bar(tqdm):
-    """tqdm cuts a line that is too long, even within a number: `lr 5.4e-06` becomes `lr 5.4`. This one drops whole
-    parts."""
+    """A bar of tqdm that drops whole parts if the line is too long; tqdm would cut `lr 5.4e-06` to `lr 5.4`."""
 
     parts: Sequence[str] = ()
 
     @property
     def format_dict(self) -> dict[str, Any]:
         facts = super().format_dict
-        ascii_bar = " #" if facts["ascii"] is True else facts["ascii"]  # tqdm's own has digits, which look like a count
+        ascii_bar = " #" if facts["ascii"] is True else facts["ascii"]  # tqdm's own has digits that look like a count
         return facts | {"bar_format": bar_format(facts, self.parts), "ascii": ascii_bar}
 
 
 def bar_format(facts: dict[str, Any], parts: Sequence[str]) -> str:
-    """The format of tqdm for a line that fits the terminal. facts: `tqdm.format_dict`; its ncols may be None."""
+    """A format string for tqdm whose line fits the terminal. facts: `tqdm.format_dict`; its ncols may be None."""
     width = facts["ncols"] or 80
     done, total = facts["n"], facts["total"]
     speed = (done - facts["initial"]) / max(facts["elapsed"], 1e-9)

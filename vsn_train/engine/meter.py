@@ -13,9 +13,9 @@ from vsn_train.engine.distributed import Process
 
 
 class Meter:
-    """Sums over an epoch's videos on the device; the host reads them only for a log entry.
+    """Sums over an epoch's videos, kept on the device; the host reads them only for a log entry.
 
-    sums: what `all_gather` returned when the run was saved, to resume from; empty at the start of an epoch.
+    sums: the result of `all_gather` in the checkpoint to resume from; empty at the start of an epoch.
     """
 
     def __init__(self, process: Process, sums: list[list[float]]) -> None:
@@ -43,16 +43,16 @@ class Meter:
 
     @property
     def new_videos(self) -> float:
-        """Without those of an earlier launch."""
+        """Videos of this launch only."""
         return self.videos - self.videos_before
 
     def all_gather(self) -> list[list[float]]:
-        """Of each process, for a checkpoint: adding up in another order would round differently."""
+        """The sums of each process, for a checkpoint. Kept apart: summing in another order would round differently."""
         return self.process.all_gather(self.sums.tolist())
 
 
 def peak_memory(device: torch.device) -> float:
-    """Most memory so far in GiB: on the device where it has its own, else of this process."""
+    """Peak memory in GiB: of the GPU, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     import resource  # not on Windows

@@ -31,8 +31,8 @@ def parameter_groups(
     | classifier's weight            | head_lr_factor × lr       | weight_decay |
     | classifier's bias              | 2 head_lr_factor × lr     | 0            |
 
-    A network for optical flow starts from a first convolution that was made for RGB and has the furthest to go. That of
-    a network for RGB is a convolution like the others; neither has a bias in the networks here.
+    The first convolution of a flow network was converted from RGB weights, so it gets a higher learning rate. In an RGB
+    network it is a convolution like the others. It has no bias in either.
     """
     groups = {"weight": (1.0, 1.0), "bias": (2.0, 0.0), "norm": (1.0, 0.0), "flow_stem": (flow_stem_lr_factor, 1.0)}
     groups |= {"head_weight": (head_lr_factor, 1.0), "head_bias": (2 * head_lr_factor, 0.0)}
@@ -65,12 +65,12 @@ def build_sgd(
     fused: bool | None = None,
     flow_stem_lr_factor: float = 5.0,
 ) -> SGD:
-    """Stochastic gradient descent. fused: one kernel for all parameters; None: torch decides."""
+    """SGD with the groups of `parameter_groups`. fused: one kernel for all parameters; None: torch decides."""
     groups: Any = parameter_groups(model, lr, weight_decay, head_lr_factor, flow_stem_lr_factor)
     optimizer = SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
     if fused and momentum:
-        # A fused kernel that leaves out the very first update, because its gradient overflowed, leaves the momentum
-        # uninitialised and uses it in the next one. Beginning with zeros is the same sum: 0 x momentum + gradient.
+        # If the gradient of the very first step overflows, a fused kernel skips the update, leaves the momentum
+        # uninitialized and uses it in the next step. Zeros give the same first update: 0 x momentum + gradient.
         for parameter in (each for group in optimizer.param_groups for each in group["params"]):
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
@@ -86,7 +86,7 @@ def build_adamw(
     fused: bool | None = None,
     flow_stem_lr_factor: float = 5.0,
 ) -> AdamW:
-    """Adam with decoupled weight decay (Loshchilov, Hutter, ICLR 2019), with the same parameter groups."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter, ICLR 2019), with the groups of `parameter_groups`."""
     groups: Any = parameter_groups(model, lr, weight_decay, head_lr_factor, flow_stem_lr_factor)
     return AdamW(groups, lr=lr, betas=betas, eps=eps, fused=fused)
 
@@ -112,8 +112,8 @@ def lr_factor(
 ) -> float:
     """The factor of the base learning rate at an optimizer step, counted from 0.
 
-    A linear warm-up over warmup_epochs first. Then, with milestones (epochs), `factor` for each one passed; with None,
-    half a cosine from 1 to 0 over what the warm-up leaves. per: "step", or "epoch" for a rate that stays the same
+    Starts with a linear warm-up over warmup_epochs. Then, with milestones (epochs), multiplies by `factor` at each one;
+    with None, half a cosine from 1 to 0 over the remaining steps. per: "step", or "epoch" for a rate that is constant
     within an epoch.
     """
     if per == "epoch":
@@ -128,9 +128,9 @@ def lr_factor(
 
 
 class Schedule:
-    """Sets every group's learning rate for the step to come. It has no state: a resumed run needs its position only.
+    """Sets the learning rate of every group for the next step. Stateless: a resumed run needs only its position.
 
-    factor_at: optimizer steps done -> what the groups' own rates are multiplied by.
+    factor_at: optimizer steps done -> factor of the groups' initial rates.
     """
 
     def __init__(self, optimizer: Optimizer, factor_at: Callable[[float], float]) -> None:

@@ -1,4 +1,4 @@
-"""Score parts: the scores of an evaluation so far, on disk, so that a killed evaluation can be resumed."""
+"""Score parts: the scores of an unfinished evaluation on disk, from which it can be resumed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from vsn_train.data.loader import BadVideo
 from vsn_train.engine.evaluate import Found
 from vsn_train.errors import InputError
 
-SECONDS = 1.0  # at least, between two parts of one process: many small groups share a file
+SECONDS = 1.0  # least time between two parts of one process, so that small groups share a file
 
 
 class ScoreParts:
-    """The parts of one evaluation in one folder; several processes write into it, each its own files.
+    """The parts of one evaluation in one folder, where each process writes files of its own.
 
-    facts: what the scores stand on; parts of an evaluation with other facts are refused. videos: of the split. shape:
-    of what is kept of a video, (V, K) or (1, K).
+    facts: the inputs that determine the scores; parts with other facts are refused. videos: number in the split. shape:
+    of the scores kept per video, (V, K) or (1, K).
     """
 
     def __init__(self, folder: Path, facts: dict[str, Any], videos: int, shape: tuple[int, int]) -> None:
@@ -31,7 +31,7 @@ class ScoreParts:
         self.written = float("-inf")  # the first group's part is written at once
 
     def read(self) -> dict[int, np.ndarray]:
-        """Index -> (V, K) or (1, K) of every video that is done. Raises InputError for parts of another evaluation."""
+        """Index -> scores (V, K) or (1, K) of every finished video. Raises InputError for parts with other facts."""
         found: dict[int, np.ndarray] = {}
         for path in sorted(self.folder.glob("*.npz")):
             what = "part of an interrupted evaluation"
@@ -50,7 +50,7 @@ class ScoreParts:
         return found
 
     def _check(self, indices: np.ndarray, rows: np.ndarray, facts: dict[str, Any]) -> None:
-        """Raise ValueError where the content is not what `flush` writes; of other evaluations the facts tell."""
+        """Raise ValueError for content that `flush` does not write; a part with other facts may have any shape."""
         check_column(indices, "indices", "iu", (None,))
         check_column(rows, "rows", "f", (len(indices), None, None))
         if not np.isfinite(rows).all():
@@ -62,7 +62,7 @@ class ScoreParts:
             raise ValueError(f"indices are {indices.min()} to {indices.max()}, of {self.videos} videos")
 
     def add(self, results: Found) -> None:
-        """Take one group's results. A group with an unreadable video is not kept: it is read again on resume."""
+        """Add one group's results. A group with an unreadable video is not kept, so a resumed run reads it again."""
         rows = {index: rows for index, rows in results.items() if not isinstance(rows, BadVideo)}
         if len(rows) == len(results):
             self.waiting |= rows

@@ -24,19 +24,19 @@ def autocast_for(precision: str, device: torch.device) -> torch.autocast:
 
 
 def scaler_for(precision: str, device: torch.device) -> torch.amp.GradScaler:
-    """Scales the loss so that fp16 gradients do not vanish; passes everything through in other precisions."""
+    """A loss scaler, which keeps small fp16 gradients from vanishing; disabled in other precisions."""
     return torch.amp.GradScaler(device.type, enabled=resolve_precision(precision, device) == "fp16")
 
 
 def _multiplies_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    # Other CPUs accept bf16 too. Most run it slower than fp32; where AVX-512 has it, `runtime=auto` finds out.
+    # CPUs without AMX accept bf16, but most run it slower than fp32; `runtime=auto` measures it.
     amx: Any = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return bool(amx and amx())
 
 
 def allow_tf32(allowed: bool) -> None:
-    """CUDA only: whether fp32 products may be rounded to TF32's 10 bits of mantissa."""
+    """Set whether CUDA may round the factors of fp32 products to TF32 (10 bits of mantissa)."""
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed

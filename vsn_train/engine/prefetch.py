@@ -11,14 +11,14 @@ from vsn_train.data.loader import Batch
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device. CUDA: through pinned memory, a copy that the current stream waits for, not the host."""
+    """Copy the tensor to the device. CUDA: asynchronously through pinned memory; the current stream waits for it."""
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def to_host(tensor: Tensor) -> Callable[[], Tensor]:
-    """Start to copy the tensor into the host's memory. What is returned waits for it and gives it."""
+    """Start to copy the tensor to the host. The returned function waits for the copy and returns it."""
     if tensor.device.type != "cuda":
         return lambda: tensor
     copy = tensor.to("cpu", non_blocking=True)  # torch takes pinned memory for it
@@ -33,7 +33,7 @@ def to_host(tensor: Tensor) -> Callable[[], Tensor]:
 
 
 def on_device(steps: Iterator[list[Batch]], device: torch.device, prefetch: bool) -> Iterator[list[Batch]]:
-    """The same batches on the device. prefetch (CUDA): copied on a side stream while the step before is computed."""
+    """The same batches on the device. prefetch (CUDA): copy on a side stream while the previous step is computed."""
     if device.type != "cuda":
         yield from steps
         return

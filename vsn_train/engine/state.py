@@ -15,17 +15,17 @@ from vsn_train.data.loader import EpochBatches
 from vsn_train.engine.optim import Schedule
 from vsn_train.models import Recognizer
 
-FORMAT = 2  # of the file; raise it when a reader of today would misunderstand what is written
+FORMAT = 2  # of the file; increase it when existing readers would misread new files
 
 
 @dataclass
 class Position:
     """The position of a training; with model, optimizer and scaler everything that a resumed run needs.
 
-    Learning rates and every draw of randomness follow from it: they are functions of seed, epoch, step and sample.
-    epoch, step: epochs and optimizer steps done. videos, unreadable: of the epoch under way, videos done and those of
-    them that could not be read. sums: what each process has added up for the epoch's metrics, see `Meter`.
-    best: [value, epoch] of the best validations, best first; the value is what the run calls best, see `TrainOptions`.
+    Learning rates and all randomness follow from it: they are functions of seed, epoch, step and sample. epoch, step:
+    epochs and optimizer steps done. videos, unreadable: in the current epoch, videos done and unreadable ones among
+    them. sums: each process's sums for the epoch's metrics, see `Meter`. best: [value, epoch] of the validations, best
+    first; value: the metric of checkpoints.best_by.
     """
 
     epoch: int = 0
@@ -36,14 +36,14 @@ class Position:
     best: list[list[float]] = field(default_factory=list)
 
     def begin_epoch_anew(self) -> None:
-        """Back to the start of the epoch under way; its steps stay counted."""
+        """Go back to the start of the current epoch; its optimizer steps stay counted."""
         self.videos, self.unreadable, self.sums = 0, 0, []
 
     def end_epoch(self, value: float, lowest_is_best: bool = False) -> None:
-        """Go to the start of the next epoch. value: of this one's validation, such as top-1 in percent."""
+        """Go to the start of the next epoch. value: metric of this epoch's validation, such as top-1 in percent."""
         self.epoch, self.videos, self.unreadable, self.sums = self.epoch + 1, 0, 0, []
         sign = 1 if lowest_is_best else -1
-        # Of equal ones the first stays the best.
+        # Among equal values the earlier epoch stays the best.
         self.best = sorted([*self.best, [value, self.epoch]], key=lambda each: (sign * each[0], each[1]))
 
     @property
@@ -74,15 +74,15 @@ class TrainState:
 
     @property
     def rates(self) -> dict[str, float]:
-        """The learning rate of each group of parameters, for the step to come."""
+        """The learning rate of each parameter group in the next step."""
         return {str(group["name"]): float(group["lr"]) for group in self.optimizer.param_groups}
 
     def set_rates(self, batches: EpochBatches) -> None:
-        """Learning rates as the position has them. batches: the steps of an epoch."""
+        """Set the learning rates of the current position. batches: the steps of an epoch."""
         self.schedule.step(self.position.epoch * len(batches) + batches.steps_in(self.position.videos))
 
     def advance(self, batches: EpochBatches) -> None:
-        """One optimizer step further: the position, and the learning rates of the step to come."""
+        """Advance the position by one optimizer step and set the learning rates of the next one."""
         self.position.step += 1
         self.position.videos = min(self.position.videos + batches.step_videos, batches.videos)
         self.set_rates(batches)
@@ -97,7 +97,7 @@ class TrainState:
         } | asdict(self.position)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Back to where the run stood. state: as of `state_dict`. The learning rates follow by `set_rates`."""
+        """Restore the state that `state_dict` returned. Call `set_rates` afterwards for the learning rates."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scaler.is_enabled() and state["scaler"]:  # a run in another precision may be resumed in fp16
@@ -124,7 +124,7 @@ class Checkpoint:
     processes: int = 1
     step_videos: int = 0  # videos of an optimizer step, over all processes
     choices: dict[str, Any] = field(default_factory=dict)  # precision and memory format of the run
-    metrics_bytes: int = 0  # size of metrics.jsonl; what lies behind was logged after this file was written
+    metrics_bytes: int = 0  # size of metrics.jsonl when this file was written
     config: dict[str, Any]  # of the run, as plain types
     class_names: list[str]
     flip_pairs: list[list[int]]  # classes that a horizontal flip exchanges
@@ -139,12 +139,12 @@ class Checkpoint:
     best: list[list[float]] = field(default_factory=list)
 
     def content(self) -> dict[str, Any]:
-        """What the file holds; also what `TrainState.load_state_dict` takes."""
+        """The content of the file; also the argument of `TrainState.load_state_dict`."""
         return {"format": FORMAT} | {each.name: getattr(self, each.name) for each in fields(self)}
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> Checkpoint | None:
-        """What a file holds as a checkpoint; None when it is none of this format."""
+        """The checkpoint of a file's content; None for another format."""
         known = {each.name: content[each.name] for each in fields(cls) if each.name in content}
         if isinstance(known.get("config"), dict):
             known["config"] = plain_values(known["config"])
@@ -152,16 +152,16 @@ class Checkpoint:
 
 
 def lacking(content: dict[str, Any]) -> list[str]:
-    """The fields that a file of any version has and this one has not."""
+    """The required fields that are missing from a file's content."""
     required = (each for each in fields(Checkpoint) if each.default is MISSING and each.default_factory is MISSING)
     return [each.name for each in required if each.name not in content]
 
 
 def plain_values(config: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint's config says, as plain values.
+    """The config of a checkpoint with references resolved.
 
-    Older files refer from one value to another (${data.crop_size}); that is followed. Anything else in ${…} stays text:
-    a file must not read environment variables of the machine that opens it.
+    In older files a value may refer to another one (${data.crop_size}). Anything else in ${…} stays text: a file must
+    not read environment variables of the machine that opens it.
     """
 
     def follow(value: Any, depth: int = 3) -> Any:

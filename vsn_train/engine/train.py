@@ -1,6 +1,6 @@
 """The training step and the one loop around it: batch, forward, loss, backward, clip, step, EMA, schedule, log, save.
 
-`train_step` is the only one there is: check=true, runtime=auto and the benchmark of the switches time this one.
+`train_step` is the only training step: check=true, runtime=auto and the benchmarks time the same function.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ class StepOptions:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """epochs: when to end; patience: or after so many without a better validation, 0: never. log_every: steps.
+    """epochs: of the training; patience: stop after this many epochs without improvement, 0: never. log_every: steps.
 
-    max_bad_share: of an epoch's videos that may be unreadable, 0 to 1. prefetch: see `on_device`. lowest_is_best: of
-    what validations return, as of a loss; else the highest, as of an accuracy.
+    max_bad_share: share of an epoch's videos that may be unreadable, 0 to 1. prefetch: see `on_device`.
+    lowest_is_best: whether the lowest value of validations is the best, as for a loss.
     """
 
     step: StepOptions
@@ -82,8 +82,8 @@ def train(
     """Train from the state's position to the end of the last epoch, or until early stopping.
 
     validate: the value by which checkpoints.best_by ranks the epoch that is about to end; it may raise `Interrupted`.
-    Raises InputError when more than max_bad_share of an epoch's videos cannot be read, and StoppedError when a loss or
-    gradient is not a finite number, which changes no weight, and, after saving, when a signal asks it to stop.
+    Raises InputError when more than max_bad_share of an epoch's videos cannot be read. Raises StoppedError when a loss
+    or gradient is not finite, before it changes a weight, and, after saving, when a signal asks to stop.
     """
     position, finite = state.position, FiniteCheck(state, loader, batches, process)
     after_epoch = 0.0  # seconds of the latest validation and saving
@@ -118,7 +118,7 @@ def train(
 
             logged = position.step % options.log_every == 0 or position.videos == batches.videos
             if logged or stop or due:
-                finite.wait()  # nothing of a broken step is logged or saved
+                finite.wait()  # before logging and saving: raises if the step was not finite
             if logged:
                 values = meter.read()  # a sum over the processes
                 values |= {"clips_per_s": meter.new_videos / progress.seconds, "lr": rates["weight"]}
@@ -136,7 +136,7 @@ def train(
             if stop:
                 raise stopped_by(interrupts, checkpoints, process)
 
-        position.sums = meter.all_gather()  # every process's: a validation that is interrupted saves them
+        position.sums = meter.all_gather()  # saved if the validation is interrupted
         facts = summary(values) + ([f"{position.unreadable} unreadable"] if position.unreadable else [])
         log.line(f"{progress.title}  train {'  '.join(facts)}")  # at 80 columns on one line
         ended = time.perf_counter()
@@ -158,12 +158,12 @@ def train_step(
     videos: int,
     draws: np.random.Generator,
 ) -> Step:
-    """One update of the weights from the batches of one step, and of their average; the position stays as it is.
+    """Update the weights, and their moving average, from the batches of one step. Does not change the position.
 
-    A gradient that is not finite changes no weight; the caller looks at the norm, see `FiniteCheck`.
+    A gradient that is not finite changes no weight; the caller checks the norm, see `FiniteCheck`.
 
-    batches: this process's, on the device: video uint8 (B, T, C, H, W), label (B,). videos: of the step, over all
-    processes; the gradient is the mean over them. draws: for mixing clips, the same in all processes.
+    batches: of this process, on the device: video uint8 (B, T, C, H, W), label (B,). videos: number in the step, over
+    all processes; the gradient is the mean over them. draws: generator for mixing clips, the same in all processes.
     """
     losses: list[Tensor] = []
     predictions: list[Tensor] = []
@@ -192,13 +192,13 @@ def train_step(
 
 
 def update_unless_broken(optimizer: Optimizer, scaler: torch.amp.GradScaler, norm: Tensor) -> None:
-    """One step of the optimizer, or none where the gradient is not finite. norm: (), of the gradient, on its device."""
-    if scaler.is_enabled():  # it has looked at the gradient itself
+    """One step of the optimizer, or none if the gradient is not finite. norm: (), of the gradient, on its device."""
+    if scaler.is_enabled():  # the scaler checks the gradient itself
         scaler.step(optimizer)
         scaler.update()
         return
     if optimizer.defaults.get("fused"):
-        # Fused kernels read this where they run, as a scaler sets it: the host need not wait for the gradient.
+        # Fused kernels read found_inf on the device, as set by a scaler, so the host does not wait for the gradient.
         optimizer.grad_scale, optimizer.found_inf = None, (~norm.isfinite()).float()  # type: ignore[attr-defined]
         optimizer.step()
     elif norm.isfinite():
@@ -206,9 +206,9 @@ def update_unless_broken(optimizer: Optimizer, scaler: torch.amp.GradScaler, nor
 
 
 def seed_step(seed: int, step: int, rank: int) -> np.random.Generator:
-    """Dropout and mixing depend on (seed, step, rank) alone, so a resumed run needs no saved generator.
+    """Seed torch's generator, for dropout, and return the generator for mixing, the same in all processes.
 
-    Sets torch's generator, for dropout; returns the one for mixing, which is the same in all processes.
+    Both depend only on (seed, step, rank), so a resumed run needs no saved generator.
     """
     torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0]))
     return np.random.default_rng((seed, step))
@@ -222,12 +222,11 @@ def clip_loss(
     label_smoothing: float,
     class_weights: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy summed over the batch; of a mixed clip `share` is its own label's, the rest its partner's.
+    """Cross-entropy summed over the batch. A mixed clip has weight `share` on its own label, the rest on its partner's.
 
-    class_weights: (K,), multiplies the share that each class has of the target: of the label, of the partner, and of
-    label smoothing. The sum is not divided by the weights: the gradient stays the mean over the videos, whatever the
-    number of steps and processes that share them.
-    A loss that is not finite gets a gradient that is not finite, so that all ranks detect it through the all-reduce.
+    class_weights: (K,), multiplies each class's part of the target (label, partner and label smoothing). The sum is not
+    normalized by the weights, so the gradient is the mean over the videos for any number of batches and processes.
+    A loss that is not finite gives a gradient that is not finite, so all ranks detect it through the all-reduce.
     """
     options: Any = {"ignore_index": IGNORED, "reduction": "sum", "label_smoothing": label_smoothing}
     options["weight"] = class_weights
@@ -238,12 +237,13 @@ def clip_loss(
 
 
 def gradient_sync(network: nn.Module, enabled: bool) -> AbstractContextManager[None]:
-    """All-reduce gradients in the backward pass, or leave that to the last batch of the step."""
+    """All-reduce gradients in the backward pass, or defer that to the last batch of the step."""
     return nullcontext() if enabled or not isinstance(network, DistributedDataParallel) else network.no_sync()
 
 
 def stopped_by(interrupts: Interrupts, checkpoints: Checkpoints, process: Process | None) -> StoppedError:
-    """The error that ends a training after a signal, once everything is written. process: all ranks end together."""
+    """Wait for the checkpoint; return the error that ends a training after a signal. process: for a barrier, so that no
+    rank ends before rank 0 has written; None: no barrier."""
     checkpoints.wait()
     if process is not None:
         process.all_reduce_sum(0)  # a barrier: no rank ends before rank 0 has written
@@ -274,9 +274,9 @@ def report_bad_videos(
     process: Process,
     log: RunLog,
 ) -> None:
-    """Name each unreadable video of a step; raise InputError once they are more than the stated share of the videos.
+    """Log each unreadable video of a step; raise InputError once they exceed max_bad_share of the epoch's videos.
 
-    position: includes those of the step already. No rank decodes videos again that crashed or hung a worker.
+    position: already counts the step. Videos that crashed or hung a worker are quarantined on all ranks.
     """
     mine: list[BadVideo] = [bad for batch in step for bad in batch.bad]
     # Every rank gets them all: rank 0 logs the names, and all ranks skip the quarantined videos.
@@ -288,12 +288,12 @@ def report_bad_videos(
     loader.quarantine.update({bad.index: bad for bad in named if bad.lost})
     if position.unreadable == batches.videos:
         raise InputError(
-            f"none of the {batches.videos} training videos could be read, so that nothing can be learnt; last: "
+            f"none of the {batches.videos} training videos could be read; check dataset.root and the files; last: "
             f"{named[-1].path}: {named[-1].cause}"
         )
     if position.unreadable > max_bad_share * batches.videos:
         raise InputError(
             f"{position.unreadable} of {batches.videos} training videos could not be read, more than "
-            f"data.max_bad_share={max_bad_share}; last: {named[-1].path}: {named[-1].cause}. Repair the videos or take "
-            "them off the list, or raise the share"
+            f"data.max_bad_share={max_bad_share}; last: {named[-1].path}: {named[-1].cause}. Repair the videos, remove "
+            "them from the list, or raise the share"
         )

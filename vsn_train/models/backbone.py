@@ -1,26 +1,26 @@
-"""Puts an operator into a torchvision network. A new operator is one more branch of `insert_operator`, or a function
-of the user's own (docs/add-an-operator.md).
+"""Insert an operator into a torchvision network. A new operator is another branch of `insert_operator`, or a user's own
+function (docs/add-an-operator.md).
 
-What each operator does to the residual branch of a block (papers: TSM section 4.1; VSN's block figures and
-architecture table; STH figures 3 and 5). Shortcuts stay untouched. dw: the depthwise 3x3.
+The residual branch of a block with each operator (papers: TSM section 4.1; VSN's block figures and architecture table;
+STH figures 3 and 5). Shortcuts are unchanged. dw: the depthwise 3x3.
 
 | operator     | Bottleneck (ResNet-50, 101)     | BasicBlock (ResNet-18, 34)   | InvertedResidual (MobileNetV2)   |
 |--------------|---------------------------------|------------------------------|----------------------------------|
 | tsm          | shift, 1x1, 3x3, 1x1            | shift, 3x3, 3x3              | shift, 1x1, dw, 1x1              |
-| tsm_online   | as tsm, with the shift from the frame before alone                                            |
+| tsm_online   | as tsm, with the shift from the previous frame only                                           |
 | vsn_compact  | 1x1, shuffle, 3x3, restore, 1x1 | 3x3, shuffle, 3x3, restore   | shuffle, 1x1, dw, restore, 1x1   |
 | vsn_headtail | shuffle, 1x1, 3x3, 1x1, restore | shuffle, 3x3, 3x3, restore   | shuffle, 1x1, dw, 1x1, restore   |
 | sth          | 1x1, hybrid 3x3, 1x1            | hybrid 3x3, hybrid 3x3       | 1x1, hybrid dw, 1x1              |
 
-The papers draw bottlenecks only; the other two columns are ours. Between VSN's shuffle and restore there must be a
-convolution that mixes channels, or no frame meets another: compact therefore takes the second 3x3 of a basic block,
-which follows an ordinary one as in a bottleneck, and MobileNetV2's expansion with its depthwise 3x3, which alone
-would mix nothing. Batch norm belongs to its convolution: a restore follows norm and ReLU.
+The papers define only bottlenecks; the other two columns are ours. Between VSN's shuffle and restore there must be a
+convolution that mixes channels, or frames would not mix. So compact uses the second 3x3 of a basic block, which follows
+an ordinary one as in a bottleneck, and MobileNetV2's expansion with its depthwise 3x3, which alone would not mix
+channels. Batch norm belongs to its convolution: a restore follows norm and ReLU.
 
-Which blocks get it. tsm, tsm_online: every block; where the third stage has 23 blocks or more (ResNet-101), every
-second one of each stage, the first included, but in place all of them; in MobileNetV2 those with expansion and
-shortcut. All this as in the TSM code. vsn: the last block of each stage (where="all": every block), the others being
-standard blocks: as in tsm, or plain ones (standard_block="plain"); in MobileNetV2 the last block of each run of equal
+The blocks that get the operator. tsm, tsm_online, as in the TSM code: every block; if the third stage has 23 blocks or
+more (ResNet-101), every second one of each stage, starting with the first, but with an in-place shift all of them; in
+MobileNetV2 those with expansion and shortcut. vsn: the last block of each stage (where="all": every block); the others
+are standard blocks: as in tsm, or plain (standard_block="plain"); in MobileNetV2 the last block of each run of equal
 widths that has blocks with expansion and shortcut (where="all": all of these). sth: every block.
 """
 
@@ -75,19 +75,18 @@ CHOICES = {
     "temporal_start": TEMPORAL_STARTS,
 }
 ARCHS = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2")
-FLOW_STACK = 5  # consecutive flow fields that stand for one frame, x and y each: 10 channels
+FLOW_STACK = 5  # consecutive flow fields that form one frame, x and y each: 10 channels
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 def build_backbone(
     operator: str | Callable[..., None], arch: str, num_frames: int, modality: str, **options: Any
 ) -> tuple[nn.Module, int]:
-    """A network from frames (B*T, C, H, W) to features (B*T, D) and its D.
+    """Build a network from frames (B*T, C, H, W) to features (B*T, D); also returns D.
 
-    operator: one of OPERATORS, or a function of the user's own: operator(network, num_frames, **options) puts modules
-    into a torchvision network.
-    Raises InputError for an unknown operator, arch, modality, option or choice of an option, and where the operator's
-    groups do not divide the channels of a layer.
+    operator: one of OPERATORS, or the user's own function operator(network, num_frames, **options), which inserts
+    modules into a torchvision network. Raises InputError for an unknown operator, arch, modality, option or choice of
+    an option, and if the operator's groups do not divide the channels of a layer.
     """
     for key, value, choices in (("arch", arch, ARCHS), ("modality", modality, ("rgb", "flow"))):
         if value not in choices:
@@ -150,7 +149,7 @@ def check_own_options(operator: Callable[..., None], options: dict[str, Any]) ->
 
 
 def parse_option(text: str) -> tuple[str, int | float | str]:
-    """An operator's option as commands take it: "p=0.25" -> ("p", 0.25). Raises InputError without a "="."""
+    """Parse an operator's option: "p=0.25" -> ("p", 0.25). Raises InputError without a "="."""
     key, separator, value = text.partition("=")
     if not separator:
         raise InputError(f"option {text!r}: expected KEY=VALUE")
@@ -163,7 +162,7 @@ def parse_option(text: str) -> tuple[str, int | float | str]:
 
 
 def insert_operator(network: nn.Module, operator: str, num_frames: int, **options: Any) -> None:
-    """Put the operator into the residual blocks of a torchvision ResNet or MobileNetV2, in place."""
+    """Insert the operator into the residual blocks of a torchvision ResNet or MobileNetV2, in place."""
     for stage in stages(network):
         deep = len(getattr(network, "layer3", ())) >= 23
         shiftable = _shiftable(stage, every_second=deep and options.get("placement") != "inplace")
@@ -199,7 +198,7 @@ def stages(network: nn.Module) -> list[list[tuple[str, nn.Module]]]:
 
 
 def _has_residual_branch(block: nn.Module) -> bool:
-    """True for every ResNet block; in MobileNetV2 for blocks with shortcut and expansion."""
+    """Whether a block has a residual branch: every ResNet block; in MobileNetV2 those with shortcut and expansion."""
     return not isinstance(block, InvertedResidual) or (block.use_res_connect and len(block.conv) == 4)
 
 
@@ -227,7 +226,7 @@ def _shift(
 
 
 def _shuffle(network: nn.Module, name: str, operator: str, num_frames: int, remainder: str) -> None:
-    """Wrap the convolution behind the shuffle, and the one (or the norm) on either side of which it is restored."""
+    """Wrap the convolution after the shuffle, and the convolution (or norm) before (or after) which it is restored."""
     block = network.get_submodule(name)
     compact = operator == "vsn_compact"
     if isinstance(block, InvertedResidual):
@@ -257,7 +256,7 @@ def _hybridise(
     temporal_start: str,
     outer_taps: float,
 ) -> None:
-    """Replace the block's 3x3 convolutions. Each starts from the random weights of the one that it replaces."""
+    """Replace the block's 3x3 convolutions. Each is initialized from the random weights of the replaced one."""
     for path, conv in list(block.named_modules()):
         if not isinstance(conv, nn.Conv2d) or conv.kernel_size != (3, 3):
             continue
@@ -288,7 +287,7 @@ def placement(model: nn.Module) -> list[tuple[str, str]]:
             continue  # its wrapper has been listed
         found = [text for path, module in block.named_modules() if (text := _describe(path, module))]
         table.append((name.removeprefix("backbone."), ", ".join(found) or "-"))
-    around = [  # what users put around blocks and between them
+    around = [  # users' own modules around blocks and between them
         (name.removeprefix("backbone."), _describe_own(module))
         for name, module in model.named_modules()
         if name and is_own(module) and not any(f"{name}.".startswith(f"{block}.") for block in blocks)
@@ -297,7 +296,7 @@ def placement(model: nn.Module) -> list[tuple[str, str]]:
 
 
 def placement_table(model: nn.Module) -> str:
-    """`placement` as lines of text; print it to see what a model is made of."""
+    """`placement` as a text table, to print the operators of a model."""
     return tabulate(placement(model), tablefmt="plain", disable_numparse=True)
 
 
@@ -321,7 +320,7 @@ def _describe(path: str, module: nn.Module) -> str:
 
 
 def is_own(module: nn.Module) -> bool:
-    """Whether the operator is a user's own function."""
+    """Whether a module is a user's own, from neither torch nor this package."""
     return not type(module).__module__.startswith(("torch.", "torchvision.", "vsn_train."))
 
 

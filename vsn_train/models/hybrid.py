@@ -14,9 +14,9 @@ integration "attention":       O = a_T O_T + a_S O_S (equation 3), one weight pe
                                (a_T, a_S) = softmax over the branches of FC(mean of O_T), FC(mean of O_S), means over
                                T, H, W, one FC from Co to Co without bias for both, zero at the start: a_T = a_S = 1/2
 
-A pair of channels has 9 (1-p) + 3 p weights on average in place of 9. Nothing is stored for the pairs that are cut.
+A pair of channels has 9 (1-p) + 3 p weights on average instead of 9; pairs without a kernel have no weights.
 
-How W_T starts is not in the paper; `temporal_taps` has the forms, docs/operators.md what they were measured to give.
+The paper does not state how W_T is initialized; `temporal_taps` has the options, docs/operators.md their accuracies.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ VARIANTS = ("hybrid", "merge")
 INTEGRATIONS = ("sum", "attention")
 TEMPORAL_STARTS = ("auto", "random", "rows", "mixed", "centre")
 OUTER_TAPS = 3.0  # default of outer_taps
-# Fewest channels per group at which grouped 3x3 kernels beat one dense kernel with zeros. Below it the libraries'
-# kernels do not fill their registers.
+# Least number of channels per group for which grouped 3x3 kernels are faster than one dense kernel with zeros. With
+# fewer, the libraries' kernels do not fill their registers.
 MIN_GROUPED_CHANNELS = 32
 
 
@@ -63,10 +63,9 @@ def temporal_conv(x: Tensor, weight: Tensor, num_frames: int, groups: int = 1, s
 
 
 def _time_and_space(x: Tensor, num_frames: int, stride: int) -> Tensor:
-    """(B*T, C, H, W) -> (B, C, T, H'*W'), time and space as the two axes of an image.
+    """(B*T, C, H, W) -> (B, C, T, H'*W'), with time and space as the two axes of an image.
 
-    For x in channels_last this is a view in channels_last, so that an ordinary 2D convolution does the work and
-    nothing is copied.
+    For x in channels_last this is a view in channels_last, so a 2D convolution can compute it without a copy.
     """
     if stride > 1:
         x = F.avg_pool2d(x, 1, stride)  # picks pixels; unlike a slice it keeps the memory format
@@ -76,14 +75,14 @@ def _time_and_space(x: Tensor, num_frames: int, stride: int) -> Tensor:
         and x.device.type == "cpu"
         and (x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"))
     ):
-        # The strides of such a view can be read in two ways, and torch's half-precision weight gradient on CPUs reads
-        # them in the wrong one (seen with 2.14.1).
+        # The strides of such a view are ambiguous, and torch's half-precision weight gradient on CPUs misreads them
+        # (seen with 2.14.1).
         return moved.contiguous()
     return moved
 
 
 def dense_kernel(spatial: Tensor, groups: int) -> Tensor:
-    """The hybrid variant's W_S as one (Co, Ci, 3, 3) kernel, zeros for the pairs that it does not have.
+    """The hybrid variant's W_S as one (Co, Ci, 3, 3) kernel, with zeros for pairs without a kernel.
 
     spatial: (Co, Ci - Ci/G, 3, 3), the inputs in order without the output's own group.
     """
@@ -96,7 +95,7 @@ def dense_kernel(spatial: Tensor, groups: int) -> Tensor:
 
 
 def grouped_spatial_conv(x: Tensor, spatial: Tensor, groups: int, stride: int = 1) -> Tensor:
-    """O_S of the hybrid variant with exactly its multiplications: a convolution for each group of outputs.
+    """O_S of the hybrid variant without multiplications by zero: one convolution per group of outputs.
 
     x: (B*T, Ci, H, W); spatial: (Co, Ci - Ci/G, 3, 3). Returns (B*T, Co, H', W').
     """
@@ -116,7 +115,7 @@ def other_groups(x: Tensor, groups: int, own: int) -> Tensor:
 
 
 class _OtherGroups(torch.autograd.Function):
-    """Keeps the memory format, which `cat` of slices does not; one pass forwards and one backwards."""
+    """Preserves the memory format, unlike `cat` of slices; one copy in the forward and one in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, groups: int, own: int) -> Tensor:
@@ -143,7 +142,7 @@ class _OtherGroups(torch.autograd.Function):
 
 
 def split_kernel(kernel: Tensor, groups: int, variant: str) -> tuple[Tensor, Tensor]:
-    """The 3x3 kernels of a 2D convolution that W_S keeps, and those in whose place W_T stands.
+    """Split the 3x3 kernels of a 2D convolution into those that W_S keeps and those that W_T replaces.
 
     kernel: (Co, Ci, 3, 3). Returns, of the hybrid variant, (Co, Ci - Ci/G, 3, 3) and (Co, Ci/G, 3, 3); of merge
     (Co - Co/G, Ci, 3, 3) and (Co/G, Ci, 3, 3).
@@ -167,17 +166,17 @@ def chosen_start(temporal_start: str, trained: bool) -> str:
 def temporal_taps(replaced: Tensor, deviation: Tensor, start: str, outer_taps: float) -> Tensor:
     """The initial W_T.
 
-    replaced: (N, C, 3, 3), the 3x3 kernels in whose place it stands; deviation: scalar, the standard deviation of
-    the layer's spatial taps. Returns (N, C, 3, 1):
+    replaced: (N, C, 3, 3), the 3x3 kernels that it replaces; deviation: scalar, the standard deviation of the layer's
+    spatial taps. Returns (N, C, 3, 1):
 
-    random   normal taps of that deviation: they start like the spatial taps beside them
-    rows     the sums of the kernel's three rows: its vertical axis becomes time. The taps add up to what the nine
-             add up to, so that a still video gives what the 2D network gives where the image is constant
-    centre   the sum of the nine in the centre tap, zero outer taps: the same response to a still video, but no frame
-             sees another until training has found that it helps
-    mixed    that centre tap, and normal outer taps of outer_taps times the deviation
+    random   normal taps with that deviation, like the layer's spatial taps
+    rows     the sums of the kernel's three rows: its vertical axis becomes time. The taps have the same sum as the nine
+             taps, so a still video gives the output of the 2D network where the image is constant
+    centre   the sum of the nine taps in the centre tap, zero outer taps: the same response to a still video, but frames
+             do not mix until training changes the outer taps
+    mixed    that centre tap, and normal outer taps with outer_taps times the deviation
     """
-    noise = replaced.new_empty((*replaced.shape[:2], 3, 1)).normal_() * deviation  # the same draws for every form
+    noise = replaced.new_empty((*replaced.shape[:2], 3, 1)).normal_() * deviation  # the same draws for every option
     if start == "random":
         return noise
     if start == "rows":
@@ -189,24 +188,25 @@ def temporal_taps(replaced: Tensor, deviation: Tensor, start: str, outer_taps: f
 
 @torch.no_grad()
 def halve_statistics(norm: nn.BatchNorm2d) -> None:
-    """Let a batch norm in evaluation mode give for x / 2 what it gave for x, to the last digits of its precision."""
+    """Halve the statistics of a batch norm, so that in evaluation mode it gives for x / 2 the same output as before for
+    x, up to rounding."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     norm.running_mean.mul_(0.5)
-    # The root is taken of variance + eps, which has to fall to a quarter as a whole.
+    # The root is taken of variance + eps, which must become a quarter as a whole.
     norm.running_var.add_(norm.eps).mul_(0.25).sub_(norm.eps)
 
 
 class HybridConv2d(nn.Module):
-    """The 3x3 convolution of a block as STH convolution, padded by 1, without bias (batch norm follows).
+    """A block's 3x3 convolution as STH convolution, padding 1, without bias (batch norm follows).
 
-    forward: (B*T, Ci, H, W) -> (B*T, Co, H', W'). `spatial` and `temporal` hold W_S and W_T:
+    forward: (B*T, Ci, H, W) -> (B*T, Co, H', W'). `spatial` and `temporal` are W_S and W_T:
     hybrid (Co, Ci - Ci/G, 3, 3), the inputs in order without the output's own group, and (Co, Ci/G, 3, 1);
     merge (Co - Co/G, Ci, 3, 3) and (Co/G, Ci, 3, 1).
     `last_attention` is the detached (B, 2, Co) of the last forward pass, a_T before a_S; None without attention,
     before the first pass, and in compiled and exported graphs, which do not write it.
-    temporal_start, outer_taps: how W_T starts, see `temporal_taps`; "auto": see `init_from_conv2d`.
-    Raises InputError when 1/p is not whole or does not divide the channels, and for unknown choices.
+    temporal_start, outer_taps: initialization of W_T, see `temporal_taps`; "auto": see `init_from_conv2d`.
+    Raises InputError if 1/p is not whole or does not divide the channels, and for unknown choices.
     """
 
     def __init__(
@@ -241,26 +241,25 @@ class HybridConv2d(nn.Module):
         self.groups, self.variant, self.integration = groups, variant, integration
         self.temporal_start, self.outer_taps = temporal_start, outer_taps
         kernel = torch.empty(out_channels, in_channels, 3, 3)
-        nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu")  # as torchvision's networks start
+        nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu")  # as in torchvision's networks
         spatial, replaced = split_kernel(kernel, groups, variant)
         self.spatial = nn.Parameter(torch.empty_like(spatial))
         self.temporal = nn.Parameter(replaced.new_empty((*replaced.shape[:2], 3, 1)))
         self.attention: nn.Linear | None = None
         self._last_share_T: Tensor | None = None  # (B, Co)
         self.init_from_conv2d(kernel, trained=False)
-        if integration == "attention":  # after the other draws: the same seed gives the same taps as the sum has
+        if integration == "attention":  # after the other draws, so that a seed gives the same taps as with "sum"
             self.attention = nn.Linear(out_channels, out_channels, bias=False)
             nn.init.zeros_(self.attention.weight)
 
     @torch.no_grad()
     def init_from_conv2d(self, kernel: Tensor, trained: bool = True) -> None:
-        """Start from a 2D kernel (Co, Ci, 3, 3): W_S takes its taps as they are, W_T starts as `temporal_start` says.
+        """Initialize from a 2D kernel (Co, Ci, 3, 3): W_S keeps its taps, W_T is initialized by `temporal_start`.
 
-        trained: whether the kernel has learned anything, for "auto" (`chosen_start`).
-        Attention starts by halving both branches. The weights are not doubled for that: a batch norm follows, whose
-        output does not depend on their scale, but whose gradient falls with its square, so that doubled weights learn
-        at a quarter of the rate. Statistics of a batch norm that were taken behind the 2D kernel have to be halved
-        instead (`halve_statistics`).
+        trained: whether the kernel is pretrained, for "auto" (`chosen_start`).
+        Attention initially halves both branches. The weights are not doubled to compensate: the output of the following
+        batch norm does not depend on their scale, but its gradient falls with the square, so doubled weights would
+        learn at a quarter of the rate. Instead, halve the statistics of a pretrained batch norm (`halve_statistics`).
         """
         spatial, replaced = split_kernel(kernel, self.groups, self.variant)
         self.spatial.copy_(spatial)
@@ -297,11 +296,11 @@ class HybridConv2d(nn.Module):
         """Equation 3. o_T, o_S: (B*T, Co, H', W') -> the same shape."""
         assert self.attention is not None
         o_T, o_S = (each.unflatten(0, (-1, self.num_frames)) for each in (o_T, o_S))
-        # A softmax over two is the sigmoid of their difference, and FC is linear: it sees the difference of the means.
+        # A softmax over two values is the sigmoid of their difference. FC is linear, so apply it to the difference.
         share_T = self.attention(o_T.mean((1, 3, 4)) - o_S.mean((1, 3, 4))).sigmoid()
         if not torch.compiler.is_compiling():
             self._last_share_T = share_T.detach()
-        # The shares sum to one, so that one pass over the branches does it: O_S + a_T (O_T - O_S).
+        # The shares sum to one, so one pass over the branches suffices: O_S + a_T (O_T - O_S).
         return torch.lerp(o_S, o_T, share_T[:, None, :, None, None].to(o_S.dtype)).flatten(0, 1)
 
     @property
@@ -317,11 +316,11 @@ class HybridConv2d(nn.Module):
 
 
 class DepthwiseHybridConv2d(nn.Module):
-    """The depthwise counterpart (MobileNetV2; the paper names the network and gives no definition).
+    """The depthwise form (for MobileNetV2, which the paper names without a definition).
 
-    Of C channels with a kernel each, every G-th, the first included, has a 3x1x1 kernel over time, taken at every
-    stride-th pixel, and the others a 1x3x3 one. A channel has one branch: there is no sum and nothing to weigh, and
-    hybrid and merge are the same. `spatial`: (C - C/G, 1, 3, 3), `temporal`: (C/G, 1, 3, 1).
+    Every G-th of the C channels, starting with the first, has a 3x1x1 kernel over time, applied at every stride-th
+    pixel; the others have a 1x3x3 kernel. A channel has only one branch, so integration does not apply, and hybrid and
+    merge are the same. `spatial`: (C - C/G, 1, 3, 3), `temporal`: (C/G, 1, 3, 1).
     """
 
     def __init__(
@@ -359,7 +358,7 @@ class DepthwiseHybridConv2d(nn.Module):
         """(B*T, C, H, W) -> (B*T, C, H', W')."""
         if x.shape[0] % self.num_frames:
             raise ValueError(f"{x.shape[0]} frames are not a whole number of clips of {self.num_frames} frames")
-        # One 3x3 pass over all channels is faster than taking the temporal ones out; theirs are replaced after it.
+        # One 3x3 pass over all channels is faster than excluding the temporal ones; their outputs are replaced.
         kernel = F.pad(self.spatial.unflatten(0, (-1, self.groups - 1)), (0, 0, 0, 0, 0, 0, 1, 0)).flatten(0, 1)
         o_S = F.conv2d(x, kernel, stride=self.stride, padding=1, groups=self.channels)
         temporal = self.temporal.shape[0]

@@ -1,7 +1,6 @@
-"""torchvision's ImageNet weights, `weights=imagenet`: from torch.hub's cache, or downloaded into it.
+"""torchvision's ImageNet weights for `weights=imagenet`, from torch.hub's cache or downloaded to it.
 
-Of the two sets of weights that torchvision has for some networks it is the first, IMAGENET1K_V1, with which the papers
-here start.
+These are IMAGENET1K_V1, with which the papers' trainings start, not the newer IMAGENET1K_V2.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ from torchvision.models import get_model_weights
 
 from vsn_train.errors import InputError
 
-IMAGENET = "imagenet"  # what is written in place of a file's name
+IMAGENET = "imagenet"  # given instead of a file name
 
 
 def imagenet_file(arch: str, urls: Mapping[str, str] | None = None) -> Path:
-    """The file with the weights of a network, its hash checked.
+    """The file with the weights of a network, with verified hash.
 
-    arch: as of `create_model`. urls: arch -> address, which ends in <name>-<first hex digits of SHA-256>.pth; None:
-    torchvision's. Raises InputError where the file is neither in the cache nor can be downloaded, or is another one.
+    arch: see `create_model`. urls: arch -> URL that ends in <name>-<first hex digits of SHA-256>.pth; None:
+    torchvision's. Raises InputError if the file is not in the cache and cannot be downloaded, or has another hash.
     """
     url = urls[arch] if urls else get_model_weights(arch)["IMAGENET1K_V1"].url
     name = url.rpartition("/")[2]
@@ -35,8 +34,8 @@ def imagenet_file(arch: str, urls: Mapping[str, str] | None = None) -> Path:
             torch.hub.download_url_to_file(url, str(path), hash_prefix=digits, progress=sys.stderr.isatty())
         except (OSError, RuntimeError) as error:  # no network, no place; another hash
             raise InputError(
-                f"weights={IMAGENET}: {url} cannot be downloaded ({error}); download it elsewhere and put it at "
-                f"{path}, or name a file that is here: weights=FILE"
+                f"weights={IMAGENET}: {url} cannot be downloaded ({error}); download it elsewhere and copy it to "
+                f"{path}, or use a local file: weights=FILE"
             ) from error
     with path.open("rb") as file:
         found = hashlib.sha256()
@@ -44,7 +43,7 @@ def imagenet_file(arch: str, urls: Mapping[str, str] | None = None) -> Path:
             found.update(block)
     if not found.hexdigest().startswith(digits):
         raise InputError(
-            f"weights={IMAGENET}: {path} is not the file of {url}: its SHA-256 begins with "
-            f"{found.hexdigest()[: len(digits)]}, expected {digits}; remove it, and it is downloaded again"
+            f"weights={IMAGENET}: {path} is not the file of {url}: its SHA-256 starts with "
+            f"{found.hexdigest()[: len(digits)]}, expected {digits}; remove it to download it again"
         )
     return path

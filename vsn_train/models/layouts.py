@@ -1,6 +1,6 @@
-"""Naming schemes of weight files, mapped to torchvision's names for the same network.
+"""Map the tensor names of weight files to torchvision's names for the same network.
 
-Layouts, told apart by their keys (versions read: torchvision 0.29, mit-han-lab/temporal-shift-module 1f6a834,
+Layouts, recognized by their keys (versions read: torchvision 0.29, mit-han-lab/temporal-shift-module 1f6a834,
 open-mmlab/mmaction2 4d6c934 = 1.x):
 
 | layout         | first convolution          | shifted convolution                     | classifier            |
@@ -9,10 +9,10 @@ open-mmlab/mmaction2 4d6c934 = 1.x):
 | mmaction2      | backbone.conv1.conv.weight | backbone.layer1.0.conv1.conv.net.weight | cls_head.fc_cls       |
 | mmaction 0.x   | backbone.conv1.weight      | -                                       | cls_head.fc_cls       |
 
-MobileNetV2: torchvision and the TSM repository count features.0 … features.18, and inside a block torchvision nests
-where the TSM repository is flat; mmaction2 sorts the blocks into layer1 … layer7 between conv1 and conv2.
-All of them may stand behind `module.` (DataParallel) and `_orig_mod.` (torch.compile). Our own files name tensors as
-the network that wrote them does, which their config describes.
+MobileNetV2: torchvision and the TSM repository have features.0 … features.18; inside a block torchvision is nested and
+the TSM repository flat; mmaction2 has layer1 … layer7 between conv1 and conv2. All names may have the prefixes
+`module.` (DataParallel) and `_orig_mod.` (torch.compile). Our own files have the names of the network that their config
+describes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from vsn_train.models.shuffle import RestoredNorm2d, ShuffledConv2d
 from vsn_train.typed_values import misfit
 
 TORCHVISION, TSM, MMACTION2, MMACTION = "torchvision", "TSM repository", "mmaction2", "mmaction 0.x"
-CLASSIFIER = "fc."  # what the classifier is called here, whatever the network
+CLASSIFIER = "fc."  # prefix of the classifier here, for every network
 
 MOBILENET_BLOCKS = (1, 2, 3, 4, 3, 3, 1)  # in mmaction2's layer1 … layer7
 CLASSIFIER_NAMES = re.compile(
@@ -41,7 +41,7 @@ CLASSIFIER_NAMES = re.compile(
 )
 NORMALISATION = re.compile(r"^data_preprocessor\.(mean|std)$")
 OURS = "vsn-train"
-# A module that an operator puts around a layer -> what it calls the layer; modules of users call it WRAPPED.
+# A wrapper module of an operator -> its attribute for the wrapped layer; in users' own modules it is WRAPPED.
 WRAPPERS = {
     ShiftedConv2d: "conv",
     OnlineShiftedConv2d: "conv",
@@ -54,15 +54,15 @@ HEAD_KEYS = (
     "dropout",
     "partial_bn",
     "frozen_bn",
-)  # of a checkpoint's config: what a recognizer has beyond its backbone
+)  # keys of a checkpoint's config.backbone that belong to the recognizer
 
 RESIDUAL, INPLACE = "shift of the residual branch", "shift of the whole block"
-Mixing = dict[str, str]  # block -> how frames mix in it, for those in which they do
+Mixing = dict[str, str]  # block -> its operator, for the blocks that mix frames
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """The tensors of a file under torchvision's names, and what is known about their network."""
+    """The tensors of a file under torchvision's names, and facts about their network."""
 
     layout: str
     tensors: dict[str, Tensor]
@@ -74,14 +74,14 @@ class WeightsFile:
 
 
 def identify(content: dict[str, Any], model: nn.Module) -> WeightsFile:
-    """The tensors of a file of any known layout. model: says how our own files without a config name theirs.
+    """Identify the tensors of a file of any known layout. model: gives the names for our own files without a config.
 
-    Raises InputError for another layout and for parts of a network that no model here has.
+    Raises InputError for another layout, and for parts of a network that are not supported here.
     """
     state = next((content[key] for key in ("model", "state_dict") if isinstance(content.get(key), dict)), content)
     foreign = [f"{name} ({type(value).__name__})" for name, value in state.items() if not isinstance(value, Tensor)]
     if foreign:
-        raise InputError(f"expected tensors, found {few(foreign)}; keep the state dict alone")
+        raise InputError(f"expected tensors, found {few(foreign)}; save only the state dict")
     layout = layout_of(map(strip_wrappers, state))
     mixing: Mixing | None = None
     shifted: Mixing = {}
@@ -96,7 +96,7 @@ def identify(content: dict[str, Any], model: nn.Module) -> WeightsFile:
         )
     if len(set(names.values())) < len(names):
         twice = [plain for plain, count in Counter(names.values()).items() if count > 1]
-        raise InputError(f"several tensors stand for {few(twice)}; keep one of each")
+        raise InputError(f"several tensors map to {few(twice)}; keep one of each")
     return WeightsFile(
         layout,
         {plain: state[name] for name, plain in names.items()},
@@ -109,7 +109,7 @@ def identify(content: dict[str, Any], model: nn.Module) -> WeightsFile:
 
 
 def _backbone_of(content: dict[str, Any]) -> dict[str, Any]:
-    """The backbone of one of our own files, as its config says. Raises InputError for one that we did not write."""
+    """The backbone config of one of our own files. Raises InputError for a file that vsn-train did not write."""
     kinds: dict[str, Any] = {
         "config": dict[str, Any] | None, "mixing": dict[str, str] | None, "class_names": list[str] | None
     }  # fmt: skip
@@ -133,10 +133,10 @@ def own_names(
     config = _backbone_of(content)
     own_operator = "." in config.get("operator", "")
     trained = model
-    if config and not own_operator:  # a user's own operator is not rebuilt: that would run code that a file names
+    if config and not own_operator:  # a user's own operator is not rebuilt: that would run code named by a file
         arguments = {"modality": "rgb"} | {key: value for key, value in config.items() if key not in HEAD_KEYS}
         try:
-            with torch.device("meta"):  # names and modules alone
+            with torch.device("meta"):  # only names and modules are needed
                 backbone, _ = build_backbone(**arguments)
         except (InputError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
             raise InputError(f"its config is not one of this version of vsn-train: {error}") from error
@@ -155,7 +155,7 @@ def own_names(
 
 
 def plain_names(model: nn.Module) -> dict[str, str]:
-    """Name of each tensor of a recognizer -> torchvision's name for it: without the levels that operators put in."""
+    """Name of each tensor of a recognizer -> torchvision's name, without the levels added by operators."""
     names: dict[str, str] = {}
 
     def walk(module: nn.Module, name: str, plain: str) -> None:
@@ -171,7 +171,7 @@ def plain_names(model: nn.Module) -> dict[str, str]:
 
 
 def own_tensors(model: nn.Module) -> set[str]:
-    """Names of the tensors that modules of the user's own bring with them; no file of a 2D network has these."""
+    """Names of the tensors of the user's own modules, which no file of a 2D network has."""
     return {
         f"{path}.{name}"
         for path, module in model.named_modules()
@@ -184,7 +184,7 @@ def own_tensors(model: nn.Module) -> set[str]:
 def mixing_of(model: nn.Module) -> Mixing:
     """Block -> its operator, for the blocks that mix frames.
 
-    The number of frames is a part of it where the weights are tied to it: a shuffle gives each frame its own channels.
+    Includes the number of frames if the weights depend on it: a shuffle gives each frame its own channels.
     """
     lengths = {f"{m.num_frames} frames" for m in model.modules() if isinstance(m, (ShuffledConv2d, RestoredNorm2d))}
     return {
@@ -202,7 +202,7 @@ def strip_wrappers(name: str) -> str:
 
 
 def layout_of(names: Iterable[str]) -> str | None:
-    """Which code base wrote a state dict with these names, wrappers stripped; None for none of those above."""
+    """The code base that wrote a state dict with these names, wrappers stripped; None if unknown."""
     names = set(names)
     if any(name.startswith("base_model.") for name in names):
         return TSM
@@ -218,8 +218,8 @@ def layout_of(names: Iterable[str]) -> str | None:
 def torchvision_names(names: Iterable[str], layout: str) -> tuple[dict[str, str], Mixing]:
     """File's name -> torchvision's name, and block -> RESIDUAL or INPLACE for the blocks with a shift.
 
-    Blocks are named as torchvision does: "layer3.5", "features.4". What is not part of the network (the constants of
-    mmaction2's preprocessing) is left out. Raises InputError for parts that no model here has.
+    Blocks have torchvision's names: "layer3.5", "features.4". Tensors that are not part of the network (the constants
+    of mmaction2's preprocessing) are left out. Raises InputError for parts that are not supported here.
     """
     names = list(names)
     bare = {name: strip_wrappers(name) for name in names if not NORMALISATION.match(strip_wrappers(name))}
@@ -250,15 +250,14 @@ def refuse_unknown_parts(name: str, plain: str) -> None:
     ):
         if re.search(pattern, plain):
             raise InputError(
-                f"the file's network has {part} ({name}), which no model here has; use a file of a network without"
+                f"the file's network has {part} ({name}), which are not supported; use a file of a network without them"
             )
 
 
 def without_shift(name: str) -> tuple[str, str | None]:
-    """The name without the level that a shift puts in, and which place that is, if any.
+    """The name without the level added by a shift, and the place of the shift, if any.
 
-    A shifted convolution keeps its weight under `.net`; with the shift at the block's input everything in the block
-    lies under `.net`.
+    A shifted convolution has its weight under `.net`; with an in-place shift, the whole block is under `.net`.
     """
     for pattern, place in (
         (r"^(layer\d\.\d+)\.net\.(.+)$", INPLACE),
@@ -272,7 +271,7 @@ def without_shift(name: str) -> tuple[str, str | None]:
 
 
 def from_mmaction2(name: str, mobilenet: bool) -> str:
-    """mmcv puts a convolution and its batch norm into one module: `x.conv` and `x.bn`."""
+    """Convert names of mmaction2, where mmcv groups a convolution and its batch norm: `x.conv` and `x.bn`."""
     if mobilenet:
         if match := re.fullmatch(r"conv([12])\.(conv|bn)\.(\w+)", name):
             return f"features.{ {'1': 0, '2': 18}[match[1]] }.{int(match[2] == 'bn')}.{match[3]}"
@@ -287,7 +286,7 @@ def from_mmaction2(name: str, mobilenet: bool) -> str:
 
 
 def from_flat_mobilenet(name: str) -> str:
-    """features.2.conv.7.weight -> features.2.conv.3.weight: convolution, batch norm and ReLU count one by one."""
+    """features.2.conv.7.weight -> features.2.conv.3.weight: the flat form numbers convolution, norm and ReLU singly."""
     match = re.fullmatch(r"features\.(\d+)\.conv\.(\d)\.(\w+)", name)
     if not match:
         return name

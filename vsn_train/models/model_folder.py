@@ -1,6 +1,6 @@
-"""A trained model as a folder that model hubs show: model.safetensors, config.json and a README.md.
+"""A trained model as a folder for model hubs: model.safetensors, config.json and a README.md.
 
-config.json holds what a checkpoint says of its training, without the optimizer. No code is run to read the folder.
+config.json has the content of a checkpoint without its tensors. Reading the folder runs no code.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ def is_model_folder(path: Path) -> bool:
 
 
 def files_of(path: Path) -> list[Path]:
-    """What a model's path stands for: the file itself, or the two files of the folder that say what it computes."""
+    """The files that define a model: the file itself, or config.json and model.safetensors of a folder."""
     return [path / CONFIG, path / TENSORS] if path.is_dir() else [path]
 
 
 def write_model_folder(folder: Path, tensors: dict[str, Tensor], about: dict[str, Any], card: str) -> None:
-    """about: a checkpoint's content without its tensors, and whatever else there is to say; plain types.
+    """Write a model folder. about: a checkpoint's content without its tensors, and further metadata; plain types.
 
-    Raises InputError where the folder holds anything already.
+    Raises InputError if the folder is not empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: there is something already; expected a new or empty folder: choose another name")
+        raise InputError(f"{folder}: already exists; expected a new or empty folder: choose another name")
     with atomic_folder(folder) as written:
         packed = {name: tensor.contiguous() for name, tensor in tensors.items()}
         write_atomic(written / TENSORS, save(packed, metadata={"format": "pt"}))
@@ -44,7 +44,7 @@ def write_model_folder(folder: Path, tensors: dict[str, Tensor], about: dict[str
 
 
 def read_model_folder(folder: Path) -> dict[str, Any]:
-    """The content of the checkpoint that the folder was made from, with the weights that are used of it as "model".
+    """Read the content of the exported checkpoint; "model" has the exported weights.
 
     Raises InputError for other folders and damaged files.
     """
@@ -64,7 +64,7 @@ def read_model_folder(folder: Path) -> dict[str, Any]:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Raises InputError for a file that is none, or not whole."""
+    """Read a .safetensors file. Raises InputError for another or a damaged file."""
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, LookupError, TypeError, RuntimeError) as error:

@@ -17,10 +17,10 @@ from vsn_train.models.weights import load_weights
 class Recognizer(nn.Module):
     """A 2D network over T frames whose per-frame logits are averaged (Wang et al., TSN, ECCV 2016, equation 1).
 
-    forward: float (B, T, C, H, W), normalised -> logits (B, K). Raises ValueError when T differs from the model's:
-    an operator mixes a fixed number of frames.
-    partial_bn: every batch norm but the first keeps its statistics and its affine parameters while training, which
-    helps where there are few videos (TSN's partial BN). frozen_bn: every one does.
+    forward: normalized float (B, T, C, H, W) -> logits (B, K). Raises ValueError if T differs from the model's: an
+    operator mixes a fixed number of frames.
+    partial_bn: freeze statistics and affine parameters of all batch norms except the first, which helps with few videos
+    (TSN's partial BN). frozen_bn: freeze all of them.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Recognizer(nn.Module):
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(features, num_classes)
-        # Small, so that the first logits are near zero and the backbone's gradient starts gently (TSM's choice).
+        # Small weights, so that the first logits are near zero and the backbone's first gradients small (as TSM).
         nn.init.normal_(self.head.weight, std=0.001)
         nn.init.zeros_(self.head.bias)
         for norm in self._frozen_norms():
@@ -68,7 +68,7 @@ class Recognizer(nn.Module):
         return torch.cat([each.unflatten(0, video.shape[:2]).mean(dim=1).float() for each in both], dim=1)
 
     def features(self, video: Tensor) -> Tensor:
-        """(B, T, C, H, W) -> (B, D): what the classifier sees, the mean over the frames."""
+        """(B, T, C, H, W) -> (B, D): the input of the classifier, averaged over the frames."""
         return self._features_of_frames(video).unflatten(0, video.shape[:2]).mean(dim=1)
 
     def _features_of_frames(self, video: Tensor) -> Tensor:
@@ -78,9 +78,9 @@ class Recognizer(nn.Module):
         return self.backbone(video.flatten(0, 1))
 
     def diagnostics(self) -> dict[str, dict[str, float]]:
-        """Scalars of the last forward pass to plot, as {group: {name: scalar}}.
+        """Scalars of the last forward pass for TensorBoard, as {group: {name: scalar}}.
 
-        attention: of each STH layer with attention, the mean weight of its temporal branch, 0 to 1.
+        attention: the mean weight of the temporal branch, 0 to 1, for each STH layer with attention.
         """
         shares = {
             name: float(module.last_attention[:, 0].mean())
@@ -104,10 +104,10 @@ def create_model(
 ) -> Recognizer:
     """Build a recognizer.
 
-    operator: "tsn", "tsm", "tsm_online", "vsn_compact", "vsn_headtail" or "sth"; or a function of your own, called with
-    the 2D network, T and the options, that puts modules into the network. arch: "resnet18", "resnet34", "resnet50",
-    "resnet101" or "mobilenet_v2". num_frames: T. weights: a file for `load_weights`; None starts from random weights.
-    modality: "rgb", 3 channels a frame, or "flow", 10. partial_bn, frozen_bn: see `Recognizer`. Options:
+    operator: "tsn", "tsm", "tsm_online", "vsn_compact", "vsn_headtail" or "sth"; or your own function, which is called
+    with the 2D network, T and the options and inserts modules into the network. arch: "resnet18", "resnet34",
+    "resnet50", "resnet101" or "mobilenet_v2". num_frames: T. weights: a file for `load_weights`; None: random weights.
+    modality: "rgb" (3 channels per frame) or "flow" (10). partial_bn, frozen_bn: see `Recognizer`. Options:
 
     tsm            fold_div=8; placement="residual" or "inplace" (the shortcut is shifted too)
     tsm_online     fold_div=8

@@ -17,11 +17,11 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 def run_on_moved(layer: Callable[[Tensor], Tensor], source: Tensor, move: Callable[[Tensor], Tensor]) -> Tensor:
     """layer(move(source)); autograd stores `source` instead of the moved tensor, which the backward pass recomputes.
 
-    A convolution keeps its input for the gradient of its weights. Behind a shift that input is a copy, while the
-    original is being kept as well, for the ReLU in front. So the original is noted in place of the copy and moved
-    again in the backward pass: the memory of a network without the shift, for one more copy of time.
+    A convolution stores its input for the gradient of its weights. After a shift that input is a copy, while the
+    original is stored too, for the ReLU before it. So only the original is stored, and the backward pass repeats the
+    shift: the memory of a network without the shift, for the time of one more copy.
 
-    Compilers decide themselves what to keep: nothing is done in their graphs, nor where no gradient is wanted.
+    Does nothing in compiled graphs, where the compiler decides what to store, and without gradients.
     """
     moved = move(source)
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
@@ -45,10 +45,10 @@ def run_on_moved(layer: Callable[[Tensor], Tensor], source: Tensor, move: Callab
 
 
 def recompute_blocks(backbone: nn.Module) -> None:
-    """Activation checkpointing: residual blocks keep only their input and are computed again in the backward pass.
+    """Activation checkpointing: residual blocks store only their input and are recomputed in the backward pass.
 
-    Less memory, about one forward pass more. The second pass leaves the batch norms' running statistics alone, so that
-    the result is the same.
+    Needs less memory and about one more forward pass. The recomputation does not change the running statistics of batch
+    norm, so the result is the same.
     """
     for block in backbone.modules():
         if isinstance(block, BasicBlock | Bottleneck | InvertedResidual):

@@ -20,9 +20,9 @@ def temporal_shift(x: Tensor, num_frames: int, fold_div: int = 8) -> Tensor:
     """Shift 1/fold_div of the channels by one frame to the past and as many to the future (TSM, section 3, figure 1).
 
     x: (B*T, C, H, W). With fold = C // fold_div, channels [0, fold) of frame t are those of frame t + 1, channels
-    [fold, 2 fold) those of frame t - 1, and the rest stays. Frames that do not exist are zeros: nothing wraps.
-    Returns a new tensor of the same shape and memory format; the shift is linear and keeps nothing for the backward
-    pass. Raises ValueError when the batch is not a whole number of clips, or fold_div is below 2.
+    [fold, 2 fold) those of frame t - 1, and the rest is unchanged. Frames outside the clip are zeros: no wrap-around.
+    Returns a new tensor of the same shape and memory format; the shift is linear and stores nothing for the backward
+    pass. Raises ValueError if the batch is not a whole number of clips, or fold_div is below 2.
     """
     if fold_div < 2:
         raise ValueError(f"fold_div {fold_div}: expected at least 2, since two parts of the channels move")
@@ -33,8 +33,8 @@ def temporal_shift(x: Tensor, num_frames: int, fold_div: int = 8) -> Tensor:
 def shift_from_past(x: Tensor, num_frames: int, fold_div: int = 8) -> Tensor:
     """Shift 1/fold_div of the channels from the previous frame only: online TSM (section 3.3 and figure 1c).
 
-    x: (B*T, C, H, W). Channels [0, C // fold_div) of frame t are those of frame t - 1, of the first frame zeros; the
-    rest stays. So a frame depends on none that comes later. Raises ValueError as `temporal_shift`.
+    x: (B*T, C, H, W). Channels [0, C // fold_div) of frame t are those of frame t - 1, zeros in the first frame; the
+    rest is unchanged. So no frame depends on a later one. Raises ValueError as `temporal_shift`.
     """
     if fold_div < 1:
         raise ValueError(f"fold_div {fold_div}: expected at least 1")
@@ -42,9 +42,9 @@ def shift_from_past(x: Tensor, num_frames: int, fold_div: int = 8) -> Tensor:
 
 
 class ShiftedConv2d(nn.Module):
-    """A convolution that sees shifted channels: the first one of a residual branch (TSM's residual shift).
+    """A convolution on shifted channels, the first one of a residual branch (TSM's residual shift).
 
-    The shortcut is unchanged, so every frame keeps its own features.
+    The shortcut is not shifted, so every frame keeps its own features.
     """
 
     def __init__(self, conv: nn.Conv2d, num_frames: int, fold_div: int = 8) -> None:
@@ -62,9 +62,9 @@ class ShiftedConv2d(nn.Module):
 
 
 class OnlineShiftedConv2d(nn.Module):
-    """A convolution that sees channels of the frame before: the first one of a residual branch (TSM online).
+    """A convolution on channels shifted from the previous frame, the first one of a residual branch (TSM online).
 
-    Takes whole clips, (B*T, C, H, W); within `one_frame_at_a_time` one frame of one video, (1, C, H, W).
+    Input: whole clips, (B*T, C, H, W); within `one_frame_at_a_time` one frame of one video, (1, C, H, W).
     """
 
     def __init__(self, conv: nn.Conv2d, num_frames: int, fold_div: int = 8) -> None:
@@ -87,13 +87,13 @@ class OnlineShiftedConv2d(nn.Module):
         return f"num_frames={self.num_frames}, fold_div={self.fold_div}"
 
 
-Past = dict[OnlineShiftedConv2d, Tensor]  # layer -> the channels of the last frame that move on, (1, fold, H, W)
+Past = dict[OnlineShiftedConv2d, Tensor]  # layer -> the shifted channels of the last frame, (1, fold, H, W)
 
 
 @contextmanager
 def one_frame_at_a_time(network: nn.Module, past: Past) -> Iterator[None]:
-    """Let the network take the next frame of a video, (1, C, H, W). past: empty before the first; the network keeps in
-    it what the following frame needs."""
+    """Make the network process a video frame by frame, (1, C, H, W). past: cache of the shifted channels; empty before
+    the first frame."""
     layers = [module for module in network.modules() if isinstance(module, OnlineShiftedConv2d)]
     for layer in layers:
         layer.past = past
@@ -126,16 +126,16 @@ def _shift(x: Tensor, num_frames: int, back: int, on: int) -> Tensor:
     if x.shape[0] % num_frames:
         raise ValueError(f"{x.shape[0]} frames are not a whole number of clips of {num_frames} frames")
     if torch.compiler.is_dynamo_compiling() and x.device.type == "cpu":
-        return _shift_op(x, num_frames, back, on, False)  # the compiler's own loop over `cat` takes far longer on a CPU
+        return _shift_op(x, num_frames, back, on, False)  # the compiler's loop over `cat` is far slower on a CPU
     if torch.compiler.is_compiling():
-        return _shift_by_cat(x, num_frames, back, on)  # GPUs' compilers fuse this, and exporters know every part of it
+        return _shift_by_cat(x, num_frames, back, on)  # GPU compilers fuse it, and exporters support its operations
     return _Shift.apply(x, num_frames, back, on, False)
 
 
 class _Shift(torch.autograd.Function):
-    """One copy forwards and one backwards. The gradient of a shift is the shift the other way round.
+    """One copy in the forward and one in the backward pass. The gradient of a shift is the shift in reverse.
 
-    Autograd's own gradient of slices and concatenations fills a tensor of the full size with zeros for each slice.
+    Autograd's gradient of slices and concatenations would fill a full-size tensor with zeros for each slice.
     """
 
     @staticmethod
@@ -149,7 +149,7 @@ class _Shift(torch.autograd.Function):
 
 
 def _shift_by_copy(x: Tensor, num_frames: int, back: int, on: int, reverse: bool) -> Tensor:
-    """Every element is written once into a buffer of x's memory format. reverse: channels move the other way."""
+    """Write every element once into a buffer of x's memory format. reverse: shift in the other direction."""
     out = torch.empty_like(x)
     x_BTCHW, out_BTCHW = (each.unflatten(0, (-1, num_frames)) for each in (x, out))
     from_next, from_last = slice(0, back), slice(back, back + on)

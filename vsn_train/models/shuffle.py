@@ -26,10 +26,10 @@ REMAINDERS = ("error", "keep")
 def video_shuffle(x: Tensor, num_frames: int, remainder: str = "error") -> Tensor:
     """Exchange channel groups and frames of each clip (the formula above); applied twice it gives x back.
 
-    x: (B*T, C, H, W). remainder: what becomes of channels that do not split into T groups; "error", or "keep": the
-    first floor(C / T) * T channels are shuffled and the rest stays where it is. Returns a tensor of the same shape
-    and memory format. Raises ValueError when C is not divisible by T under "error", when the batch is not a whole
-    number of clips, or for another remainder.
+    x: (B*T, C, H, W). remainder: treatment of channels that do not split into T groups: "error", or "keep": shuffle the
+    first floor(C / T) * T channels and leave the rest in place. Returns a tensor of the same shape and memory format.
+    Raises ValueError if C is not divisible by T with "error", if the batch is not a whole number of clips, and for
+    another remainder.
     """
     frames, channels = x.shape[:2]
     if frames % num_frames:
@@ -42,7 +42,7 @@ def video_shuffle(x: Tensor, num_frames: int, remainder: str = "error") -> Tenso
 
 
 def check_groups(channels: int, num_frames: int, remainder: str) -> None:
-    """Raise ValueError unless the channels can be shuffled over so many frames."""
+    """Raise ValueError unless the channels can be shuffled over this number of frames."""
     if remainder not in REMAINDERS:
         raise ValueError(f"remainder {remainder!r}: expected one of {', '.join(REMAINDERS)}")
     if channels % num_frames and remainder == "error":
@@ -54,12 +54,12 @@ def check_groups(channels: int, num_frames: int, remainder: str) -> None:
 
 
 class ShuffledConv2d(nn.Module):
-    """A convolution on shuffled frames. Where frames come in shuffled, the same shuffle restores them."""
+    """A convolution on shuffled frames. The shuffle is its own inverse, so it also restores shuffled frames."""
 
     def __init__(
         self, conv: nn.Conv2d, num_frames: int, remainder: str = "error", restores: bool = False, name: str = ""
     ) -> None:
-        """restores: for the reader alone. name: of the layer, for the InputError when its channels do not split."""
+        """restores: only for printing. name: of the layer, for the InputError if its channels do not split."""
         super().__init__()
         _check_layer(conv.in_channels, num_frames, remainder, name)
         self.conv = conv
@@ -76,9 +76,10 @@ class ShuffledConv2d(nn.Module):
 
 
 class RestoredNorm2d(nn.Module):
-    """A batch norm of shuffled frames, restored behind it: the end of a residual branch.
+    """A batch norm on shuffled frames, followed by the restoring shuffle: the end of a residual branch.
 
-    The norm's statistics belong to channel slots, which hold other frames while shuffled, so the two do not commute.
+    The norm's statistics belong to channel slots, which come from other frames while shuffled, so the two do not
+    commute.
     """
 
     def __init__(self, norm: nn.BatchNorm2d, num_frames: int, remainder: str = "error", name: str = "") -> None:
@@ -103,7 +104,7 @@ def _check_layer(channels: int, num_frames: int, remainder: str, name: str) -> N
 
 
 class _Shuffle(torch.autograd.Function):
-    """Its own gradient. Nothing is kept, and gradients arrive at the convolutions in their memory format."""
+    """Its own gradient. Stores nothing, and passes gradients to the convolutions in their memory format."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, num_frames: int) -> Tensor:
@@ -119,8 +120,8 @@ def _shuffle(x: Tensor, num_frames: int) -> Tensor:
     if not torch.compiler.is_compiling():
         return _Shuffle.apply(x, num_frames)
     if torch.compiler.is_dynamo_compiling() and x.device.type == "cpu":
-        return _shuffle_op(x, num_frames)  # the compiler's own loop takes longer on a CPU
-    # Views and one copy, which GPUs' compilers merge into neighbours. `reshape` copies in the order of the axes.
+        return _shuffle_op(x, num_frames)  # the compiler's loop is slower on a CPU
+    # Views and one copy, which GPU compilers fuse with neighbours. `reshape` copies in the order of the axes.
     if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
         x_BjHWig = _grid(x, num_frames).permute(0, 1, 4, 5, 2, 3)
         return x_BjHWig.transpose(1, 4).reshape(x.shape[0], *x.shape[2:], x.shape[1]).permute(0, 3, 1, 2)
@@ -128,7 +129,7 @@ def _shuffle(x: Tensor, num_frames: int) -> Tensor:
 
 
 def _shuffle_by_copy(x: Tensor, num_frames: int) -> Tensor:
-    """In x's memory format. Frame by frame it is long runs, which takes half the time of one copy of all."""
+    """Shuffle in x's memory format. Copying frame by frame has long runs and takes half the time of a single copy."""
     out = torch.empty_like(x)
     x_BjigHW, out_BijgHW = _grid(x, num_frames), _grid(out, num_frames)
     for j in range(num_frames):

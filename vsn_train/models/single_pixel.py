@@ -1,4 +1,4 @@
-"""3x3 convolutions on maps of one pixel, which small frames leave in the last stage of a ResNet."""
+"""3x3 convolutions on feature maps of one pixel, as in the last stage of a ResNet on small frames."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 def conv3x3(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
     """`F.conv2d` with padding 1. x: (N, Ci, H, W); weight: (Co, Ci, 3, 3).
 
-    On a map of one pixel only the middle tap meets it, and the others have no gradient. oneDNN computes all nine, and
-    the weight gradient there takes ten times what its arithmetic needs: 145 ms for forward and backward pass of 512
-    channels and 128 frames, 13 ms with the middle tap alone (one AVX2 core; 2026-11-28). So training on a CPU uses
-    that tap. Inference keeps the library's own form, and compiled and exported graphs theirs.
+    On a map of one pixel only the centre tap is used, and the others have no gradient. oneDNN computes all nine, and
+    its weight gradient is ten times slower than necessary: forward and backward pass of 512 channels and 128 frames
+    take 145 ms, with the centre tap alone 13 ms (one AVX2 core; 2026-11-28). So training on a CPU uses only that tap.
+    Inference, and compiled and exported graphs, use the library's convolution.
     """
     if (
         x.shape[-2:] == (1, 1)
@@ -33,7 +33,7 @@ class Conv3x3(nn.Conv2d):
 
 
 def use_conv3x3(network: nn.Module) -> None:
-    """Let a network's dense 3x3 convolutions compute `conv3x3`, in place; parameters and names stay."""
+    """Make a network's dense 3x3 convolutions compute `conv3x3`, in place, with the same parameters and names."""
     for module in network.modules():
         if (
             type(module) is nn.Conv2d

@@ -1,5 +1,5 @@
-"""Weights in, from a local file: torchvision's and timm's ImageNet files, checkpoints of the TSM repository and of
-mmaction2 (layouts.py knows their names), and our own."""
+"""Load weights from a local file: ImageNet files of torchvision and timm, checkpoints of the TSM repository and of
+mmaction2 (layouts.py maps their names), and our own."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ RESNETS = {(2, False): "resnet18", (6, False): "resnet34", (6, True): "resnet50"
 class WeightsReport:
     """The outcome for each tensor: names of the model; for `renamed` and `skipped` also those of the file."""
 
-    loaded: tuple[str, ...]  # the model's tensors that hold what the file says
-    adapted: dict[str, str]  # those of them that were computed from the file's -> how
+    loaded: tuple[str, ...]  # the model's tensors that were set from the file
+    adapted: dict[str, str]  # those of them that were computed from tensors of the file -> how
     renamed: dict[str, str]  # file's name -> model's name
     skipped: dict[str, str]  # file's name -> why it was not used
-    missing: tuple[str, ...]  # the model's tensors that the file does not give: they keep their starting values
-    layout: str = OURS  # who wrote the file
+    missing: tuple[str, ...]  # the model's tensors that are not in the file: they keep their initial values
+    layout: str = OURS  # code base that wrote the file
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -64,7 +64,7 @@ class WeightsReport:
             for reason in dict.fromkeys(reasons.values()):
                 lines.append(f"{title} ({reason}): {few(name for name in reasons if reasons[name] == reason)}")
         if self.missing:
-            lines.append(f"missing, so at their starting values: {few(self.missing)}")
+            lines.append(f"missing, at their initial values: {few(self.missing)}")
         return "\n  ".join([*lines, *self.notes])
 
 
@@ -79,21 +79,21 @@ def load_weights(
 ) -> WeightsReport:
     """Copy the tensors of a file into a `Recognizer`, in place, and report the outcome for each.
 
-    path: a file that torch.save wrote, a .safetensors file, a folder that vsn-tools export has written, or "imagenet":
-    torchvision's weights of this network.
+    path: a file written by torch.save, a .safetensors file, a folder written by vsn-tools export, or "imagenet":
+    torchvision's weights for this network.
 
-    A 3x3 kernel becomes the kernels of a hybrid convolution by the rule in hybrid.py; a stem for RGB becomes one for
-    flow as in TSN (Wang et al., ECCV 2016, section 3.1): the mean over its channels, for each channel of flow.
-    The classifier is taken over unless `new_head` is set or its number of classes is another. class_order: the class
-    of each row of the file's classifier; class_names: the model's classes, into whose order the rows are then brought.
-    Code bases order the same classes differently. Our own checkpoints know their order: class_names is enough.
+    A 3x3 kernel is converted to the kernels of a hybrid convolution by the rule in hybrid.py; an RGB stem is converted
+    to a flow stem as in TSN (Wang et al., ECCV 2016, section 3.1): the mean over its channels, for each channel of
+    flow. The classifier is loaded unless `new_head` is set or its number of classes differs. class_order: the class of
+    each row of the file's classifier; class_names: the model's classes, to whose order the rows are permuted. Code
+    bases order the same classes differently. Our own checkpoints store their order, so class_names is enough.
 
-    A file of a network without an operator starts every operator, as torchvision's files do. Where the file says that
-    there was one, the model must have the same, with the same settings in the same places: shapes fit either way, and
-    the accuracy would be ruined without a word. `allow_other_operator` leaves this check out.
+    Weights of a network without an operator, such as torchvision's, can start any operator. If the file's network had
+    an operator, the model must have the same one, with the same settings in the same places: the shapes would also fit
+    otherwise, but the accuracy would silently be ruined. `allow_other_operator` skips this check.
 
-    Raises InputError, and leaves the model as it was, for a file that cannot be read, tensors left over, missing or
-    of another shape, another operator, and classes that do not fit `class_names`.
+    Raises InputError, and leaves the model unchanged, for a file that cannot be read, surplus or missing tensors,
+    tensors of another shape, another operator, and classes that do not match `class_names`.
     """
     plain_of = plain_names(model)
     here = arch_of(plain_of.values())
@@ -111,7 +111,7 @@ def load_weights(
     there = arch_of(file.tensors)
     if there and here and there != here:
         raise InputError(
-            f"{path}: its network is a {there}, this model a {here}; set backbone.arch={there}, or take a file of a "
+            f"{path}: its network is a {there}, this model a {here}; set backbone.arch={there}, or use a file of a "
             f"{here}"
         )
     notes = [] if allow_other_operator else check_operator(path, file, model)
@@ -119,7 +119,7 @@ def load_weights(
     hybrids = hybrid_convolutions(model, plain_of)
     why_new_head = reason_for_new_head(file, len(own["head.bias"]), new_head)
     loaded: dict[str, Tensor] = {}
-    kernels: dict[str, Tensor] = {}  # 2D ones, for the model's hybrid convolutions
+    kernels: dict[str, Tensor] = {}  # 2D kernels for the model's hybrid convolutions
     adapted: dict[str, str] = {}
     renamed: dict[str, str] = {}
     skipped = dict(file.ignored)
@@ -162,7 +162,7 @@ def load_weights(
     used = [file.names[plain] for plain, each in file.tensors.items() if not _is_finite(each)]
     if used := [name for name in used if name not in skipped]:
         raise InputError(
-            f"{path}: {used[0]} has values that are not finite: nothing can start from it; take another file"
+            f"{path}: {used[0]} has values that are not finite: no training can start from it; use another file"
         )
     if not why_new_head:
         notes += order_classifier(path, loaded, file, class_order, class_names)
@@ -176,11 +176,11 @@ def load_weights(
 
 
 def read_tensors(path: str | Path, mmap: bool = False) -> dict[str, Any]:
-    """Load what `torch.save` wrote, a .safetensors file, or a folder as of model_folder.py, without running code that
-    it may contain.
+    """Read a file of `torch.save`, a .safetensors file, or an exported folder (model_folder.py), without running code
+    in it.
 
-    mmap: leave the tensors on disk until they are used; for files that the current torch.save wrote.
-    Raises InputError for a missing, truncated or foreign file, and for one with more than tensors and plain types.
+    mmap: memory-map the tensors; for files of the current torch.save. Raises InputError for a missing, truncated or
+    foreign file, and for one with anything but tensors and plain types.
     """
     path = Path(path)
     if path.is_dir():
@@ -196,7 +196,7 @@ def read_tensors(path: str | Path, mmap: bool = False) -> dict[str, Any]:
     try:
         check_extent(content)
     except InputError as error:
-        raise InputError(f"{path}: {error}; take another file") from error
+        raise InputError(f"{path}: {error}; use another file") from error
     return content
 
 
@@ -221,14 +221,14 @@ def _unpickled(path: Path, mmap: bool) -> Any:
         raise InputError(f"{path}: truncated, or not a checkpoint; copy or write it again") from error
 
 
-MOST_PARTS = 2_000_000  # of a file, lists of lists counted each time that they are referred to
+MOST_PARTS = 2_000_000  # parts of a file; a list that is referred to several times counts each time
 DEEPEST = 20
 
 
 def check_extent(content: dict[str, Any]) -> None:
-    """Raise InputError where a small file stands for something vast or endless, with the key.
+    """Raise InputError, with the key, for a small file that expands to something huge or endless.
 
-    That is a list that contains itself, lists of lists of lists, and a tensor that is larger than what is stored of it.
+    That is a list that contains itself, deeply nested lists, or a tensor larger than its stored data.
     """
     left = MOST_PARTS
     parts: list[tuple[str, Any, int]] = [("", content, 0)]
@@ -236,12 +236,12 @@ def check_extent(content: dict[str, Any]) -> None:
         key, value, depth = parts.pop()
         left -= 1
         if left < 0 or depth > DEEPEST:
-            raise InputError(f"{key[:80]}: the lists and tables in it have no end, or too many parts")
+            raise InputError(f"{key[:80]}: its lists and tables are endless, or have too many parts")
         if isinstance(value, Tensor):
             if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized or value.is_complex():
                 raise InputError(f"{key} is a tensor of an unusual kind; expected dense real numbers")
             if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-                raise InputError(f"{key} is {tuple(value.shape)}, more than the file holds of it")
+                raise InputError(f"{key} is {tuple(value.shape)}, more than the data in the file")
         elif isinstance(value, dict):
             parts += [(f"{key}.{name}" if key else str(name)[:80], each, depth + 1) for name, each in value.items()]
         elif isinstance(value, list | tuple | set):
@@ -249,7 +249,7 @@ def check_extent(content: dict[str, Any]) -> None:
 
 
 def arch_of(names: Iterable[str]) -> str | None:
-    """The network whose tensors are named so, by torchvision's names; None for another one."""
+    """The network with tensors of these names (torchvision's); None for any other."""
     blocks, bottlenecks = set(), False
     for name in names:
         if name.startswith("features."):
@@ -265,20 +265,20 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def check_operator(path: Path, file: WeightsFile, model: nn.Module) -> list[str]:
-    """Raise InputError where the file's network mixes frames in another way than the model.
+    """Raise InputError if the file's network mixes frames differently from the model.
 
     Returns notes for the report.
     """
     here = mixing_of(model)
     there = file.shifted if file.mixing is None else file.mixing
-    if file.shifted:  # such files tell the place of a shift, not its size
+    if file.shifted:  # such files have the place of a shift, not its size
         here = {block: _shift_place(what) for block, what in here.items()}
     if there and there != here:
         where = next(block for block in (*there, *here) if there.get(block) != here.get(block))
         raise InputError(
             f"{path}: trained with {describe_mixing(there)}; this model has {describe_mixing(here)}, first difference "
-            f"in {where}. The shapes may fit, but the accuracy would be ruined: choose the backbone that the file is "
-            "from, or say weights_other_operator=true (in Python: allow_other_operator=True) to start from it"
+            f"in {where}. The shapes may fit, but the accuracy would be ruined: choose the backbone of the file, or "
+            "set weights_other_operator=true (in Python: allow_other_operator=True) to start from it"
         )
     if here and not there:
         return [f"2D weights start an operator: {describe_mixing(here)}"]
@@ -286,7 +286,7 @@ def check_operator(path: Path, file: WeightsFile, model: nn.Module) -> list[str]
 
 
 def _shift_place(what: str) -> str:
-    """A description by `placement` in the words that layouts.py has for the files of others."""
+    """Convert a description of `placement` to the terms of layouts.py for foreign files."""
     if not what.startswith("shift"):
         return what
     return INPLACE if what.endswith("shortcut") else RESIDUAL
@@ -299,7 +299,7 @@ def describe_mixing(mixing: Mixing) -> str:
 
 
 def hybrid_convolutions(model: nn.Module, plain_of: dict[str, str]) -> dict[str, HybridConv2d | DepthwiseHybridConv2d]:
-    """Torchvision's name of the 2D kernel in whose place each of them stands -> the module."""
+    """torchvision's name of the 2D kernel that a hybrid convolution replaces -> the module."""
     return {
         f"{plain_of[f'{name}.spatial'].removesuffix('.spatial')}.weight": module
         for name, module in model.named_modules()
@@ -313,7 +313,7 @@ def norm_behind(plain: str) -> str:
 
 
 def kernel_shape(module: HybridConv2d | DepthwiseHybridConv2d) -> tuple[int, ...]:
-    """Of the 2D kernel that `init_from_conv2d` takes."""
+    """The shape of the 2D kernel for `init_from_conv2d`."""
     if isinstance(module, HybridConv2d):
         return (module.out_channels, module.in_channels, 3, 3)
     return (module.channels, 1, 3, 3)
@@ -333,7 +333,7 @@ def raise_misfits(path: Path, left_over: list[str], misfits: list[str], lacking:
     found = [
         f"{len(each)} tensors {what}: {few(each)}"
         for each, what in (
-            (left_over, "of the file have no place in this model"),
+            (left_over, "of the file are not in this model"),
             (misfits, "have another shape"),
             (lacking, "are missing in the file"),
         )
@@ -342,7 +342,7 @@ def raise_misfits(path: Path, left_over: list[str], misfits: list[str], lacking:
     if found:
         only_head = not left_over and not misfits and all(name.startswith("head.") for name in lacking)
         hint = (
-            f"say {NEW_HEAD} to start with a new classifier"
+            f"set {NEW_HEAD} to start with a new classifier"
             if only_head
             else "check backbone.arch, backbone.operator and data.modality"
         )
@@ -356,14 +356,14 @@ def order_classifier(
     class_order: Sequence[str] | None,
     class_names: Sequence[str] | None,
 ) -> list[str]:
-    """Bring the classifier's rows from the file's order of classes into the model's. Returns notes for the report."""
+    """Permute the classifier's rows from the file's class order to the model's. Returns notes for the report."""
     order = class_order if class_order is not None else file.class_names
     if class_names is None:
         if class_order is not None:
-            raise InputError("class_order is of use only together with class_names, the model's classes in order")
+            raise InputError("class_order needs class_names too, the model's classes in order")
         return []
     if order is None:
-        return ["the classifier's rows are taken in the order of the file, which does not name its classes"]
+        return ["the classifier's rows stay in the order of the file, which does not name its classes"]
     rows = len(loaded["head.bias"])
     given = "weights_class_order" if class_order is not None else "the file's list of classes"
     for title, names in ((given, order), ("the data set", class_names)):
@@ -371,7 +371,7 @@ def order_classifier(
             raise InputError(f"{path}: {title} has {len(set(names))} different names, the classifier {rows} rows")
     if others := [name for name in order if name not in set(class_names)]:
         raise InputError(
-            f"{path}: its classifier knows {few(map(repr, others))}, which this model's classes lack; say "
+            f"{path}: its classifier has the classes {few(map(repr, others))}, which this model lacks; set "
             f"{NEW_HEAD} to start with a new classifier"
         )
     if list(order) == list(class_names):
@@ -381,4 +381,4 @@ def order_classifier(
     for name in ("head.weight", "head.bias"):
         loaded[name] = loaded[name][rows_of]
     moved = int((rows_of != torch.arange(rows)).sum())
-    return [f"{moved} of the classifier's {rows} rows brought into the order of this model's classes"]
+    return [f"{moved} of the classifier's {rows} rows moved to the class order of this model"]

@@ -1,4 +1,4 @@
-"""vsn-train check=true: reports batches and speed without training."""
+"""vsn-train check=true: report batches, speed and memory without training."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def check_training(
     process: Process,
     run_folder: Path,
 ) -> None:
-    """Print two batches of training and validation and the bottleneck; save a figure of the clips."""
+    """Print two batches each of training and validation, and the bottleneck; save a figure of the training clips."""
     autocast, names = autocast_for(config.runtime.precision, process.device), manifest.class_names
     model = prepare_model(model, config.runtime, process).train()
     loader = training_loader(training_clips(config, manifest), batches, config.data.workers, config.data.timeout)
@@ -60,7 +60,7 @@ def check_training(
 
     training = model_rate(step, len(batch.label))
     lines.append(f"model: loss of the first step {step():.3f} (chance {np.log(len(names)):.3f})")
-    lines.append(f"memory: at most {peak_memory(process.device):.2f} GiB so far")
+    lines.append(f"memory: peak {peak_memory(process.device):.2f} GiB")
     lines.append(what_limits(loading, training, config.data.workers))
     if not process.is_main:
         return

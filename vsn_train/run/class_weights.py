@@ -1,4 +1,4 @@
-"""optimizer.class_weights: what the loss of a clip is multiplied by, for each class."""
+"""optimizer.class_weights: per-class factors of the loss."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ BALANCED = "balanced"
 
 
 def class_weights(choice: str | None, manifest: Manifest) -> np.ndarray | None:
-    """(K,) float32, in the order of the classes; None for none. manifest: of the training split.
+    """The weights, float32 (K,), in class order; None if choice is None. manifest: of the training split.
 
-    "balanced": videos / (classes × videos of the class), over the classes that have any; their mean over the videos is
-    1, so that the learning rate keeps its meaning. A class without videos has the weight 1. Else a file, see
-    `read_class_weights`.
+    choice "balanced": videos / (classes × videos of the class), counting only classes with videos. The mean weight over
+    the videos is 1, so the learning rate needs no change. A class without videos has weight 1. Any other choice is a
+    file, see `read_class_weights`.
     """
     if choice is None:
         return None
@@ -34,9 +34,9 @@ def class_weights(choice: str | None, manifest: Manifest) -> np.ndarray | None:
 
 
 def read_class_weights(path: Path, class_names: tuple[str, ...]) -> np.ndarray:
-    """(K,) float32 from a text file with a line `class,weight` for each class, in any order.
+    """Read the weights, float32 (K,), from a text file with a line `class,weight` for each class, in any order.
 
-    A first line "class,weight" is a header. Raises InputError with file and line for what does not fit.
+    A first line "class,weight" is a header. Raises InputError with file and line for any other content.
     """
     if not path.is_file():
         raise InputError(
@@ -61,7 +61,7 @@ def read_class_weights(path: Path, class_names: tuple[str, ...]) -> np.ndarray:
                 f"({', '.join(class_names[:3])}{', …' if len(known) > 3 else ''}); correct the line"
             )
         if name in found:
-            raise InputError(f"{path} line {number}: class {name!r} is there twice; expected each class once")
+            raise InputError(f"{path} line {number}: class {name!r} has two lines; expected one line per class")
         found[name] = weight
     if missing := [name for name in known if name not in found]:
         raise InputError(

@@ -39,8 +39,10 @@ def load_manifest(
     data: schema.Data | None = None,
     known_classes: Sequence[str] = (),
 ) -> Manifest:
-    """data: for counting frames, where dataset.count_frames asks for it; None leaves that out. known_classes: see
-    `load_custom`."""
+    """Read a split and, if dataset.count_frames is set, count its frames; rank 0 counts for all processes.
+
+    data: its modality and workers are used for counting; None: do not count. known_classes: see `load_custom`.
+    """
     manifest = read_manifest(dataset, split, process, known_classes)
     if data is None or isinstance(dataset, schema.Motion) or not getattr(dataset, "count_frames", False):
         return manifest
@@ -75,8 +77,8 @@ def read_manifest(dataset: schema.Dataset, split: str, process: Process, known_c
         manifest = load_own(root, split, **dataset.options)
         if not isinstance(manifest, Manifest):
             raise InputError(
-                f"dataset.loader={dataset.loader} gave a {type(manifest).__name__}, expected a Manifest: end it with "
-                "return make_manifest(…)"
+                f"dataset.loader={dataset.loader} returned a {type(manifest).__name__}, expected a Manifest: end it "
+                "with return make_manifest(…)"
             )
         return manifest
     assert isinstance(dataset, schema.Official)
@@ -124,21 +126,21 @@ def check_overlap(train: Manifest, val: Manifest, dataset: schema.Dataset, refus
 
 
 def note_missing(manifest: Manifest, folder: Path) -> str:
-    """Write missing_<split>.txt, the listed videos that are not there; the line for the log, empty if all are."""
+    """Write missing_<split>.txt with the listed videos that do not exist; returns the line for the log, or ""."""
     path = folder / f"missing_{manifest.split}.txt"
     if not manifest.missing:
-        path.unlink(missing_ok=True)  # of an evaluation before the folder was completed
+        path.unlink(missing_ok=True)  # of an evaluation when videos were still missing
         return ""
     write_atomic(path, "".join(f"{each}\n" for each in manifest.missing))
     listed = len(manifest) + len(manifest.missing)
     return (
         f"{len(manifest.missing)} of {listed} {manifest.split} videos are not under {manifest.root} and are left out; "
-        f"{path} names them"
+        f"{path} lists them"
     )
 
 
 def note_empty_classes(manifest: Manifest) -> str:
-    """The line for the log that names the classes without a video; empty where all have one."""
+    """The line for the log that names the classes without a video; empty if there are none."""
     names = manifest.classes_without_videos()
     if not names:
         return ""
@@ -147,7 +149,7 @@ def note_empty_classes(manifest: Manifest) -> str:
 
 
 def check_classes(manifest: Manifest, trained: list[str], path: str) -> None:
-    """Raise InputError for another class order, with which the scores would look like chance."""
+    """Raise InputError if the class order differs from the training's; accuracy would be at chance level."""
     found = list(manifest.class_names)
     if list(map(class_name_of, found)) == list(map(class_name_of, trained)):
         return
@@ -157,7 +159,7 @@ def check_classes(manifest: Manifest, trained: list[str], path: str) -> None:
     if sorted(found) == sorted(trained):
         remedy = "the same names in another order: set dataset.class_order to that of the training, official or sorted"
     else:
-        remedy = "evaluate on the data set that it was trained on"
+        remedy = "evaluate on the data set of the training"
     raise InputError(
         f"{manifest.name} has {len(found)} classes and {path} was trained on {len(trained)}; they differ first at "
         f"index {where}; {remedy}"
@@ -180,7 +182,7 @@ def describe_flips(manifest: Manifest, wanted: bool) -> str:
             known = [(names[left], names[right]) for left, right in manifest.flip_pairs]
             listed = ",".join(f"[{','.join(map(quoted, pair))}]" for pair in [*known, *pairs])
             named = paste(dataset__flip_pairs=f"[{listed}]") if pairs else "dataset.flip_pairs"
-            text += f"; {named} exchanges their labels, dataset.flips=allowed says that a flip changes none of them"
+            text += f"; set {named} to exchange their labels, or dataset.flips=allowed if a flip changes no class"
         return text
     if open_names:
         return f"horizontal flips: on, because the data set allows them despite {_some(open_names)}"
@@ -195,12 +197,12 @@ def _some(names: Sequence[str], most: int = 5) -> str:
 
 
 def check_flips(protocol: Protocol, flips_allowed: bool, name: str, class_names: Sequence[str] = ()) -> None:
-    """Refuse flipped crops where a flipped clip may be of another class that nobody named."""
+    """Raise InputError for flipped crops if a flip may change the class and no flip pairs are known."""
     if protocol.crops == 10 and not flips_allowed:
         sides = _some(names_with_direction(class_names))
         raise InputError(
-            f"protocol.crops=10 flips every crop, but {name} has classes that differ in direction"
-            f"{f' ({sides})' if sides else ''} and their pairs are not known; use protocol.crops=5, or a protocol "
+            f"protocol.crops=10 flips every crop, but {name} has classes with a direction"
+            f"{f' ({sides})' if sides else ''} and no flip pairs are known; use protocol.crops=5, or a protocol "
             "without flips"
         )
 

@@ -1,4 +1,4 @@
-"""vsn-eval, and the validation of vsn-train: every video of a split, once."""
+"""vsn-eval, and the validation of vsn-train: evaluate every video of a split once."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from vsn_train.run.record import computed, environment, versions
 
 
 def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) -> None:
-    """vsn-eval in this process: writes eval/<checkpoint>/<protocol>/ into the run folder."""
+    """Run vsn-eval in this process: evaluate and write eval/<checkpoint>/<protocol>/ into the run folder."""
     with join_processes(config.runtime.device, config.runtime.threads) as process, ExitStack() as held:
         if len(set(process.all_gather(opened.hash))) > 1:  # it was replaced while the processes started
             opened = process.on_rank_zero(lambda: opened)
@@ -70,7 +70,7 @@ def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) ->
         columns = len(manifest.class_names) + features
         keep_views = views_are_kept(config, len(manifest), columns)
         shape = (config.protocol.views if keep_views else 1, columns)
-        # None as in parts of older versions, which had no features.
+        # None without features, as in parts of older versions.
         described = facts | {"keep_views": keep_views, "features": config.features or None}
         parts = ScoreParts(folder / "parts", described, len(manifest), shape)
         if process.is_main and not schema.resume_choice(config.resume):
@@ -87,7 +87,7 @@ def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) ->
             replaced = differing_facts(folder, facts)
             lines = [f"checkpoint {opened.path}: epoch {checkpoint.epoch}, {opened.hash}"]
             lines += [f"manifest {facts['manifest']}", *manifest.notes]
-            # Replaced as a whole: no file of an earlier evaluation stays next to a new one.
+            # Replaced as a whole, so that files of two evaluations do not mix.
             with atomic_folder(folder) as written:
                 position, machine = {"epoch": checkpoint.epoch, "step": checkpoint.step}, environment()
                 save_results(written, scores, position, machine)
@@ -101,19 +101,19 @@ def evaluate(config: schema.Eval, opened: OpenedCheckpoint, run_folder: Path) ->
                 lines.append(line)
             print("\n".join(lines))
             if replaced:
-                print(f"replaced: results of another evaluation there ({', '.join(replaced)} differed)")
+                print(f"replaced the results of an earlier evaluation ({', '.join(replaced)} differed)")
             names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
             print(f"run folder {run_folder}: {folder.relative_to(run_folder)}/ {', '.join(names)}")
 
 
 def hold(held: ExitStack, folder: Path, run_folder: Path) -> None:
-    """Keep other evaluations out of the folder of this one. Raises InputError where one is at work there, and where the
-    run folder has links that lead out of it."""
+    """Lock the folder of this evaluation. Raises InputError if another one is writing there, and if the run folder has
+    links that lead out of it."""
     # Next to it: the folder itself is replaced as a whole.
     place = folder.parent / f".{folder.name}"
     parts = [folder.parent.parent, folder.parent, folder, folder / "parts", place]
     refuse_links(run_folder, *(str(each.relative_to(run_folder)) for each in parts))
-    for each in (folder.parent.parent, folder.parent, folder, place):  # the last first; where nothing was written
+    for each in (folder.parent.parent, folder.parent, folder, place):  # the last is removed first
         held.callback(remove_if_empty, each)
     held.enter_context(folder_lock(place, "wait for that evaluation, or choose another hydra.run.dir"))
 
@@ -124,7 +124,7 @@ def remove_if_empty(folder: Path) -> None:
 
 
 def differing_facts(folder: Path, facts: dict[str, Any]) -> list[str]:
-    """Which inputs of the evaluation whose results are there differ from these."""
+    """The keys of the inputs that differ from those of the evaluation in the folder."""
     try:
         before = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -135,10 +135,10 @@ def differing_facts(folder: Path, facts: dict[str, Any]) -> list[str]:
 
 
 class Evaluation:
-    """One split under one protocol, evaluated repeatedly: workers are kept between validations.
+    """Evaluates one split under one protocol, repeatedly: loader workers persist between validations.
 
-    done: videos whose scores are known already, from an evaluation that was interrupted. features: how many features
-    the classifier sees, where they are wanted too: `self.features` then holds those of the last call; else 0.
+    done: videos that an interrupted evaluation has already scored. features: dimension D of the classifier's input, to
+    keep the features of the last call in `self.features`; 0: keep none.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class Evaluation:
         labels = manifest.flipped_labels()
         self.options: dict[str, Any] = {
             "protocol": protocol,
-            # A flip exchanges classes, and leaves features where they are.
+            # A flip exchanges classes and leaves the columns of features in place.
             "flipped_labels": np.concatenate([labels, len(labels) + np.arange(features)]),
             "features": features,
             "views_per_batch": config.runtime.views_per_batch,
@@ -176,7 +176,8 @@ class Evaluation:
     def __call__(
         self, title: str, facts: dict[str, Any], parts: ScoreParts | None = None, done: Found | None = None
     ) -> Scores:
-        """Every video's scores, over all processes. done: what `done` above stands for, on the main process."""
+        """The scores of every video, gathered from all processes. done: on rank 0, the results of the videos in the
+        constructor's `done`."""
         store = parts.add if parts else lambda results: None
         mine = score_videos(self.network, self.loader, self.total, self.process, store, title=title, **self.options)
         if parts:
@@ -192,7 +193,7 @@ class Evaluation:
 
 
 class LogitsAndFeatures(nn.Module):
-    """A recognizer that gives both: (B, T, C, H, W) -> (B, K + D)."""
+    """Wraps a recognizer to return logits and features: (B, T, C, H, W) -> (B, K + D)."""
 
     def __init__(self, recognizer: Any) -> None:
         super().__init__()
@@ -205,14 +206,14 @@ class LogitsAndFeatures(nn.Module):
 def scores_of(
     manifest: Manifest, found: Found, keep_views: bool, facts: dict[str, Any], features: int
 ) -> tuple[Scores, np.ndarray]:
-    """Each video once, in the order of the manifest; and float32 (N, features), the columns behind the classes'.
+    """Scores of each video in the order of the manifest, and the features, float32 (N, D).
 
-    An unreadable video has NaN for both and is named in the facts.
+    An unreadable video has NaN in both and is named in the facts. Raises VideoError if no video could be read.
     """
     bad = [video for _, video in sorted(found.items()) if isinstance(video, BadVideo)]
     rows = [video for video in found.values() if not isinstance(video, BadVideo)]
     if not rows:
-        raise VideoError(bad[0].path, f"{bad[0].cause}; nor can any other of the {len(manifest)} videos be read")
+        raise VideoError(bad[0].path, f"{bad[0].cause}; none of the {len(manifest)} videos can be read")
     nothing = np.full_like(rows[0], np.nan)
     videos = range(len(manifest))
     views = np.stack([nothing if isinstance(video := found[i], BadVideo) else video for i in videos])
@@ -230,12 +231,12 @@ def scores_of(
 
 
 def frames_of(manifest: Manifest, data: schema.Data) -> Callable[[int], list[bytes]]:
-    """Index of a video -> some of its frames as JPEG files, for the report."""
+    """A function for the report: index of a video -> some of its frames as JPEG files."""
     return lambda index: jpeg_frames(manifest.path(index), 6, 96, data.decoder, data.modality)
 
 
 def views_are_kept(config: schema.Eval, videos: int, columns: int) -> bool:
-    """columns: classes, and features where they are wanted, which are in memory for each view too."""
+    """Whether to keep the scores of each view; "auto": if they take at most 512 MiB. columns: classes and features."""
     megabytes = videos * config.protocol.views * columns * 4 / 2**20
     wanted = config.keep_views == "always" or (config.keep_views == "auto" and megabytes <= 512)
     return wanted and config.protocol.views > 1

@@ -1,4 +1,4 @@
-"""vsn-predict live=true: scores frame by frame, as they come."""
+"""vsn-predict live=true: scores of live video, updated with every frame."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ RATE_OVER = 30  # frames
 def predict_live(
     trained: TrainedModel, config: schema.Predict, run_folder: Path, begin: Callable[[], None]
 ) -> dict[str, Any]:
-    """Score a source's frames until it ends, or until Ctrl-C; print a line for each, and write timeline.csv meanwhile.
+    """Score the frames of a source until it ends or Ctrl-C; print a line and write a row of timeline.csv for each.
 
-    Returns the source's entry of prediction.json, where `error` says what broke it off. begin: called before files
-    are written. Raises InputError for a network
-    that looks ahead, VideoError for a source that gives no frame.
+    Returns the source's entry of prediction.json; its `error` is the cause if the source failed. begin: called before
+    the first file is written. Raises InputError for a network that uses later frames, VideoError for a source without a
+    frame.
     """
     stream, names = trained.stream(), trained.class_names
     source = config.video if is_address(config.video) else os.path.expanduser(config.video)
     step = config.window / trained.num_frames if config.window else 0.0
     line, leading = _Line(), _Leading()
-    times: deque[float] = deque(maxlen=trained.num_frames)  # of the frames that the scores are the mean over
+    times: deque[float] = deque(maxlen=trained.num_frames)  # of the frames that the scores are averaged over
     clock: deque[float] = deque(maxlen=RATE_OVER + 1)
     count, began, ended, error = 0, 0.0, "at its end", ""
     table = run_folder / "timeline.csv"
@@ -48,7 +48,7 @@ def predict_live(
         )
         try:
             for seconds, image in frames:
-                if file is None:  # written line by line: whatever ends this, what is there stays
+                if file is None:  # written line by line: the rows so far survive any end
                     begin()
                     file = table.open("w", encoding="utf-8", errors="surrogateescape", buffering=1)
                     file.write(csv_header(names))
@@ -85,13 +85,13 @@ def predict_live(
 
 @dataclass
 class _Leading:
-    """The segments in which one class leads, brought up to date by every frame."""
+    """The segments in which one class leads, updated with every frame."""
 
     segments: list[Segment] = field(default_factory=list)
     frames: int = 0  # of the last segment
 
     def add(self, seconds: float, shares: np.ndarray) -> int:
-        """The class that leads now. A segment ends where the next one begins."""
+        """Add a frame; returns the class that leads now. A segment ends where the next one begins."""
         best = int(shares.argmax())
         share = float(shares[best])
         before = self.segments[-1] if self.segments else None
@@ -108,7 +108,7 @@ class _Leading:
 
 
 class _Line:
-    """One line that is written anew on a terminal, and a line each into a file or a pipe."""
+    """A status line: overwritten on a terminal, one line per frame in a file or a pipe."""
 
     def __init__(self) -> None:
         self.anew = sys.stdout.isatty()

@@ -43,29 +43,30 @@ def build_model(backbone: schema.Backbone, num_classes: int, modality: str) -> R
 
 
 def check_network(backbone: schema.Backbone, modality: str) -> None:
-    """Raise InputError for options that no network has: before data are looked for, and without memory or time.
+    """Raise InputError for invalid network options, before the data set is read.
 
-    A function of the user's own is left for later: it need not work without data in the tensors.
+    Builds the network on the meta device, without memory or time. Skips a user's own operator, which may need real
+    tensors.
     """
     if not isinstance(backbone, schema.OwnOperator):
         with torch.device("meta"):
             build_model(backbone, 1, modality)
 
 
-# What the recipe of a data set starts from (docs/recipes.md).
+# Data set -> the weights that its recipe starts from (docs/recipes.md).
 STARTS = dict.fromkeys(("something_v1", "something_v2", "jester", "kinetics400"), "ImageNet") | dict.fromkeys(
     ("ucf101", "hmdb51", "custom"), "Kinetics-400 or ImageNet"
 )
 
 
 def note_random_start(config: schema.Train) -> str | None:
-    """A line that warns of random weights where the recipe of the data set starts from trained ones."""
+    """A warning if the training starts from random weights and the data set's recipe from trained ones, else None."""
     start = STARTS.get(config.dataset.name)
     if config.weights or start is None:
         return None
     return (
-        f"WARNING: RANDOM WEIGHTS. The recipe of {config.dataset.name} starts from {start} weights; without them it "
-        "ends far below. Set weights=imagenet or weights=FILE; docs/recipes.md says where files come from"
+        f"WARNING: RANDOM WEIGHTS. The recipe of {config.dataset.name} starts from {start} weights; without them "
+        "accuracy stays far lower. Set weights=imagenet or weights=FILE; docs/recipes.md lists sources of files"
     )
 
 
@@ -76,13 +77,15 @@ def fetch_weights(config: schema.Train, process: Process) -> None:
 
 
 def start_weights(model: Recognizer, config: schema.Train, class_names: Sequence[str]) -> str:
-    """Load config.weights if set. Returns the outcome for its tensors, for the log."""
+    """Load config.weights if set. Returns a summary of loaded and skipped tensors for the log."""
     if not config.weights:
         return "none: random start"
     order = config.weights_class_order
     if order is not None and order != "sorted":
         if not Path(order).is_file():
-            raise InputError(f"weights_class_order={order}: no such file; expected sorted, or one class name a line")
+            raise InputError(
+                f"weights_class_order={order}: no such file; expected sorted, or a file with one class name per line"
+            )
         names = [name for _, name in numbered_lines(Path(order))]
     else:
         names = sorted(class_names)
@@ -101,7 +104,7 @@ def start_weights(model: Recognizer, config: schema.Train, class_names: Sequence
 def load_trained(config: schema.Eval | schema.Predict, opened: OpenedCheckpoint, process: Process) -> TrainedModel:
     """The checkpoint's network, with the protocol and the settings of the command line.
 
-    Raises InputError where the command line asks for another network.
+    Raises InputError if backbone or modality differ from the checkpoint's.
     """
     check_same_network(opened.checkpoint, config.backbone, config.data.modality, config.checkpoint)
     settings = {"data": asdict(config.data), "runtime": asdict(config.runtime)}
@@ -109,11 +112,11 @@ def load_trained(config: schema.Eval | schema.Predict, opened: OpenedCheckpoint,
 
 
 def check_same_network(checkpoint: Checkpoint, backbone: schema.Backbone, modality: str, path: str) -> None:
-    """Raise InputError where the command line asks for another network than the checkpoint's. path: for messages."""
+    """Raise InputError if backbone or modality differ from the checkpoint's. path: for messages."""
     trained = checkpoint.config["data"].get("modality", "rgb")
     if modality != trained:
         raise InputError(
-            f"data.modality={modality}, but {path} was trained on {trained}; leave data.modality out, or take a "
+            f"data.modality={modality}, but {path} was trained on {trained}; leave data.modality out, or use a "
             f"checkpoint that was trained on {modality}"
         )
     for key, asked in asdict(backbone).items():
@@ -133,7 +136,7 @@ def own_operator(backbone: schema.Backbone) -> Callable[..., None] | None:
 
 
 def prepare_model(model: Recognizer, runtime: schema.Runtime, process: Process) -> Recognizer:
-    """Apply the switches that concern the network's modules. Raises InputError for what the device lacks."""
+    """Apply the runtime switches that change the network's modules. Raises InputError if the device lacks one."""
     allow_tf32(runtime.tf32)
     if runtime.sync_bn:
         if process.device.type != "cuda":
@@ -148,7 +151,7 @@ def prepare_model(model: Recognizer, runtime: schema.Runtime, process: Process) 
 
 
 def clip_shape(config: schema.Train, model: Recognizer) -> tuple[int, ...]:
-    """(B, T, C, H, W) of a whole batch of training clips."""
+    """The shape (B, T, C, H, W) of a full batch of training clips."""
     channels, side = next(model.backbone.parameters()).shape[1], config.data.crop_size
     return config.data.batch_size, config.backbone.num_frames, channels, side, side
 
@@ -156,9 +159,9 @@ def clip_shape(config: schema.Train, model: Recognizer) -> tuple[int, ...]:
 def choose_speed(
     config: schema.Train, model: Recognizer, process: Process, before: dict[str, Any] | None
 ) -> tuple[dict[str, Any], list[str]]:
-    """Precision and memory format where the config leaves them open, and the reasons for the log.
+    """Choose precision and memory format where the config leaves them open; also returns the reasons for the log.
 
-    before: what the first launch of a resumed run chose, which stays.
+    before: the choices of the run's first launch, which a resumed run keeps.
     """
     runtime, device = config.runtime, process.device
     rule = {"precision": resolve_precision(runtime.precision, device), "channels_last": runtime.channels_last}
@@ -170,16 +173,16 @@ def choose_speed(
         memory = "channels_last" if kept["channels_last"] else "contiguous"
         if all(given.values()):
             return kept, []
-        return kept, [f"{kept['precision']} with {memory} memory, as the run was begun"]
+        return kept, [f"{kept['precision']} with {memory} memory, as when the run started"]
     if not runtime.measure or (runtime.precision != "auto" and runtime.channels_last is not None):
         reasons = []
         if runtime.precision == "auto":
             if rule["precision"] == "bf16":
-                why = f"this {device.type} device has units that multiply in it"
+                why = f"this {device.type} device multiplies bf16 in hardware"
             elif device.type == "cuda":
-                why = "this GPU does not multiply in bf16"
-            else:  # AVX-512's bf16 products round otherwise, and are not always faster
-                why = "this CPU has no AMX; runtime=auto measures whether bf16 is faster all the same"
+                why = "this GPU does not multiply bf16 in hardware"
+            else:  # bf16 products of AVX-512 round differently and are not always faster
+                why = "this CPU has no AMX; runtime=auto measures whether bf16 is faster nevertheless"
             reasons.append(f"precision {rule['precision']}: {why}")
         return rule, reasons
     formats = [False, True] if runtime.channels_last is None else [runtime.channels_last]
@@ -206,7 +209,7 @@ def wrap_network(config: schema.Train, model: Recognizer, process: Process) -> n
     network: nn.Module = torch.compile(model) if runtime.compile else model  # type: ignore[assignment]
     if process.world_size == 1:
         return network
-    # Of 1x1 kernels, whose strides can be written in two ways.
+    # A harmless warning: the strides of a 1x1 kernel can be written in two ways.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     network = DistributedDataParallel(
         network, gradient_as_bucket_view=runtime.gradient_as_bucket_view, static_graph=runtime.static_graph
@@ -219,10 +222,10 @@ def wrap_network(config: schema.Train, model: Recognizer, process: Process) -> n
 def fastest_choices(
     step: Callable[[str, bool], None], precisions: list[str], formats: list[bool], device: torch.device, rounds: int = 3
 ) -> tuple[str, bool, list[str]]:
-    """Time a training step, in interleaved rounds, with each precision and memory format that the config leaves open.
+    """Time a training step with each precision and memory format that the config leaves open, in interleaved rounds.
 
-    step(precision, channels_last) computes one. Returns the fastest two and lines for the log. fp16 is never among the
-    candidates: its range is a matter of the model, not of speed alone.
+    step(precision, channels_last) computes one step. Returns the fastest precision and memory format, and lines for the
+    log. fp16 is no candidate: whether its range suffices depends on the model.
     """
     candidates = [(precision, channels_last) for precision in precisions for channels_last in formats]
     actions = {each: partial(step, *each) for each in candidates}
@@ -231,7 +234,7 @@ def fastest_choices(
     }
     best = min(times, key=lambda each: times[each])
     lines = [
-        f"runtime=auto: {_name(*each)} {1000 * seconds:.0f} ms a step"
+        f"runtime=auto: {_name(*each)} {1000 * seconds:.0f} ms per step"
         + (", the fastest: chosen" if each == best else "")
         for each, seconds in sorted(times.items(), key=lambda pair: pair[1])
     ]

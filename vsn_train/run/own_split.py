@@ -1,6 +1,6 @@
-"""The split that dataset.val_share draws: kept as two lists in the run folder, and taken from there ever after.
+"""The random split of dataset.val_share: saved as two lists in the run folder, and read from there afterwards.
 
-Drawn anew from a folder that has changed, it would put training videos among those that a network is tested on.
+A new draw from a folder that has changed would put training videos into the validation split.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def draws_split(dataset: schema.Dataset) -> bool:
 
 
 def kept_split(dataset: schema.Dataset, run_folder: Path) -> schema.Dataset:
-    """The data set with the lists of the run in place of the draw; as it is where there is none, or they are not there.
+    """The data set with the run's lists instead of a draw; unchanged if it draws no split, or the lists do not exist.
 
-    A list that is named beside the draw, as for a test on other videos, is taken for its split.
+    A list in dataset.val, such as one for an evaluation on other videos, is used for its split.
     """
     if not isinstance(dataset, schema.Custom) or not dataset.val_share:
         return dataset
@@ -42,7 +42,7 @@ def kept_split(dataset: schema.Dataset, run_folder: Path) -> schema.Dataset:
 
 
 def save_split(run_folder: Path, manifests: Sequence[Manifest]) -> None:
-    """Write train.csv and val.csv, which dataset=custom reads as these manifests."""
+    """Write train.csv and val.csv, from which dataset=custom reads the same manifests."""
     for manifest in manifests:
         names = manifest.class_names
         says = INDICES if names == tuple(map(str, range(len(names)))) else NAMES
@@ -54,15 +54,15 @@ def save_split(run_folder: Path, manifests: Sequence[Manifest]) -> None:
 
 
 def check_place(dataset: schema.Dataset, run_folder: Path) -> None:
-    """Raise InputError where the lists would lie among the videos, and be taken for the user's own."""
+    """Raise InputError if the lists would be written among the videos, where they would pass for the user's own."""
     if draws_split(dataset) and run_folder.resolve() == Path(dataset.root).expanduser().resolve():
-        raise InputError(f"hydra.run.dir={run_folder}: the folder of the videos; choose another one")
+        raise InputError(f"hydra.run.dir={run_folder}: that is the folder of the videos; choose another one")
 
 
 def note_unlisted(dataset: schema.Dataset, manifests: Sequence[Manifest]) -> str:
-    """For the log of a resumed run: how many videos have come since its split was drawn; empty where none has.
+    """For the log of a resumed run: the number of videos added since its split was drawn; empty if there are none.
 
-    dataset: as the user gave it.
+    dataset: as configured by the user, before `kept_split`.
     """
     assert isinstance(dataset, schema.Custom)
     try:
@@ -79,14 +79,14 @@ def note_unlisted(dataset: schema.Dataset, manifests: Sequence[Manifest]) -> str
         return ""
     return (
         f"{len(added)} videos are in neither train.csv nor val.csv of the run, first {added[0]}, and are left out: "
-        "they came after its split was drawn"
+        "they were added after the split was drawn"
     )
 
 
 def tested_manifest(config: schema.Eval, opened: OpenedCheckpoint, process: Process) -> Manifest:
-    """The videos that a checkpoint is tested on; of a drawn split those that it was not trained on.
+    """The videos that a checkpoint is evaluated on; with a drawn split, those that it was not trained on.
 
-    Raises InputError where these are not known any more.
+    Raises InputError if the drawn split is lost.
     """
     dataset = kept_split(config.dataset, opened.path.absolute().parent.parent)
     manifest = load_manifest(dataset, config.split, process, config.data, opened.checkpoint.class_names)
@@ -96,16 +96,16 @@ def tested_manifest(config: schema.Eval, opened: OpenedCheckpoint, process: Proc
 
 
 def _check_drawn_again(manifest: Manifest, opened: OpenedCheckpoint) -> None:
-    """A split that was drawn once more, as its lists are not beside the checkpoint, is to be the run's own.
+    """Raise InputError if a split that was drawn again differs from the run's.
 
-    Raises InputError where it is not.
+    It is drawn again when the run's lists are not next to the checkpoint.
     """
     place = ("train", "val").index(manifest.split) if manifest.split in ("train", "val") else None
     if place is None or manifest.content_hash() == (opened.checkpoint.manifests or ["", ""])[place]:
         return
     raise InputError(
-        f"{opened.path}: trained on a split that was drawn (dataset.val_share); its lists "
-        f"{opened.path.parent.parent}/train.csv and val.csv are not there, and the videos of now give another split: "
-        "training videos may be among them; put the checkpoint back into its run folder, or name a list of other "
+        f"{opened.path}: trained on a random split (dataset.val_share), but its lists "
+        f"{opened.path.parent.parent}/train.csv and val.csv are missing, and the current videos give another split, "
+        "which may contain training videos; move the checkpoint back into its run folder, or give a list of other "
         "videos: dataset.val=LIST"
     )

@@ -1,4 +1,4 @@
-"""vsn-predict: of clips. Long videos are timeline.py's, live ones live.py's."""
+"""vsn-predict. Clips are classified here, long videos in timeline.py, live video in live.py."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from vsn_train.trained import TrainedModel, flips_allowed
 
 
 def predict(config: schema.Predict, opened: OpenedCheckpoint, run_folder: Path) -> None:
-    """vsn-predict: prints the best classes of each video; writes prediction.json and a figure of each.
+    """Print the best classes of each video; write prediction.json and a figure of each.
 
-    Raises VideoError for a single video that cannot be read; of several, InputError after the others are done.
-    StoppedError for live video that broke off.
+    Raises VideoError for a single video that cannot be read; if there are several videos, InputError after the others
+    are done. Raises StoppedError for live video that failed after its first frame.
     """
     checkpoint = opened.checkpoint
     check_flips(config.protocol, flips_allowed(checkpoint), "the checkpoint's data set", checkpoint.class_names)
@@ -46,7 +46,7 @@ def predict(config: schema.Predict, opened: OpenedCheckpoint, run_folder: Path) 
 
         @cache
         def begin() -> None:
-            """Before the first file is written, and not for what cannot be predicted: what is there stays then."""
+            """Called before the first file is written. A prediction that fails earlier leaves the folder unchanged."""
             hold(held, run_folder)
             remove_earlier(run_folder)
 
@@ -67,7 +67,7 @@ def predict(config: schema.Predict, opened: OpenedCheckpoint, run_folder: Path) 
     print(f"written: {path}" + (f" and {figures} figure{'s' if figures > 1 else ''}" if figures else ""))
     bad = [each for each in predictions if "error" in each]
     if bad and config.live:
-        raise StoppedError(f"{config.video}: {bad[0]['error']}; what came before is in {run_folder}")
+        raise StoppedError(f"{config.video}: {bad[0]['error']}; the results before that are in {run_folder}")
     if bad:
         raise InputError(
             f"{len(bad)} of {len(paths)} videos could not be read, first {bad[0]['video']}: {bad[0]['error']}; the "
@@ -76,12 +76,12 @@ def predict(config: schema.Predict, opened: OpenedCheckpoint, run_folder: Path) 
 
 
 def hold(held: ExitStack, run_folder: Path) -> None:
-    """Keep other predictions out of the folder. Raises InputError where one is being written there."""
+    """Lock the folder. Raises InputError if another vsn-predict is writing to it."""
     held.enter_context(folder_lock(run_folder, "wait for it, or choose another hydra.run.dir"))
 
 
 def remove_earlier(run_folder: Path) -> None:
-    """An earlier prediction in the folder goes with its figures and tables: nothing old stays beside something new."""
+    """Remove an earlier prediction with its figures and tables, so that old and new files do not mix."""
     path = run_folder / "prediction.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -91,7 +91,7 @@ def remove_earlier(run_folder: Path) -> None:
     with suppress(OSError):
         path.unlink()
     for name in files:
-        if name == os.path.basename(name) and name.endswith((".png", ".csv")):  # what the file says may be anything
+        if name == os.path.basename(name) and name.endswith((".png", ".csv")):  # the file's content is not trusted
             with suppress(OSError):
                 (run_folder / name).unlink()
 
@@ -104,8 +104,8 @@ def predict_clips(
     protocol: str,
     begin: Callable[[], None],
 ) -> list[dict[str, Any]]:
-    """The entries of prediction.json of videos that are a clip each. protocol: its name. begin: called before files are
-    written."""
+    """Classify each video as a whole; returns their entries of prediction.json. protocol: its name. begin: called
+    before files are written."""
     names = trained.class_names
     videos = GivenVideos(
         paths, trained.num_frames, config.protocol, config.data.decoder, config.data.modality, config.start, config.end
@@ -143,7 +143,8 @@ def predict_timelines(
     protocol: str,
     begin: Callable[[], None],
 ) -> list[dict[str, Any]]:
-    """The entries of prediction.json of long videos. protocol: its name. begin: called before files are written."""
+    """Score windows of long videos; returns their entries of prediction.json. protocol: its name. begin: called before
+    files are written."""
     predictions: list[dict[str, Any]] = []
     for path in paths:
         stem = file_stem(len(predictions), path) if len(paths) > 1 else "timeline"
@@ -157,13 +158,13 @@ def predict_timelines(
 
 
 def file_stem(number: int, video: Path) -> str:
-    """Of a video's own files; shortened where the video's own name is as long as a name may be."""
+    """The stem of the names of a video's result files; shortened if the file system would refuse the name."""
     stem = os.fsencode(video.stem)[:NAME_BYTES].decode("utf-8", "ignore")
     return f"{number:04d}_{stem}"
 
 
 def as_json(content: dict[str, Any]) -> str:
-    """Readable where it can be; the bytes of names that are not UTF-8 as JSON's escapes, which Python reads back."""
+    """JSON in UTF-8; with escapes throughout if a name is not UTF-8, which Python reads back unchanged."""
     text = json.dumps(content, indent=2, ensure_ascii=False)
     try:
         text.encode()
@@ -173,7 +174,7 @@ def as_json(content: dict[str, Any]) -> str:
 
 
 def print_bars(title: str, best: list[tuple[str, int, float]]) -> None:
-    """title: a line above, where there is one. best: (name, index, share) of the classes to show."""
+    """Print the probabilities as bars. title: a line above; empty: none. best: (name, index, share) per class."""
     if title:
         print(title)
     rows = [(name, f"{100 * share:.1f} %", "█" * round(40 * share)) for name, _, share in best]

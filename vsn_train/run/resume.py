@@ -17,27 +17,28 @@ from vsn_train.errors import InputError
 from vsn_train.run.record import flatten
 from vsn_train.run.same_data import check_same_classes, differing_videos
 
-# A resumed run may differ in these and still be the same run.
+# Keys that a resumed run may change.
 FREE_ON_RESUME = (
     "name", "resume", "check", "runtime.", "checkpoints.", "data.workers", "data.decoder", "data.timeout",
     "data.max_bad_share", "schedule.epochs", "schedule.patience", "dataset.allow_overlap",
 )  # fmt: skip
-# But not this one: the best validations that a checkpoint lists would be of two kinds.
+# Except this one: the best validations of a checkpoint would be ranked by two different metrics.
 BOUND = {"checkpoints.best_by"}
-# These may differ too, as long as a step takes as many videos, or as long as the lists name the same videos.
+# These may change while the videos per step stay the same.
 DIVISION = {"data.batch_size", "optimizer.accumulate"}
+# These may change while the videos stay the same.
 PLACE = {"dataset.root", "dataset.annotations"}
-# These may differ where the user says that videos came or went.
+# These may change with resume_other_videos=true.
 LISTS = {"dataset.train", "dataset.val", "dataset.max_missing_share"}
-# Keys that older checkpoints lack: how a network started no longer matters to one that is trained, and whether the
-# classes are the same is looked at itself.
+# Keys that older checkpoints lack. The initialization of the network no longer matters, and the classes are compared
+# directly.
 ADDED_LATER = {"backbone.temporal_start", "backbone.outer_taps", "dataset.labels", "dataset.flips"}
-# Keys that older checkpoints lack, with what such a run did.
+# Keys that older checkpoints lack, with the values that such a run used.
 FORMERLY = {
     "data.balance": "none", "optimizer.class_weights": None, "checkpoints.best_by": "top1", "dataset.val_share": 0.0,
     "dataset.seed": 0,
 }  # fmt: skip
-# Of the free ones, those that change how sums are rounded.
+# Keys of runtime that change how sums are rounded.
 ROUNDING = ("device", "precision", "channels_last", "compile", "tf32", "fused_optimizer", "sync_bn", "threads")
 
 
@@ -51,10 +52,9 @@ def find_checkpoint(
 ) -> tuple[Checkpoint | None, list[str]]:
     """The checkpoint to resume from, if any, and lines for the log.
 
-    resume: True, False, or "auto": only if there is a checkpoint. manifests: of the training and the
-    validation split. other_videos: accept added and removed videos.
-    Raises InputError when a run is there and resume=true is not, when the config is another run's, or when its videos
-    or classes are not those that it was begun with.
+    resume: True, False, or "auto": only if there is a checkpoint. manifests: of the training and the validation split.
+    other_videos: accept added and removed videos. Raises InputError if the folder holds a run and resume is False, and
+    if config, videos or classes differ from those of the run.
     """
     if resume == "auto":
         resume = any(folder.glob("*.pt"))
@@ -92,15 +92,15 @@ def find_checkpoint(
         )
     if changed:
         raise InputError(
-            f"resume=true, but the config differs from that of {path}: {', '.join(changed)}; set it back, or start a "
-            "new run without resume=true"
+            f"resume=true, but the config differs from that of {path}: {', '.join(changed)}; restore these values, or "
+            "start a new run without resume=true"
         )
-    notes = [f"passed over: {text}" for text in passed_over]
+    notes = [f"skipped checkpoint {text}" for text in passed_over]
     notes += [
         f"now {line}: results will differ from an uninterrupted run (resume_other_videos=true)" for line in differing
     ]
     if manifests and checkpoint.flips_allowed != manifests[0].flips_allowed:
-        notes.append(f"flips were {'allowed' if checkpoint.flips_allowed else 'off'} when the run was begun")
+        notes.append(f"flips were {'allowed' if checkpoint.flips_allowed else 'off'} when the run started")
     return checkpoint, [*notes, f"resuming from {path}"]
 
 
@@ -132,10 +132,10 @@ def describe_position(position: Position, steps: int) -> str:
 
 
 def read_quarantine(run_folder: Path, clips: TrainingClips, other_videos: bool = False) -> dict[int, BadVideo]:
-    """index -> what stands for it, from the run's quarantine.txt: one sample id a line, a tab, the cause.
+    """Read the run's quarantine.txt: index -> BadVideo. Each line has a sample id, a tab and the cause.
 
-    An id that does not fit on a line is written as JSON, see `quarantine_name`. other_videos: videos of the run may be
-    gone. Raises InputError for an id that the training split does not have.
+    An id with unprintable characters is written as JSON, see `quarantine_name`. other_videos: ignore ids that are not
+    in the training split; otherwise they raise InputError.
     """
     listing = run_folder / QUARANTINE
     if not listing.exists():
@@ -149,7 +149,7 @@ def read_quarantine(run_folder: Path, clips: TrainingClips, other_videos: bool =
         text = listing.read_text(encoding="utf-8")
     except ValueError as error:
         raise InputError(f"{listing}: not a text file ({error}); remove it, or the line") from error
-    for line in filter(None, text.split("\n")):  # not splitlines(): names may hold what it takes for an end
+    for line in filter(None, text.split("\n")):  # not splitlines(): names may contain its other line separators
         name, _, cause = line.partition("\t")
         if name not in index_of:
             if other_videos:

@@ -10,18 +10,18 @@ from vsn_train.data.manifest import Manifest
 from vsn_train.engine.state import Checkpoint
 from vsn_train.errors import InputError
 
-FOLDER = "manifests"  # in the run folder: train.npz and val.npz, what the checkpoint's hashes are of
+FOLDER = "manifests"  # in the run folder: train.npz and val.npz, whose hashes are in the checkpoint
 
 
 def save_manifests(run_folder: Path, manifests: Sequence[Manifest]) -> None:
-    """Keep what a resumed run's videos are compared with; a checkpoint has but their hashes."""
+    """Save the manifests, to compare the videos of a resumed run with; a checkpoint has only their hashes."""
     (run_folder / FOLDER).mkdir(parents=True, exist_ok=True)
     for manifest in manifests:
         manifest.save(run_folder / FOLDER / f"{manifest.split}.npz")
 
 
 def check_same_classes(checkpoint: Checkpoint, path: Path, manifest: Manifest) -> None:
-    """Raise InputError where a class of the run has another name or index now: its scores would be another class's."""
+    """Raise InputError if names or order of the classes have changed: scores would belong to other classes."""
     before, now = checkpoint.class_names, list(manifest.class_names)
     if list(map(class_name_of, before)) == list(map(class_name_of, now)):
         return
@@ -30,15 +30,15 @@ def check_same_classes(checkpoint: Checkpoint, path: Path, manifest: Manifest) -
     parts = [f"{len(names)} {what} (first {names[0]!r})" for names, what in ((gone, "gone"), (added, "new")) if names]
     raise InputError(
         f"cannot resume from {path}: its classes are not those of {manifest.root}: {len(before)} then, {len(now)} now, "
-        f"{', '.join(parts) or 'the same names in another order'}; they differ first at index {where}; name the "
-        "classes as before, or start a new run in another hydra.run.dir"
+        f"{', '.join(parts) or 'the same names in another order'}; they differ first at index {where}; restore the "
+        "classes, or start a new run in another hydra.run.dir"
     )
 
 
 def differing_videos(checkpoint: Checkpoint, manifests: Sequence[Manifest], run_folder: Path) -> list[str]:
-    """What differs in each split, with counts and first names; empty where nothing does, or the file is too old to say.
+    """The changes in each split, with counts and first names; empty if there are none or the file is too old to tell.
 
-    manifests: of the training and the validation split, as they are now.
+    manifests: the current ones of the training and the validation split.
     """
     lines: list[str] = []
     for manifest, before in zip(manifests, checkpoint.manifests, strict=False):
@@ -46,12 +46,12 @@ def differing_videos(checkpoint: Checkpoint, manifests: Sequence[Manifest], run_
             continue
         kind = {"train": "training", "val": "validation"}.get(manifest.split, manifest.split)
         earlier = _earlier(run_folder / FOLDER / f"{manifest.split}.npz", before)
-        lines += _differences(earlier, manifest, kind) if earlier else [f"the {kind} videos or their labels are others"]
+        lines += _differences(earlier, manifest, kind) if earlier else [f"the {kind} videos or their labels differ"]
     return lines
 
 
 def _earlier(path: Path, content_hash: str) -> Manifest | None:
-    """The manifest with that hash; None where it was not kept, or another one was."""
+    """The manifest with that hash; None if it was not saved or has another hash."""
     try:
         found = Manifest.load(path)
     except InputError:

@@ -20,7 +20,7 @@ from vsn_train.models import Recognizer
 
 
 def build_state(config: schema.Train, model: Recognizer, batches: EpochBatches, process: Process) -> TrainState:
-    """At step 0."""
+    """The state of a new training, at step 0."""
     optimizer = build_optimizer(config, model, learning_rate(config, batches), process)
     schedule = Schedule(optimizer, schedule_factor(config.schedule, len(batches)))
     average = build_average(model, config.optimizer.ema) if config.optimizer.ema else None
@@ -35,16 +35,16 @@ def trial_state(config: schema.Train, model: Recognizer, process: Process) -> Tr
 
 
 def trial_step(config: schema.Train, state: TrainState, batch: Batch, videos: int, autocast: torch.autocast) -> Step:
-    """One step of a `trial_state` on one batch, which is on the device and has so many readable videos.
+    """One step of a `trial_state` on one batch, which is on the device. videos: number of readable videos in it.
 
-    This process computes it alone: what processes exchange is not a part of what one network costs.
+    Computed by this process alone, so the time includes no communication.
     """
     alone, no_draws = Process(0, 1, batch.video.device), np.random.default_rng(0)
     return train_step(state, [batch], StepOptions(autocast, config.optimizer.clip_norm), alone, videos, no_draws)
 
 
 def train_options(config: schema.Train, process: Process, weights: np.ndarray | None = None) -> TrainOptions:
-    """weights: (K,) of the classes, None for equal ones."""
+    """The options of the training loop. weights: (K,), class weights; None: all 1."""
     step = StepOptions(
         autocast_for(config.runtime.precision, process.device),
         config.optimizer.clip_norm,
@@ -87,7 +87,7 @@ def build_optimizer(config: schema.Train, model: Recognizer, lr: float, process:
 
 
 def schedule_factor(schedule: schema.Schedule, steps_per_epoch: int) -> Callable[[float], float]:
-    """optimizer steps done -> what the learning rate is multiplied by."""
+    """The schedule as a function: optimizer steps done -> factor of the learning rate."""
     milestones: list[float] = []
     if isinstance(schedule, schema.Multistep):
         milestones = list(schedule.milestones)

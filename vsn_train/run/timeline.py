@@ -1,4 +1,4 @@
-"""vsn-predict window=…: what happens when in a long video."""
+"""vsn-predict window=…: the leading class over the course of a long video."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def predict_timeline(
     """Score the windows of one video, print the segments in which one class leads, and write <stem>.csv and .png.
 
     Returns the video's entry of prediction.json. protocol: its name. begin: called before files are written.
-    Raises VideoError.
+    Raises VideoError for a video that cannot be read.
     """
     stride = stride_of(config)
     assert config.window is not None
@@ -66,7 +66,7 @@ def predict_timeline(
 
 
 def stride_of(config: schema.Predict) -> float | None:
-    """Seconds from one window to the next: half a window where nothing else is said; None without windows."""
+    """Seconds from the start of one window to the next; default half a window; None without windows."""
     if config.window is None or config.live:
         return None
     return config.window / 2 if config.stride is None else config.stride
@@ -79,7 +79,7 @@ def describe(windows: Windows, window: float, stride: float) -> str:
 
 
 def middle_frame(window: Window) -> tuple[float, Tensor]:
-    """The time in seconds, and the frame of it, that is nearest to the window's middle."""
+    """The frame nearest to the window's middle, with its time in seconds."""
     times = window.video.times
     assert times is not None
     nearest = int(np.abs(times - (window.start + window.end) / 2).argmin())

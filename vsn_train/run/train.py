@@ -61,11 +61,11 @@ from vsn_train.typed_paths import paste
 
 
 def train(config: schema.Train, run_folder: Path) -> None:
-    """vsn-train in this process, one of those that the launcher started.
+    """Run vsn-train in this process, one of those that the launcher started.
 
-    Nothing is written into the run folder before data, network and checkpoint have been found to fit.
+    Nothing is written into the run folder until data, network and checkpoint have been checked.
     """
-    given = schema.plain(config)  # what a checkpoint keeps
+    given = schema.plain(config)  # the config that a checkpoint keeps
     check_network(config.backbone, config.data.modality)
     with join_processes(config.runtime.device, config.runtime.threads) as process, ExitStack() as held:
         # 1. Data and network.
@@ -98,7 +98,7 @@ def train(config: schema.Train, run_folder: Path) -> None:
                 resume, run_folder / "checkpoints", given, batches.step_videos, manifests, config.resume_other_videos
             )
         )
-        # A run that an older version started may continue, with a line in the log.
+        # A run of an older version may continue despite an overlap, with a line in the log.
         refuse = not found or "allow_overlap" in found.config["dataset"]
         overlap = process.on_rank_zero(lambda: check_overlap(manifests[0], manifests[1], config.dataset, refuse))
         other_videos = bool(found and found.manifests and found.manifests != hashes)
@@ -156,8 +156,8 @@ def train(config: schema.Train, run_folder: Path) -> None:
 
 
 def hold(held: ExitStack, run_folder: Path) -> None:
-    """Keep other trainings out of the run folder. Raises InputError where one is at work there, and where it has links
-    that lead out of it."""
+    """Lock the run folder. Raises InputError if another training is writing there, and if it has links that lead out of
+    it."""
     held.enter_context(folder_lock(run_folder, "choose another hydra.run.dir"))
     logs = [path.name for path in run_folder.glob("log*.txt")]
     refuse_links(run_folder, *logs, "metrics.jsonl", QUARANTINE, "tensorboard", "checkpoints", MANIFESTS)
@@ -172,7 +172,7 @@ def open_log(config: schema.Train, run_folder: Path, process: Process, steps: in
 def open_loader(
     config: schema.Train, manifest: Manifest, batches: EpochBatches, process: Process, run_folder: Path, log: RunLog
 ) -> Loader[Batch]:
-    """The loader skips the videos that earlier launches of the run have quarantined."""
+    """The training loader; it skips the videos that earlier launches of the run have quarantined."""
     clips = training_clips(config, manifest)
     loader = training_loader(clips, batches, config.data.workers, config.data.timeout)
     loader.quarantine |= process.on_rank_zero(lambda: read_quarantine(run_folder, clips, config.resume_other_videos))
@@ -189,7 +189,7 @@ def facts_of(
     batches: EpochBatches,
     process: Process,
 ) -> dict[str, Any]:
-    """The part of a checkpoint that does not change during training; see `Checkpoint`.
+    """The fields of a checkpoint that do not change during training; see `Checkpoint`.
 
     manifest: of the training split. hashes: content hashes of the training and the validation split.
     """
@@ -224,16 +224,16 @@ def open_checkpoints(
 def validation(
     config: schema.Train, evaluation: Evaluation, manifest: str, interrupts: Interrupts, process: Process, log: RunLog
 ) -> Callable[[Position], float]:
-    """Called by the loop at the end of an epoch: logs the validation's metrics and returns what checkpoints.best_by
-    names: an accuracy in percent, or the loss.
+    """The function that the loop calls at the end of an epoch: it validates, logs the metrics and returns the one that
+    checkpoints.best_by names: an accuracy in percent, or the loss.
 
     manifest: content hash of the validation split.
     """
     name = config.validation.name(config.data.short_side, config.data.crop_size)
 
     def validate(position: Position) -> float:
-        process.broadcast_buffers(evaluation.model)  # from the main process: the others have seen other batches
-        with interrupts.raised_at_once():  # only where nothing has been logged yet: the validation is done again
+        process.broadcast_buffers(evaluation.model)  # from rank 0: batch-norm statistics differ between ranks
+        with interrupts.raised_at_once():  # not after the first log entry: a resumed run repeats the validation
             scores = evaluation("validate", {"protocol": {"name": name, **asdict(config.validation)}})
         epoch = position.epoch + 1
         values = {name: getattr(scores, name)() for name in ("loss", "top1", "top5", "mean_class")}
@@ -244,7 +244,7 @@ def validation(
         )  # fmt: skip
         log.figure("confusion", position.step, confusion_figure(*scores.confused(), len(scores.class_names)))
         best_by = values[config.checkpoints.best_by]
-        return best_by if math.isfinite(best_by) else sys.float_info.max  # a loss of no readable video
+        return best_by if math.isfinite(best_by) else sys.float_info.max  # the loss if no video was readable
 
     return validate
 
@@ -262,7 +262,7 @@ def describe_run(config: schema.Train, manifests: list[Manifest], process: Proce
     if config.data.balance == "classes" or config.optimizer.class_weights:
         counts = np.bincount(train.labels, minlength=len(train.class_names))
         lines.append(
-            f"{counts[counts > 0].min()} to {counts.max()} training videos a class; "
+            f"{counts[counts > 0].min()} to {counts.max()} training videos per class; "
             f"data.balance={config.data.balance}, optimizer.class_weights={config.optimizer.class_weights or 'null'}"
         )
     if empty := note_empty_classes(train):
@@ -275,7 +275,7 @@ def describe_step(config: schema.Train, batches: EpochBatches, process: Process)
     options = config.optimizer
     text = (
         f"a step: {config.data.batch_size} videos x {process.world_size} process(es) x {options.accumulate} = "
-        f"{batches.step_videos} videos, {len(batches)} steps an epoch; "
+        f"{batches.step_videos} videos, {len(batches)} steps per epoch; "
         f"learning rate {learning_rate(config, batches):.6g}"
     )
     if options.reference_batch:
@@ -295,7 +295,7 @@ def final_summary(
     lines = [f"done: {position.epoch} epochs, {position.step} steps; this launch took {seconds / 60:.1f} min"]
     if position.epoch < config.schedule.epochs:
         lines.append(
-            f"ended early: no better validation for {position.epochs_without_better} epochs "
+            f"stopped early: validation has not improved for {position.epochs_without_better} epochs "
             f"(schedule.patience={config.schedule.patience})"
         )
     lines.append(

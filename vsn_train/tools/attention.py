@@ -4,16 +4,16 @@
     vsn-tools attention checkpoint=last.pt dataset.root=/data/sthv1 protocol=center_1clip
     vsn-tools attention checkpoint=[rgb.pt,flow.pt] label=[motion,motion] output=study/attention
 
-checkpoint: one or several, trained with backbone=sth backbone.integration=attention. Those that differ only in the seed
-are averaged. label: what to call the data of each checkpoint, by default the data set's name; flow that was trained
-with dataset=custom needs it to be compared with its RGB. output: where to write, by default `attention` in the working
-folder: OUTPUT.md, OUTPUT.json and up to four figures, each drawn if the checkpoints for it were given:
-OUTPUT_layers.png, _p.png (several p), _data.png (temporal and static data), _modality.png (RGB and flow). document: a
-Markdown file, in which the text between <!-- findings --> and <!-- end of findings --> is replaced by the result for
-each of the paper's findings, and by the figures.
+checkpoint: one or several, trained with backbone=sth backbone.integration=attention. Checkpoints that differ only in
+the seed are averaged. label: a name for the data of each checkpoint; default: the data set's name. To compare flow and
+RGB of dataset=custom, give both the same label. output: path without suffix; default: `attention`. Writes OUTPUT.md,
+OUTPUT.json and up to four figures, depending on the checkpoints: OUTPUT_layers.png, _p.png (several p), _data.png
+(temporal and static data), _modality.png (RGB and flow). document: a Markdown file; the text between
+<!-- findings --> and <!-- end of findings --> is replaced by the result for each of the paper's findings and the
+figures.
 
-All other keys are those of vsn-eval and apply to every checkpoint: dataset.root=…, protocol=…, split=…. Values that are
-not given are taken from each checkpoint. Exit code 0: done, 2: wrong input.
+All other keys are those of vsn-eval and apply to every checkpoint: dataset.root=…, protocol=…, split=…. Other values
+are taken from each checkpoint. Exit code 0: done, 2: wrong input.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ BEGIN, END = "<!-- findings -->", "<!-- end of findings -->"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("overrides", nargs="+", metavar="key=value", help="as above")
+    parser.add_argument("overrides", nargs="+", metavar="key=value", help="see above")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def split_arguments(arguments: list[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """The keys of this command alone with their values, and what is meant for vsn-eval."""
+    """Split the arguments into this command's own keys with their values, and the overrides for vsn-eval."""
     own: dict[str, list[str]] = {}
     rest = []
     for argument in arguments:
@@ -91,16 +91,16 @@ def split_arguments(arguments: list[str]) -> tuple[dict[str, list[str]], list[st
 
 
 def study(own: dict[str, list[str]], overrides: list[str]) -> None:
-    """Measure every checkpoint, then write. Nothing is written where one of them cannot be measured."""
+    """Measure every checkpoint, then write the results. Nothing is written if one of them cannot be measured."""
     paths = [Path(each).expanduser() for each in own.get("checkpoint", [])]
     if not paths:
         raise InputError("checkpoint is not given; add checkpoint=… or checkpoint=[…,…]")
     labels: list[str] | list[None] = own.get("label") or [None] * len(paths)
     if len(labels) != len(paths):
-        raise InputError(f"{len(labels)} labels for {len(paths)} checkpoints; expected one for each, in their order")
+        raise InputError(f"{len(labels)} labels for {len(paths)} checkpoints; expected one each, in the same order")
     document = Path(own["document"][0]) if "document" in own else None
     if document:
-        replace_findings(document, "")  # does it have the place?
+        replace_findings(document, "")  # raises InputError early where the document lacks the markers
     output = Path(own.get("output", ["attention"])[0]).expanduser()
     runs: list[Measured] = []
     facts: dict[str, str] = {}
@@ -108,7 +108,7 @@ def study(own: dict[str, list[str]], overrides: list[str]) -> None:
         opened = open_checkpoint(checkpoint_in(path))
         config = eval_config(opened, overrides)
         with join_processes(config.runtime.device, config.runtime.threads) as process:
-            facts = facts or hardware(process.device.type)  # before any work: it tells the load
+            facts = facts or hardware(process.device.type)  # before any work: it records the machine's load
             run = measure(config, opened, label, process)
         print(f"{path}: {run.data}: temporal share {100 * run.overall:.1f} % (n={run.facts['n']})")
         runs.append(run)
@@ -190,9 +190,9 @@ def shares_of_videos(
     autocast: torch.autocast,
     title: str,
 ) -> Any:
-    """The columns of `WithShares` of the videos of these groups, means over each video's views: index -> (1, K + 2 L).
+    """The output columns of `WithShares`, averaged over each video's views: index -> (1, K + 2 L).
 
-    It is the evaluation loop of vsn-eval: the shares travel as further classes, which a flip leaves as they are.
+    Uses the evaluation loop of vsn-eval: the shares are appended as extra columns, which a flip leaves unchanged.
     """
     protocol = config.protocol
     videos = EvalVideos(manifest, config.backbone.num_frames, protocol, config.data.decoder, config.data.modality)
@@ -220,12 +220,12 @@ def top1(manifest: Manifest, rows: dict[int, np.ndarray], classes: int) -> float
 
 
 def data_name(config: schema.Eval, manifest: Manifest) -> str:
-    """A data set of one's own is named after its folder."""
+    """The name of the data; a custom data set is named after its folder."""
     return manifest.root.resolve().name if config.dataset.name == "custom" else manifest.name
 
 
 def flow_settings(manifest: Manifest) -> dict[str, Any] | None:
-    """How `vsn-tools flow` made the flow; None where it did not."""
+    """The settings of `vsn-tools flow` for this data set; None where it did not compute the flow."""
     path = manifest.root / "flow.json"
     if not path.is_file():
         return None
@@ -236,7 +236,7 @@ def flow_settings(manifest: Manifest) -> dict[str, Any] | None:
 
 
 def replace_findings(document: Path, text: str) -> str:
-    """The document with `text` in the place of its findings. Raises InputError where it has no such place."""
+    """The document with `text` between its markers. Raises InputError where it has no markers."""
     if not document.is_file():
         raise InputError(f"document={document}: no such file; expected a Markdown file with the line {BEGIN}")
     try:
@@ -246,6 +246,6 @@ def replace_findings(document: Path, text: str) -> str:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise InputError(
-            f"document={document}: expected the lines {BEGIN} and {END} in it, where the findings are to go"
+            f"document={document}: found no markers for the findings; expected a line {BEGIN} and, below, a line {END}"
         )
     return before + text + after

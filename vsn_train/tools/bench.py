@@ -2,16 +2,16 @@
 
     vsn-tools bench model                        the pairs behind the speed claims, R50, 8 x 224 x 224
     vsn-tools bench model sth/tsm tsm/tsn --mode forward train --batch 1 4 --compile off on
-    vsn-tools bench loader /data/kinetics400/val /data/UCF-101   reading videos: training and tests
+    vsn-tools bench loader /data/kinetics400/val /data/UCF-101   decoding videos: training and evaluation
     vsn-tools bench model sth:p=0.5,integration=sum/sth:reference --device cuda --precision bf16
-    vsn-tools bench eval ../clips/*.mp4 --protocols tencrop_10clip      a test, compared with reading per view
+    vsn-tools bench eval ../clips/*.mp4 --protocols tencrop_10clip      evaluation, compared with decoding per view
     vsn-tools bench step                          what each speed switch changes in a training step
     vsn-tools bench step --only fp32 bf16,channels_last --size 224 --batch 8 --device cuda
-    vsn-tools bench step --processes 2            the switches for several processes
-    vsn-tools bench live --threads 1              live video: a new frame in a stream, and the whole clip again
+    vsn-tools bench step --processes 2            the speed switches for several processes
+    vsn-tools bench live --threads 1              live video: one new frame, compared with the whole clip again
     vsn-tools bench table --arch resnet50 --frames 8     latency and throughput, compared with the papers' tables
 
-Everything that is compared runs in interleaved rounds; reported are medians and the ratios within each round with their
+Everything that is compared runs in interleaved rounds. The tables show medians, and ratios within each round with their
 quartiles. Run it on an idle machine.
 """
 
@@ -78,11 +78,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     model_arguments(commands.add_parser("model", help="forward pass and training step of networks, pair by pair"))
     eval_arguments(
-        commands.add_parser("eval", help="videos/s and memory of each protocol, compared with reading per view")
+        commands.add_parser("eval", help="videos/s and memory of each protocol, compared with decoding per view")
     )
-    loader_arguments(commands.add_parser("loader", help="reading videos for training and for each protocol"))
+    loader_arguments(commands.add_parser("loader", help="decoding videos for training and for each protocol"))
     step_arguments(commands.add_parser("step", help="what each speed switch changes in a training step"))
-    live_arguments(commands.add_parser("live", help="a frame of live video: in a stream, and with its whole clip"))
+    live_arguments(commands.add_parser("live", help="live video: one new frame, compared with the whole clip again"))
     table_arguments(commands.add_parser("table", help="latency and throughput, compared with the papers' speed tables"))
 
 
@@ -100,7 +100,7 @@ def model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arch", choices=ARCHS, default="resnet50")
     parser.add_argument("--num-frames", type=int, default=8)
     parser.add_argument("--size", type=int, default=224, help="height and width in pixels")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1], help="clips")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1], help="batch sizes, in clips; default 1")
     setting_arguments(parser, channels_last=["off", "on"])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument(
@@ -165,16 +165,20 @@ def model(arguments: argparse.Namespace) -> None:
 
 
 def loader_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("videos", nargs="+", type=Path, help="files, or folders, each reported separately")
+    parser.add_argument("videos", nargs="+", type=Path, help="files or folders; each is reported separately")
     parser.add_argument(
         "--mode", nargs="+", choices=["train", *protocol_names()], default=["train", "center_1clip", "tencrop_10clip"]
     )
-    parser.add_argument("--limit", type=int, default=20, help="videos of a folder, evenly spread")
+    parser.add_argument("--limit", type=int, default=20, help="most videos of a folder, evenly spaced; default 20")
     parser.add_argument("--num-frames", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--no-copies", action="store_true", help="do not make fast-seek copies, in a temporary folder")
-    parser.add_argument("--workers", type=int, default=usable_cores(), help="for the total; 0: leave it out")
-    parser.add_argument("--memory", type=int, default=0, metavar="CLIPS", help="memory of a worker over so many clips")
+    parser.add_argument("--no-copies", action="store_true", help="do not measure fast-seek copies (temporary files)")
+    parser.add_argument(
+        "--workers", type=int, default=usable_cores(), help="loader workers for the total throughput; 0: skip it"
+    )
+    parser.add_argument(
+        "--memory", type=int, default=0, metavar="CLIPS", help="measure a worker's memory over CLIPS clips; 0: skip it"
+    )
     parser.add_argument(
         "--output",
         type=Path,
@@ -342,8 +346,8 @@ def step_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arch", choices=ARCHS, default="resnet50")
     parser.add_argument("--num-frames", type=int, default=8)
     parser.add_argument("--size", type=int, default=112, help="height and width in pixels")
-    parser.add_argument("--batch", type=int, default=2, help="clips of a step, in each process")
-    parser.add_argument("--processes", type=int, default=1, help="above 1: the switches for several processes")
+    parser.add_argument("--batch", type=int, default=2, help="clips per step and process; default 2")
+    parser.add_argument("--processes", type=int, default=1, help="above 1: measure the switches for several processes")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=0, help="0: torch's default; several processes share the cores")
     parser.add_argument("--rounds", type=int, default=5)
@@ -370,10 +374,10 @@ def step(arguments: argparse.Namespace) -> None:
     saving = time_saving(arguments.operator, work)
     workers = Data().workers
     kept, started = time_workers(workers)
-    text = f"{step_table(result)}\n\nMB: at the peak of a step, beyond weights, momentum and buffers.\n\n" + (
-        f"A checkpoint of {saving.megabytes:.0f} MB holds a step up for {saving.beside_s:.2f} s; written at once it "
-        f"would for {saving.at_once_s:.2f} s.\n\nOne empty batch from each of {workers} loader workers: "
-        f"{1000 * kept:.1f} ms where they stay from epoch to epoch, {1000 * started:.1f} ms where they are new."
+    text = f"{step_table(result)}\n\nMB: peak memory of a step, without weights, momentum and buffers.\n\n" + (
+        f"Saving a checkpoint of {saving.megabytes:.0f} MB delays a step by {saving.beside_s:.2f} s; a synchronous "
+        f"write would delay it by {saving.at_once_s:.2f} s.\n\nOne empty batch from each of {workers} loader workers: "
+        f"{1000 * kept:.1f} ms with persistent workers, {1000 * started:.1f} ms with new ones."
     )
     data = {
         "steps": [
@@ -395,9 +399,14 @@ def live_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-frames", type=int, default=8)
     parser.add_argument("--size", type=int, default=224, help="crop in pixels; the short side is 8/7 of it")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
+    parser.add_argument("--threads", type=int, default=0, help="0: torch's default")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--output", type=Path, default=Path("runs/benchmark/live"), help="without .md and .json")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/benchmark/live"),
+        help="output path without suffix; writes .md and .json",
+    )
     parser.set_defaults(work=live)
 
 
@@ -418,15 +427,15 @@ def live(arguments: argparse.Namespace) -> None:
     print(f"{text}\n\nwritten: {arguments.output}.md and .json")
 
 
-# ---- Beside the papers' speed tables ---------------------------------------------------------------------------------
+# ---- Compared with the papers' speed tables --------------------------------------------------------------------------
 
 
 def table_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arch", nargs="+", choices=ARCHS, default=["resnet50", "resnet101"])
     parser.add_argument("--frames", nargs="+", type=int, default=[8, 16])
     parser.add_argument("--size", type=int, default=224, help="height and width in pixels")
-    parser.add_argument("--batch", type=int, default=8, help="clips at once, for the throughput")
-    parser.add_argument("--add", action="store_true", help="keep the other sizes that an earlier run wrote to --output")
+    parser.add_argument("--batch", type=int, default=8, help="batch size for the throughput, in clips; default 8")
+    parser.add_argument("--add", action="store_true", help="keep the other sizes of an earlier run in --output")
     setting_arguments(parser, channels_last=["on"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
@@ -454,28 +463,28 @@ def table(arguments: argparse.Namespace) -> None:
         results.sort(key=lambda each: each.size[1])
         results.sort(key=lambda each: ARCHS.index(each.size[0]))
         text = (
-            f"## Here\n\n{measured_table(results)}\n\n## Beside the papers\n\n"
+            f"## This machine\n\n{measured_table(results)}\n\n## Compared with the papers\n\n"
             "As ratios, because neither paper names its hardware; latency below 1 and throughput above 1 are "
             f"better than the reference.\n\n{paper_table(results)}"
         )
         data = [row for each in results for row in as_data(each.single) + as_data(each.batch)]
-        # After each, so that what a long measurement has found so far is not lost.
-        write_results(arguments.output, "Latency and throughput, beside the papers", facts, text, data)
+        # After each size, so that an interrupted measurement keeps its results.
+        write_results(arguments.output, "Latency and throughput, compared with the papers", facts, text, data)
     print(f"{text}\n\nwritten: {arguments.output}.md and .json")
 
 
 def earlier(output: Path, facts: dict[str, str]) -> list[NetworkTimes]:
-    """What an earlier measurement of the same kind wrote there. Raises InputError for one of another kind."""
+    """The results of an earlier measurement under the same conditions. Raises InputError for other conditions."""
     path = output.with_suffix(".json")
     try:
         found = json.loads(path.read_text())
         times = {(each.work.arch, each.work.num_frames, each.work.batch): each for each in from_data(found["results"])}
         theirs = dict(found["facts"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path}: --add needs what an earlier `bench table` wrote there ({error!r})") from None
+        raise InputError(f"{path}: --add needs the results of an earlier `bench table` ({error!r})") from None
     for key in set(facts) - {"date", "load before"}:
         if theirs.get(key) != facts[key]:
-            raise InputError(f"{path}: --add: {key} was {theirs.get(key)!r} and is {facts[key]!r}; measure all again")
+            raise InputError(f"{path}: --add: {key} was {theirs.get(key)!r}, now {facts[key]!r}; measure all again")
     sizes = dict.fromkeys((arch, frames) for arch, frames, _ in times)
     batch = max(batch for *_, batch in times)
     return [NetworkTimes(times[arch, frames, 1], times[arch, frames, batch]) for arch, frames in sizes]

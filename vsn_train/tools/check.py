@@ -1,15 +1,16 @@
-"""Find videos that cannot be read, hang or crash their decoder, or have another number of frames than listed.
+"""Find videos that are unreadable, hang or crash their decoder, or have fewer or more frames than listed.
 
     vsn-tools check /data/kinetics400
     vsn-tools check /data/kinetics400 --report check.csv --readers decord torchcodec
     vsn-tools check manifest.npz --report check.json --timeout 60
     vsn-tools check list.csv --root /data/mine
 
-Checks every video and folder of images below a folder, the videos of a manifest (Manifest.save), or those of a list as
-dataset=custom reads it; what training would refuse is reported. Each is decoded completely in its own process; then
-each reader reads a sample of frames backwards, which are compared with the full decode. The report has one line per
-file: what is wrong with it, and its number of frames by decoding, by its header and by the list. A wrong header alone
-is not an error: vsn-train does not use it. Exit code 0: nothing wrong, 1: problems found, 2: wrong input.
+Checks every video and image folder below a folder, the videos of a manifest (Manifest.save), or the videos of a list in
+the format of dataset=custom, including entries that training would refuse. Each file is decoded completely in its own
+process. Then each reader reads a sample of frames in reverse order, and these are compared with the full decode. The
+report has one line per file: the problem, and the number of frames that decode, that the header states, and that the
+list states. A wrong header alone is not a problem: vsn-train does not use it. Exit code 0: nothing wrong, 1: problems
+found, 2: wrong input.
 """
 
 from __future__ import annotations
@@ -40,16 +41,16 @@ COLUMNS = ("path", "problem", "cause", "frames", "header", "listed", "width", "h
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="folder, manifest (.npz) or list (.csv, .txt)")
     parser.add_argument(
-        "--root", type=Path, help="folder that the paths of a list are relative to; default: the folder of the list"
+        "--root", type=Path, help="folder that a list's paths are relative to; default: the folder of the list"
     )
     parser.add_argument(
-        "--report", type=Path, help="file to write, .csv or .json; without it only problems are printed"
+        "--report", type=Path, help="report file to write, .csv or .json; default: only print the problems"
     )
     parser.add_argument(
         "--readers", nargs="*", default=[], choices=DECODERS[1:], help="readers to compare with the default one"
     )
     parser.add_argument("--sample", type=int, default=8, help="frames to compare; default 8")
-    parser.add_argument("--modality", default="rgb", choices=MODALITIES)
+    parser.add_argument("--modality", default="rgb", choices=MODALITIES, help="flow: folders of flow images")
     parser.add_argument("--timeout", type=float, default=120, help="time limit in seconds for one file; default 120")
     parser.add_argument("--workers", type=int, default=usable_cores(), help="processes; default: one per core")
     parser.add_argument("--shard", default="1/1", metavar="i/n", help="the i-th of n parts of the work, i from 1")
@@ -63,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"--report {arguments.report}: expected a name that ends with .csv or .json")
     for reader in arguments.readers:
         if reader in READERS:
-            READERS[reader].library()  # is it there?
+            READERS[reader].library()  # raises InputError where it is not installed
     root, listed, of_list, note = files_of(arguments.source.expanduser(), arguments.root)
     mine = take_shard(list(listed), arguments.shard)
     work = partial(
@@ -90,13 +91,13 @@ def run(arguments: argparse.Namespace) -> int:
     wrong = Counter(str(row["problem"]) for row in rows if row["problem"])
     headers = sum(bool(row["header"]) and row["header"] != row["frames"] for row in rows)
     found = ", ".join(f"{count} {problem}" for problem, count in sorted(wrong.items())) or "nothing wrong"
-    print(f"{len(rows)} files: {found}; {headers} headers announce another number of frames")
+    print(f"{len(rows)} files: {found}; {headers} headers with a wrong number of frames")
     if note:
         print(note)
     for reader in arguments.readers:
         compared = [row for row in rows if reader in dict(row["differing"])]  # type: ignore[call-overload]
         refused = sum(reader in row["refused"] for row in rows)  # type: ignore[operator]
-        print(f"{reader}: {len(compared)} files compared, {refused} not read by it")
+        print(f"{reader}: {len(compared)} files compared, {refused} not readable with it")
     return 1 if wrong else 0
 
 
@@ -115,7 +116,7 @@ def row_of(name: str, result: FileReport | Failure) -> dict[str, object]:
     causes = [result.refused[USUAL]] if result.problem == "unreadable" else []
     causes += [f"{reader}: {count} of {result.compared} frames" for reader, count in result.differing.items() if count]
     if not causes and result.problem:
-        causes = [f"{result.frames} frames decode, the list says {result.listed}"]
+        causes = [f"{result.frames} frames decode, {result.listed} are listed"]
     readers = [f"{reader}: {count} differ" for reader, count in result.differing.items()]
     readers += [f"{reader}: {cause}" for reader, cause in result.refused.items()]
     return {
@@ -148,8 +149,8 @@ def write_report(path: Path, rows: list[dict[str, object]]) -> None:
 
 
 def files_of(source: Path, root: Path | None) -> tuple[Path, dict[str, int | None], dict[str, Failure], str]:
-    """The folder that names are relative to; name -> number of frames as listed; name -> why a training refuses what
-    the list says of it; a line on what is left out."""
+    """The folder that names are relative to; name -> listed number of frames; name -> why training would refuse the
+    entry; a line about the files that are left out."""
     if source.is_dir():
         names, note = find_sources(source)
         return source, dict.fromkeys(names), {}, note

@@ -17,8 +17,8 @@ from vsn_train.analysis.complexity import complexity, layer_table, total
 from vsn_train.import_function import find_operator
 from vsn_train.models.backbone import parse_option
 
-# operator, arch, options, title, what the papers print: parameters in millions, GFLOPs at 8 and 16 frames.
-# The papers do not say at how many classes they count. 24.3M fits 400 (Kinetics), 22.0M fits 174 (Something).
+# operator, arch, options, title, the papers' figures: parameters in millions, GFLOPs at 8 and 16 frames.
+# The papers do not state the number of classes: 24.3M fits 400 (Kinetics), 22.0M fits 174 (Something-Something).
 PAPERS: list[tuple[str, str, dict[str, Any], str, str, str, str]] = [
     ("tsn", "resnet50", {}, "TSN", "24.3", "33", "65"),
     ("tsm", "resnet50", {}, "TSM", "24.3", "33", "65"),
@@ -37,12 +37,12 @@ PAPERS: list[tuple[str, str, dict[str, Any], str, str, str, str]] = [
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--operator", help="tsn, tsm, …, or module.function; without it: the table")
-    parser.add_argument("--arch", default="resnet50")
-    parser.add_argument("--num-frames", type=int, default=8)
-    parser.add_argument("--classes", type=int, default=400)
-    parser.add_argument("--size", type=int, default=224, help="height and width in pixels")
-    parser.add_argument("--modality", default="rgb", choices=("rgb", "flow"))
+    parser.add_argument("--operator", help="tsn, tsm, …, or module.function; default: the table of all models")
+    parser.add_argument("--arch", default="resnet50", help="default resnet50")
+    parser.add_argument("--num-frames", type=int, default=8, help="frames per clip; default 8")
+    parser.add_argument("--classes", type=int, default=400, help="default 400")
+    parser.add_argument("--size", type=int, default=224, help="height and width in pixels; default 224")
+    parser.add_argument("--modality", default="rgb", choices=("rgb", "flow"), help="default rgb")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="option of the operator")
 
 
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def paper_table(size: int = 224) -> str:
-    """One line a model: parameters at 174 and 400 classes, GMACs at 8 and 16 frames, and the papers' figures."""
+    """One line per model: parameters at 174 and 400 classes, GMACs at 8 and 16 frames, and the papers' figures."""
     lines = [
         f"{'':<33} parameters (M)              GMACs, {size} x {size}",
         f"{'model':<20} {'network':<12} {'174 cl.':>7} {'400 cl.':>7} {'paper':>6}   "

@@ -1,4 +1,4 @@
-"""The configs of vsn-train and vsn-eval for verbs that take the same values. Hydra starts and ends here."""
+"""The configs of vsn-train and vsn-eval for verbs that take the same keys. Hydra starts and ends here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vsn_train.typed_paths import hydra_words
 
 
 def train_config(values: Sequence[str], config_dir: Path | None = None) -> schema.Train:
-    """The config of vsn-train with these values (key=value). config_dir: a folder with configs of one's own.
+    """The config of vsn-train with these values (key=value). config_dir: a folder with the user's own configs.
 
     Raises InputError, HydraException and OmegaConfBaseException for values that vsn-train refuses.
     """

@@ -6,7 +6,7 @@
 
 key=value and --key value are the same. The suffix of output chooses the format: .onnx (needs pip install
 'vsn-train[onnx]') or .pt2 (torch.export). Input: normalized video, float (clips, frames, channels, height, width), or,
-with input=uint8, frames as they are, (clips, frames, height, width, 3); output: logits (clips, classes). The number of
+with input=uint8, unnormalized frames, (clips, frames, height, width, 3); output: logits (clips, classes). The number of
 frames and the size are fixed in the file; the number of clips is variable unless batch is given. The file also holds
 class names, preprocessing, protocol and the checkpoint's hash: ONNX metadata_props, torch.export's metadata.json.
 
@@ -33,7 +33,7 @@ from vsn_train.models.backbone import parse_option
 from vsn_train.models.model_folder import LEFT_OUT, write_model_folder
 from vsn_train.trained import TrainedModel, trained_model
 
-ENDINGS = {"onnx": ONNX, "torch": TORCH}  # format -> of the output's name
+ENDINGS = {"onnx": ONNX, "torch": TORCH}  # format -> suffix of the output
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,20 +42,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--operator",
-        help="tsn, tsm, vsn_compact, vsn_headtail, sth or module.function, with random weights; with --checkpoint only "
-        "where the checkpoint's is a function of your own: its name again",
+        help="tsn, tsm, vsn_compact, vsn_headtail, sth or module.function; without --checkpoint the network has random "
+        "weights; with --checkpoint only needed if it was trained with your own function",
     )
-    parser.add_argument("--arch", default="resnet50")
+    parser.add_argument("--arch", default="resnet50", help="without --checkpoint; default resnet50")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="option of the operator")
-    parser.add_argument("--modality", default="rgb", choices=("rgb", "flow"))
-    parser.add_argument("--num-frames", type=int, default=8)
-    parser.add_argument("--classes", type=int, default=400)
+    parser.add_argument("--modality", default="rgb", choices=("rgb", "flow"), help="without --checkpoint; default rgb")
+    parser.add_argument("--num-frames", type=int, default=8, help="without --checkpoint; default 8")
+    parser.add_argument("--classes", type=int, default=400, help="without --checkpoint; default 400")
     parser.add_argument("--size", type=int, help="height and width in pixels; default: the checkpoint's, or 224")
-    parser.add_argument("--batch", type=int, help="clips in one call; default: any number")
+    parser.add_argument("--batch", type=int, help="fixed number of clips per call; default: variable")
     parser.add_argument(
-        "--input", default="float", choices=("float", "uint8"), help="uint8: frames as they are; the file normalises"
+        "--input", default="float", choices=("float", "uint8"), help="uint8: the file normalizes the frames itself"
     )
-    parser.add_argument("--format", choices=(*ENDINGS, "folder"), help="default: what the output's ending says")
+    parser.add_argument("--format", choices=(*ENDINGS, "folder"), help="default: from the suffix of the output")
     parser.add_argument("--output", type=Path, required=True, help="file to write, .onnx or .pt2; or folder")
 
 
@@ -64,14 +64,14 @@ def run(arguments: argparse.Namespace) -> int:
         if (value := getattr(arguments, name)) is not None and value < 1:
             raise InputError(f"--{name} {value}: expected a number above 0")
     if not (arguments.checkpoint or arguments.operator):
-        raise InputError("one of --checkpoint and --operator is needed")
+        raise InputError("no network given; add checkpoint=… or operator=…")
     ending = ENDINGS.get(arguments.format)
     if ending and arguments.output.suffix != ending:
         raise InputError(f"format={arguments.format} output={arguments.output}: expected a name that ends in {ending}")
     trained = opened_model(arguments.checkpoint, arguments.operator) if arguments.checkpoint else None
     if arguments.format == "folder":
         if trained is None:
-            raise InputError("format=folder needs checkpoint=…: random weights are no model to share")
+            raise InputError("format=folder needs checkpoint=…: it exports trained weights only")
         export_folder(trained, arguments.output)
         return 0
     size = arguments.size
@@ -99,7 +99,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def opened_model(path: Path, operator: str | None) -> TrainedModel:
-    """operator: as the user names it. Raises InputError where it differs, or is the user's own and is not named."""
+    """operator: as given on the command line. Raises InputError where it differs from the checkpoint's, and where the
+    checkpoint's is the user's own function and was not given."""
     opened = open_checkpoint(checkpoint_in(path.expanduser()))
     check_checkpoint(opened.checkpoint.config, str(opened.path))
     trained = opened.checkpoint.config["backbone"]["operator"]
@@ -117,7 +118,7 @@ def export_folder(trained: TrainedModel, folder: Path) -> None:
     content = opened.checkpoint.content()
     about = {key: value for key, value in content.items() if key not in ("model", *LEFT_OUT)}
     facts = trained.facts
-    # Under other names than a checkpoint's fields.
+    # These keys must not collide with the fields of a checkpoint.
     about["made_from"] = {key: facts[key] for key in ("checkpoint", "averaged")}
     about["preprocessing"] = facts["preprocessing"]
     evaluations = evaluations_of(opened.path.parent.parent / "eval" / opened.path.stem, opened.hash)

@@ -8,8 +8,8 @@
 
 Sources are videos or folders of images below a folder, or the videos of a manifest (Manifest.save). The flow of
 `Archery/v_Archery_g01_c01.avi` goes to the folder `Archery/v_Archery_g01_c01`: flow_x_00001.jpg, flow_y_00001.jpg, …. A
-folder gets its final name when it is complete; a second call continues with what is missing. Sources that cannot be
-read are listed in failed.txt and do not stop the others. Exit code 0: done, 1: some failed, 2: wrong input.
+folder gets its final name when it is complete; a second call computes what is missing. Unreadable sources are listed in
+failed.txt; the others are still computed. Exit code 0: done, 1: some failed, 2: wrong input.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from vsn_train.errors import InputError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="folder of videos or of folders of images, or a manifest (.npz)")
     parser.add_argument("target", type=Path, help="folder to write to")
-    parser.add_argument("--method", default="tvl1", choices=METHODS)
+    parser.add_argument("--method", default="tvl1", choices=METHODS, help="default tvl1; dis is 70 times faster")
     parser.add_argument(
         "--bound", type=float, default=20.0, help="displacement in pixels that maps to 0 and 255; default 20, as TSM"
     )
     parser.add_argument(
-        "--short-side", type=int, default=256, help="short side in pixels; smaller videos keep their size"
+        "--short-side", type=int, default=256, help="short side in pixels; default 256; smaller videos keep their size"
     )
     parser.add_argument("--quality", type=int, default=95, help="JPEG quality; default 95")
     parser.add_argument("--shard", default="1/1", metavar="i/n", help="the i-th of n parts of the work, i from 1")
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"--short-side {arguments.short_side}: expected at least 16 pixels")
     if not 1 <= arguments.quality <= 100:
         raise InputError(f"--quality {arguments.quality}: expected 1 to 100")
-    flow_estimator(arguments.method)  # is OpenCV there?
+    flow_estimator(arguments.method)  # raises InputError where OpenCV is not installed
     root, names, note = sources_of(arguments.source.expanduser().resolve())
     target = arguments.target.expanduser().resolve()
     if target == root or root in target.parents or target in root.parents:
@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
         list_failed(target, arguments.shard, failed)
     print(
-        f"{len(fields)} videos done with {sum(fields)} flow fields, {len(mine) - len(missing)} were there, "
+        f"{len(fields)} videos done with {sum(fields)} flow fields, {len(mine) - len(missing)} already there, "
         f"{len(failed)} failed"
     )
     if note:
@@ -94,13 +94,13 @@ def extract_one(name: str, root: Path, target: Path, method: str, bound: float, 
 
 
 def sources_of(source: Path) -> tuple[Path, list[str], str]:
-    """The folder that the names are relative to, the names, and a line on what is left out."""
+    """The folder that the names are relative to, the names, and a line about the files that are left out."""
     if source.is_file():
         manifest = Manifest.load(source)
         names = [path.decode("utf-8", "surrogateescape") for path in manifest.paths.tolist()]
         if outside := next((name for name in names if not is_below(name)), None):
             raise InputError(
-                f"{source}: its video {outside!r} does not lie below its root, and its flow would lie outside"
+                f"{source}: its video {outside!r} is not below its root, so its flow would be written outside TARGET"
             )
         return manifest.root.resolve(), names, ""
     if not source.is_dir():

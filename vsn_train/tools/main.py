@@ -1,8 +1,8 @@
-"""The command vsn-tools: `vsn-tools VERB …`. Each verb is a file beside this one with two functions.
+"""The command vsn-tools: `vsn-tools VERB …`. Each verb is a file in this folder with two functions.
 
-`add_arguments(parser)` says what it takes, `run(arguments)` does it and returns the exit code; the file's docstring is
-its help. Only the requested verb is imported, so that `vsn-tools --help` answers at once. Exit codes: 0 done,
-1 a problem was found, 2 wrong input (one message, no traceback).
+`add_arguments(parser)` declares the arguments, `run(arguments)` does the work and returns the exit code; the file's
+docstring is the verb's help. Only the requested verb is imported, so `vsn-tools --help` answers at once. Exit codes:
+0 done, 1 a problem was found, 2 wrong input (one message, no traceback).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ VERBS = {
     "scan": "check that a data set is complete; count videos, classes, frames",
     "check": "find videos that are unreadable, hang, or have a wrong frame count",
     "split": "divide videos into a training and a validation list",
-    "prepare": "make copies of a data set that are read several times faster",
+    "prepare": "make copies of a data set that load several times faster",
     "flow": "compute the optical flow of a data set",
     "scores": "read, compare, analyse and fuse score files; mean of splits",
     "export": "write a network as ONNX or torch.export, and check the file",
@@ -35,10 +35,10 @@ VERBS = {
     "attention": "how temporal the attention of an STH network is, layer by layer",
     "bench": "measure speed and memory: model, step, loader, eval, table",
 }
-# They take values of vsn-train between their options, which argparse does for parsers without commands only.
-WITH_VALUES = {"scan": "train", "attention": "eval"}  # and the config whose keys these are
+# Verbs that take keys of a config (named here) between their options. argparse does not support that with subcommands.
+WITH_VALUES = {"scan": "train", "attention": "eval"}
 
-WITH_KEYS = {"export"}  # their options can be written as key=value, like the values of the other commands
+WITH_KEYS = {"export"}  # verbs whose options can also be written as key=value, as for vsn-train
 
 
 def main() -> None:
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def parse(verb: str, module: Any, words: list[str]) -> argparse.Namespace:
-    """The arguments of a verb. Ends the program for --help; raises InputError for what the verb does not take."""
+    """Parse the arguments of a verb. Exits for --help; raises InputError for an argument that the verb lacks."""
     parser = Parser(
         prog=f"vsn-tools {verb}",
         description=_fitted(module.__doc__),
@@ -88,7 +88,7 @@ def parse(verb: str, module: Any, words: list[str]) -> argparse.Namespace:
 
 
 def as_options(words: list[str]) -> list[str]:
-    """key=value as --key=value. What follows an option without a value is its value."""
+    """Rewrite key=value as --key=value, except for the value of the option before it."""
     return [
         re.sub(r"^[a-z_]+(?==)", lambda match: f"--{match[0].replace('_', '-')}", word)
         if not before.startswith("--") or "=" in before
@@ -98,16 +98,18 @@ def as_options(words: list[str]) -> list[str]:
 
 
 def _fitted(text: str) -> str:
-    """A docstring for a terminal of 80 columns: paragraphs are wrapped, indented examples are kept."""
+    """A docstring fitted to 80 columns: paragraphs are wrapped, indented examples are kept."""
     paragraphs = text.strip().split("\n\n")
     return "\n\n".join(
-        each if any(line.startswith(" ") for line in each.splitlines()) else textwrap.fill(each, 80)
+        each
+        if any(line.startswith(" ") for line in each.splitlines())
+        else textwrap.fill(each, 80, break_on_hyphens=False)
         for each in paragraphs
     )
 
 
 class Parser(argparse.ArgumentParser):
-    """Refuses like everything else here: one message instead of the usage and a message."""
+    """Reports wrong arguments as one message of InputError, instead of argparse's usage text and message."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see {self.prog} --help")
@@ -119,7 +121,7 @@ def refuse(verb: str, message: str) -> None:
 
 
 def help_text() -> str:
-    lines = ["vsn-tools VERB …: the programs around a training. VERB --help has examples.", ""]
+    lines = ["vsn-tools VERB …: data sets, scores, export, benchmarks; VERB --help has examples", ""]
     lines += [f"  {verb:<11} {about}" for verb, about in VERBS.items()]
     lines += ["", "vsn-tools --version prints the versions of vsn-train, torch, torchvision and av."]
     lines += ["Exit codes: 0 done, 1 a problem was found, 2 wrong input."]

@@ -1,4 +1,4 @@
-"""Make copies of a data set that are read several times faster: videos with key frames only, image folders as one file.
+"""Make copies of a data set that load several times faster: videos with key frames only, image folders as one file.
 
     vsn-tools prepare /data/kinetics400 /fast/kinetics400
     vsn-tools prepare /data/kinetics400 /fast/kinetics400 --shard 2/4    on the second of four machines
@@ -6,11 +6,11 @@
     vsn-tools prepare /data/flow /fast/flow --modality flow
 
 Videos are resized to a short side of 256 pixels and re-encoded as H.264 with key frames only. Folders of JPEG or PNG
-images are packed into one file each, byte for byte. Every copy has the relative path of its source (a video keeps its
-suffix, a folder `78687` becomes `78687.mp4`): training needs only another dataset.root.
+images are packed into one file each, byte for byte. Every copy keeps the relative path of its source (a video keeps its
+suffix, a folder `78687` becomes `78687.mp4`): to train on the copies, change only dataset.root.
 
-A copy gets its final name after it has been verified; a second call continues with what is missing. Sources that cannot
-be read are listed in failed.txt and do not stop the others. Exit code 0: done, 1: some failed, 2: wrong input.
+A copy gets its final name after it has been verified; a second call makes the copies that are missing. Unreadable
+sources are listed in failed.txt; the others are still copied. Exit code 0: done, 1: some failed, 2: wrong input.
 """
 
 from __future__ import annotations
@@ -49,12 +49,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--list",
         type=Path,
-        help="list of videos below SOURCE, as dataset=custom reads it; default: all of SOURCE",
+        help="list of videos below SOURCE, in the format of dataset=custom; default: all videos",
     )
     parser.add_argument("--shard", default="1/1", metavar="i/n", help="the i-th of n parts of the work, i from 1")
     parser.add_argument("--workers", type=int, default=usable_cores(), help="processes; default: one per core")
     parser.add_argument(
-        "--short-side", type=int, default=SHORT_SIDE, help="short side in pixels; smaller videos keep their size"
+        "--short-side",
+        type=int,
+        default=SHORT_SIDE,
+        help=f"short side in pixels; default {SHORT_SIDE}; smaller videos keep their size",
     )
     parser.add_argument("--crf", type=int, default=CRF, help=f"H.264 quality, 0 (lossless) to 51; default {CRF}")
     parser.add_argument("--modality", default="rgb", choices=("rgb", "flow"), help="which images of a folder to use")
@@ -84,20 +87,20 @@ def run(arguments: argparse.Namespace) -> int:
             remove_parts(folder)
         made, failed = work_with_bar(work, missing, arguments.workers, arguments.timeout, "prepare", "cannot prepare")
         list_failed(target, arguments.shard, failed)
-    print(f"{len(made)} copies made, {len(there)} were there, {len(failed)} failed")
+    print(f"{len(made)} copies made, {len(there)} already there, {len(failed)} failed")
     if note:
         print(note)
     before = sum(copy.source_bytes for copy in made) + sum(space_of(source / name) for name in there)
     after = sum(copy.bytes for copy in made) + sum(targets[name].stat().st_size for name in there)
     if before:
-        print(f"space: {before / 1e6:,.1f} MB -> {after / 1e6:,.1f} MB, {after / before:.2f} times")
+        print(f"disk space: {before / 1e6:,.1f} MB -> {after / 1e6:,.1f} MB, {after / before:.2f} times the source")
     encoded = [copy.psnr for copy in made if copy.psnr is not None]
     if encoded:
         print(
-            f"re-encoded: {len(encoded)} videos, PSNR {np.mean(encoded):.1f} dB on average, {min(encoded):.1f} at least"
+            f"re-encoded: {len(encoded)} videos, PSNR {np.mean(encoded):.1f} dB on average, {min(encoded):.1f} at worst"
         )
     if len(made) > len(encoded):
-        print(f"images put together byte for byte: {len(made) - len(encoded)} folders")
+        print(f"packed byte for byte: {len(made) - len(encoded)} folders of images")
     return 1 if failed else 0
 
 
@@ -120,7 +123,7 @@ def check_arguments(arguments: argparse.Namespace, source: Path, target: Path) -
 
 
 def listed(path: Path, source: Path) -> list[str]:
-    """The videos of a list, which must exist below `source`, as they are called there."""
+    """The paths of a list's videos relative to `source`. Raises InputError for a video that does not exist there."""
     rows = read_listing(path.expanduser(), source).rows
     found: set[str] = set()
     for row, there in zip(rows, find_videos(source, [row.path for row in rows]), strict=True):

@@ -3,11 +3,11 @@
     vsn-tools scan dataset=jester dataset.root=/data/20bn-jester-v1 --workers 16
     vsn-tools scan dataset=kinetics400 dataset.root=/data/kinetics400 --no-frames
 
-Prints one line per split, every video that cannot be read, every one that is there twice under two names, and, of
-videos of your own, those that training and validation share. Frame counts are stored next to the data, so that a
-training with dataset.count_frames=true starts at once; a killed scan continues where it stopped. --no-frames opens only
-videos of your own that may be the same. --save writes each split's manifest, paths, labels and frame counts, as
-FOLDER/<dataset>_<split>.npz (Manifest.load reads it).
+Prints one line per split, then every unreadable video, every duplicate (the same video under two names), and, for your
+own videos, those that are in both training and validation. Frame counts are stored next to the data: a training with
+dataset.count_frames=true then starts at once, and a killed scan continues where it stopped. With --no-frames, only
+possible duplicates among your own videos are opened. --save writes a manifest per split (paths, labels, frame counts)
+to FOLDER/<dataset>_<split>.npz; Manifest.load reads it.
 Exit code 0: complete, 1: videos are missing, unreadable, or in both splits, 2: wrong input.
 """
 
@@ -30,14 +30,14 @@ from vsn_train.tools.compose import train_config
 
 
 def describe(manifest: Manifest, unreadable: int) -> str:
-    """One line: what was listed, found and counted."""
+    """One line for a split: numbers of videos, classes and frames."""
     parts = [
         f"{manifest.split}: {len(manifest)} videos of {len(manifest) + len(manifest.missing)} listed",
         f"{len(manifest.class_names)} classes",
     ]
     if manifest.is_labelled:
         counts = np.bincount(manifest.labels, minlength=len(manifest.class_names))
-        parts.append(f"{counts.min()} to {counts.max()} videos a class")
+        parts.append(f"{counts.min()} to {counts.max()} videos per class")
     else:
         parts.append("no labels")
     if manifest.num_frames is not None and (known := manifest.num_frames[manifest.num_frames >= 0]).size:
@@ -48,11 +48,13 @@ def describe(manifest: Manifest, unreadable: int) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="+", metavar="key=value", help="as for vsn-train: dataset=…, dataset.root=…")
-    parser.add_argument("--splits", nargs="+", default=["train", "val"], choices=["train", "val", "test"])
-    parser.add_argument("--workers", type=int, default=4, help="processes that count frames")
-    parser.add_argument("--no-frames", action="store_true", help="do not open the videos")
     parser.add_argument(
-        "--config-dir", type=Path, metavar="FOLDER", help="folder of your own configs, as for vsn-train"
+        "--splits", nargs="+", default=["train", "val"], choices=["train", "val", "test"], help="default: train val"
+    )
+    parser.add_argument("--workers", type=int, default=4, help="processes that count frames; default 4")
+    parser.add_argument("--no-frames", action="store_true", help="do not count frames")
+    parser.add_argument(
+        "--config-dir", type=Path, metavar="FOLDER", help="folder with your own configs, as for vsn-train"
     )
     parser.add_argument("--save", type=Path, metavar="FOLDER", help="write the manifests to this folder")
 

@@ -3,15 +3,15 @@
     vsn-tools scores show runs/…/scores.npz            accuracies with confidence intervals, calibration
     vsn-tools scores per-class scores.npz              every class with its number of videos
     vsn-tools scores confused scores.npz               the most confused classes
-    vsn-tools scores views scores.npz                  accuracy over the number of views
+    vsn-tools scores views scores.npz                  accuracy by number of views
     vsn-tools scores compare tsm.npz tsn.npz           difference with its interval, and a paired test
     vsn-tools scores fuse rgb.npz flow.npz --weights 1 1.5 --output fused.npz
     vsn-tools scores submit scores.npz --output test.csv
     vsn-tools scores mean runs/hmdb51/*/eval/best/tencrop_10clip/scores.npz     over the three official splits
 
-Each command has --json FILE. Accuracies are in percent. 95 % intervals are Wilson's for top-1 and top-5, and
-percentiles of 1,000 bootstrap samples of the videos for class means and differences. Files are compared or fused only
-if videos, labels and class order agree.
+Each command has --json FILE. Accuracies are in percent. 95 % confidence intervals are Wilson intervals for top-1 and
+top-5, and percentiles of 1,000 bootstrap samples of the videos for class means and differences. Files can be compared
+or fused only if videos, labels and class order agree.
 """
 
 from __future__ import annotations
@@ -46,14 +46,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     per_class_command = add("per-class", per_class, "top-1 of each class with its number of videos")
     per_class_command.add_argument("--sort", choices=("index", "accuracy", "videos"), default="index")
     confused_command = add("confused", confused, "the most confused classes, most frequent first")
-    confused_command.add_argument("--top", type=int, default=20)
-    add("views", views, "top-1 over the number of views")
+    confused_command.add_argument("--top", type=int, default=20, help="pairs of classes to print; default 20")
+    add("views", views, "top-1 by number of views")
     add("compare", compare_two, "difference of two models on the same videos, with a paired test", files=2)
     fuse_command = add("fuse", fuse_files, "weighted mean of the scores of several models", files="+")
     fuse_command.add_argument("--weights", type=float, nargs="+", help="one weight per file; default: equal weights")
-    fuse_command.add_argument("--output", type=Path, help="write the fused scores as an .npz")
-    submit_command = add("submit", submit, "the file that the data set's evaluation server takes")
-    submit_command.add_argument("--output", type=Path, default=Path("submission.csv"))
+    fuse_command.add_argument("--output", type=Path, help="write the fused scores to this .npz file")
+    submit_command = add("submit", submit, "write the submission file for the data set's evaluation server")
+    submit_command.add_argument(
+        "--output", type=Path, default=Path("submission.csv"), help="file to write; default submission.csv"
+    )
     add("mean", mean, "mean over the three official splits of UCF101 or HMDB51, one file for each", files="+")
 
 
@@ -129,8 +131,8 @@ def compare_two(arguments: argparse.Namespace) -> dict[str, Any]:
     low, high = found.interval
     print(f"difference {found.difference:+.2f} points of top-1, 95 % interval {low:+.2f} to {high:+.2f}")
     print(
-        f"of {len(first)} videos only the first has {found.only_first} right, only the second {found.only_second}; "
-        f"exact McNemar test p = {found.p:.3g}"
+        f"of {len(first)} videos, {found.only_first} are right in the first file only and {found.only_second} in the "
+        f"second only; exact McNemar test p = {found.p:.3g}"
     )
     return {
         "difference": found.difference, "interval": list(found.interval), "only_first": found.only_first,

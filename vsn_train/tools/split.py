@@ -1,13 +1,13 @@
-"""Divide videos that have no split: writes train.csv and val.csv, the videos themselves stay where they are.
+"""Divide videos into a training and a validation list: writes train.csv and val.csv; no video is moved.
 
     vsn-tools split /data/mine --val-share 0.2 --seed 1
     vsn-tools split /data/mine --group "person[0-9]+" --output /data/mine_lists
     vsn-tools split all.csv --root /data/mine --val-share 0.1 --output lists
 
-SOURCE is a folder with a folder of videos for each class, or a list of path,label lines as dataset=custom takes it. Of
-each class the share is drawn at random, from the seed and the paths alone. --group keeps together what shows the same
-person, place or source video: videos whose paths match the regular expression with the same text (of its first
-parentheses, where it has any) come to the same side. Nothing is overwritten.
+SOURCE is a folder with a folder of videos for each class, or a list of path,label lines in the format of
+dataset=custom. A random share of each class goes to the validation list; the draw depends only on the seed and the
+paths. --group keeps videos of the same person, place or source video in one list: videos whose paths match the regular
+expression with the same text (of its first group, if it has one) stay together. Existing files are not overwritten.
 Exit code 0: done, 2: wrong input.
 """
 
@@ -27,14 +27,19 @@ from vsn_train.typed_paths import paste
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="folder of class folders, or a list")
-    parser.add_argument("--val-share", type=float, default=0.2, help="of each class's videos; default 0.2")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw; default 0")
-    parser.add_argument("--group", metavar="REGEX", help="videos whose paths match with the same text stay together")
     parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="to write to; default: SOURCE, or the list's folder"
+        "--val-share", type=float, default=0.2, help="share of each class's videos for validation; default 0.2"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw; default 0")
+    parser.add_argument("--group", metavar="REGEX", help="keep videos together whose paths match with the same text")
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="folder for both lists; default: SOURCE, or the list's folder"
     )
     parser.add_argument(
-        "--root", type=Path, metavar="FOLDER", help="that the paths of a list are relative to; default: the list's"
+        "--root",
+        type=Path,
+        metavar="FOLDER",
+        help="folder that a list's paths are relative to; default: the list's folder",
     )
 
 
@@ -52,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     targets = {split: output / f"{split}.csv" for split in ("train", "val")}
     for path in targets.values():
         if os.path.lexists(path):
-            raise InputError(f"{path}: is there already, and is not overwritten; name another folder with --output")
+            raise InputError(f"{path}: already exists and is not overwritten; choose another folder with --output")
     listing = read_videos(root, source)
     train, val, notes = split_listing(listing, arguments.val_share, arguments.seed, arguments.group, "--val-share")
     says = meaning_of((row.label for row in listing.rows), None, listing.says, listing.place)

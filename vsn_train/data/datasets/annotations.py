@@ -1,4 +1,4 @@
-"""Finding and reading official annotation files."""
+"""Find and read official annotation files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vsn_train.errors import InputError
 def video_root(root: Path, official: Sequence[str], expected: str) -> Path:
     """The folder of the videos: `root`, or the folder of an official name in it.
 
-    expected: what should lie under the root, for the message. Raises InputError where there is no such folder.
+    expected: the expected content of the root, for the message. Raises InputError if there is no such folder.
     """
     if not root.is_dir():
         found = "a file, not a folder" if root.exists() else "no such folder"
@@ -20,12 +20,12 @@ def video_root(root: Path, official: Sequence[str], expected: str) -> Path:
 
 
 def search_places(root: Path, annotations: Path | None, *subfolders: str) -> list[Path]:
-    """Where annotation files may lie: `annotations`, or in and next to the root; and in the subfolders of each.
+    """The folders to search for annotation files: `annotations`, or the root and its parent; and subfolders of each.
 
-    Raises InputError where `annotations` is given and is no folder.
+    Raises InputError if `annotations` is given and is no folder.
     """
     if annotations and not annotations.is_dir():
-        raise InputError(f"dataset.annotations={annotations}: no such folder; expected that of the official files")
+        raise InputError(f"dataset.annotations={annotations}: no such folder; expected the one of the official files")
     tops = [annotations] if annotations else [root, root.parent]
     return [place for top in tops for place in (top, *(top / name for name in subfolders)) if place.is_dir()]
 
@@ -33,7 +33,7 @@ def search_places(root: Path, annotations: Path | None, *subfolders: str) -> lis
 def find_file(places: Sequence[Path], names: Sequence[str]) -> Path:
     """The first of `names` in the first of `places` that has one.
 
-    Raises InputError that names what lies there instead, such as another data set's files.
+    Raises InputError, which lists the files found instead, such as those of another data set.
     """
     for place in places:
         for name in names:
@@ -48,7 +48,7 @@ def find_file(places: Sequence[Path], names: Sequence[str]) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """UTF-8 with or without a byte order mark. Raises InputError where there is no such file or it is no text."""
+    """Read UTF-8 text with or without a byte order mark. Raises InputError if the file is missing or not text."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -62,29 +62,29 @@ def read_text(path: Path) -> str:
 
 
 def numbered_lines(path: Path) -> list[tuple[int, str]]:
-    """(line number from 1, text without blanks and CR around it) of the lines that are not blank."""
-    # Not splitlines(): it also splits at characters that a class name may hold.
+    """The lines that are not blank: (line number from 1, text without surrounding whitespace)."""
+    # Not splitlines(): it also splits at characters that a class name may contain.
     lines = read_text(path).split("\n")
     return [(number, text) for number, line in enumerate(lines, 1) if (text := line.strip())]
 
 
 def class_indices(names: Sequence[tuple[int, str]], path: Path) -> dict[str, int]:
-    """Class name -> index, from (line number, name) in index order. Raises InputError for a name that repeats."""
+    """Class name -> index, from (line number, name) in index order. Raises InputError for a repeated name."""
     classes: dict[str, int] = {}
     for number, name in names:
         if name in classes:
-            raise InputError(f"{path} line {number}: class {name!r} is there twice; expected each class once")
+            raise InputError(f"{path} line {number}: class {name!r} is repeated; expected each class once")
         classes[name] = len(classes)
     if not classes:
-        raise InputError(f"{path}: the file is empty; expected one class a line")
+        raise InputError(f"{path}: the file is empty; expected one class per line")
     return classes
 
 
 def index_of(name: str, classes: dict[str, int], place: str, labels: str) -> int:
-    """The class's index. place: file and line. labels: the file that lists the classes."""
+    """The index of a class. place: file and line. labels: the file that lists the classes. Raises InputError."""
     if name not in classes:
         raise InputError(
             f"{place}: class {name[:80]!r} is not one of the {len(classes)} classes of {labels}; correct the line, or "
-            "take both files from the same data set"
+            "use both files of the same data set"
         )
     return classes[name]

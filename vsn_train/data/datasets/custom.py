@@ -1,6 +1,6 @@
-"""A data set of one's own, without code: lists of `path,label[,num_frames]` (listing.py), or folders of classes.
+"""Custom data sets without code: lists of `path,label[,num_frames]` (listing.py), or folders of classes.
 
-    train/dancing/001.mp4        a folder for each class, of videos, folders of frames, and folders of these
+    train/dancing/001.mp4        a folder for each class, with videos or folders of frames, also in subfolders
     dancing/001.mp4              the same without a split: one is drawn, see split.py
 
 Labels are class names, or indices from 0: see listed_labels.py.
@@ -40,18 +40,18 @@ def load_custom(
     seed: int = 0,
     known_classes: Sequence[str] = (),
 ) -> Manifest:
-    """split: "train", "val" or "test", whose labels may be left out.
+    """Load a split: "train", "val" or "test"; "test" may be unlabelled.
 
-    root: folder that the lists' paths are relative to. lists: split -> its list or folder, relative to the root; None
-    looks there for <split>.csv, <split>.txt and <split>/. classes: file with one class name a line, in index order;
-    None takes the sorted names in the training list, or numbers where it has indices. flip_pairs: pairs of class names
-    that a horizontal flip exchanges. labels: what a list's labels are where no header says it: "names", "indices", or
-    "auto", which takes whole numbers for indices. flips: "allowed", "forbidden", or "auto", which forbids them where a
-    class in no pair is named after a direction. val_share, seed: draw the training and the validation split from the
-    training list, or from a root of class folders, see split.py; 0: both are there. known_classes: the class names
-    where there is neither a class file nor a training list, as a checkpoint has them.
-    Raises InputError for missing folders or files, for more than max_missing_share missing videos and for a line that
-    does not fit, with file and line.
+    root: folder that the lists' paths are relative to. lists: split -> its list or folder, relative to the root; None:
+    <split>.csv, <split>.txt or <split>/ in the root. classes: file with one class name per line, in index order; None:
+    the sorted names in the training list, or numbers if it has indices. flip_pairs: pairs of class names that a
+    horizontal flip exchanges. labels: the kind of labels in lists without a header: "names", "indices", or "auto"
+    (whole numbers are indices). flips: "allowed", "forbidden", or "auto" (forbidden if a class in no pair is named
+    after a direction). val_share, seed: draw the training and the validation split from the training list or from a
+    root of class folders, see split.py; 0: both splits exist. known_classes: the class names of a checkpoint, used if
+    there is neither a class file nor a training list.
+    Raises InputError for missing folders or files, for more than max_missing_share missing videos, and for an invalid
+    line, with file and line.
     """
     root = video_root(root, [], "the folder of your videos and lists")
     parts: dict[str, Listing] = {}
@@ -89,15 +89,15 @@ def load_custom(
 
 
 def unsplit_listing(root: Path, lists: dict[str, str | None]) -> Listing:
-    """What a split is drawn from: the training list or folder, or the class folders that lie in the root.
+    """The listing to draw a split from: the training list or folder, or the class folders in the root.
 
-    Raises InputError where there is a validation split already.
+    Raises InputError if there is a validation split already.
     """
     if lists["val"] or _is_there(root, "val", None, "val.csv", "val.txt"):
         found = lists["val"] or next(name for name in ("val.csv", "val.txt") if (root / name).exists())
         raise InputError(
             f"dataset.val_share draws a validation split, but there is one: {root / found}; leave dataset.val_share "
-            "out, or take the list away"
+            "out, or remove the list"
         )
     folders = [name for name in list_folder(root) if (root / name).is_dir()]
     if lists["train"] or _is_there(root, "train", None, "train.csv", "train.txt") or folders == ["train"]:
@@ -105,18 +105,18 @@ def unsplit_listing(root: Path, lists: dict[str, str | None]) -> Listing:
     if set(folders) <= {"train", "val", "test"} and "val" in folders:
         raise InputError(
             f"dataset.val_share draws a validation split, but there is one: {root / 'val'}; leave dataset.val_share "
-            "out, or name what is to be split with dataset.train"
+            "out, or name the list or folder to be split with dataset.train"
         )
     return read_videos(root, root)
 
 
 def read_videos(root: Path, place: Path) -> Listing:
-    """The rows of a list, or of a folder of class folders. Raises InputError where there are none."""
+    """The rows of a list, or of a folder of class folders. Raises InputError if there are none."""
     return _read_folders(root, place) if place.is_dir() else read_listing(place, root)
 
 
 def _is_there(root: Path, split: str, given: str | None, *names: str) -> bool:
-    """Whether the split's list or folder exists. names: where to look when none is given."""
+    """Whether the split's list or folder exists. names: names to look for if none is given."""
     return any((root / name).exists() for name in ([given] if given else names or _names_of(split)))
 
 
@@ -131,17 +131,17 @@ def _find_list(root: Path, split: str, given: str | None) -> Path:
             return root / name
     hint = f"; expected a list of path,label or a folder of classes: name it with dataset.{split}"
     if split != "test" and not given:
-        hint += ", or have videos without a split divided: dataset.val_share=0.2"
+        hint += ", or draw a split from all videos: dataset.val_share=0.2"
     raise InputError(f"found no {', '.join(names)} in {root}{hint}")
 
 
 def _said(listed: Listing, labels: str) -> str:
-    """What is said of a listing's labels: by a header or by folders, whose names are names, else by dataset.labels."""
+    """The kind of a listing's labels: by its header, NAMES for class folders, else by dataset.labels."""
     return listed.says if listed.says != OPEN else labels
 
 
 def _read_folders(root: Path, folder: Path) -> Listing:
-    """Every video below a folder of class folders; what is none is left out and said."""
+    """Every video below a folder of class folders; other files are left out and counted in the note."""
     rows: list[Row] = []
     left_out = Walk()
     for name in list_folder(folder):
@@ -156,8 +156,8 @@ def _read_folders(root: Path, folder: Path) -> Listing:
         found = walk_videos(place)
         if found.videos == ["."]:
             raise InputError(
-                f"{place}: images without a folder of their own; expected videos, or folders of frames, in the folder "
-                "of a class: move the images of each video into a folder"
+                f"{place}: images directly in the folder of a class; expected videos, or folders of frames: move the "
+                "images of each video into a folder"
             )
         if not found.videos:
             left_out.left_out.setdefault(EMPTY, []).append(name)

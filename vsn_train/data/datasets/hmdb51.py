@@ -24,11 +24,11 @@ USE = {"train": "1", "val": "2", "test": "2"}
 def load_hmdb51(
     root: Path, split: str, list_number: int = 1, annotations: Path | None = None, max_missing_share: float = 0.0
 ) -> Manifest:
-    """split: "train"; "val" and "test" are both the official test list: HMDB51 has no validation set.
+    """Load a split: "train"; "val" and "test" are both the official test list, as HMDB51 has no validation set.
 
-    root: folder of the class folders. list_number: official split 1, 2 or 3. annotations: folder of the lists; None
-    looks for testTrainMulti_7030_splits in and next to the root. Raises InputError for missing folders or lists, for
-    more than max_missing_share missing videos and for a line that does not fit, with file and line.
+    root: folder of the class folders. list_number: official split 1, 2 or 3. annotations: folder of the lists; None:
+    testTrainMulti_7030_splits in or next to the root. Raises InputError for missing folders or lists, for more than
+    max_missing_share missing videos, and for an invalid line, with file and line.
     """
     videos = video_root(root, ["hmdb51_org", "hmdb51"], "the folder of HMDB51's class folders")
     folder, listings = _find_listings(root, annotations, list_number)
@@ -41,8 +41,8 @@ def load_hmdb51(
                 raise InputError(f"{place}: found {line!r}, expected '<video>.avi 0', 1 or 2; correct the line")
             if f"_{class_name}_" not in video:
                 raise InputError(
-                    f"{place}: {video.strip()} is no video of class {class_name}, whose list this is; expected "
-                    f"<source>_{class_name}_<…>.avi"
+                    f"{place}: {video.strip()} is not a video of class {class_name}, to which this list belongs; "
+                    f"expected <source>_{class_name}_<…>.avi"
                 )
             if use == USE[split]:
                 ids.append(f"{class_name}/{video.strip()}")

@@ -22,11 +22,11 @@ FLIP_CLASSES = (
 
 
 def load_jester(root: Path, split: str, annotations: Path | None = None, max_missing_share: float = 0.0) -> Manifest:
-    """split: "train", "val" or "test", which has no labels.
+    """Load a split: "train", "val" or "test"; "test" has no labels.
 
-    root: folder of the frame folders. annotations: folder of the CSV files; None looks in and next to the root.
-    Raises InputError for missing folders or files, for more than max_missing_share missing videos and for a line that
-    does not fit, with file and line.
+    root: folder of the frame folders. annotations: folder of the CSV files; None: in or next to the root.
+    Raises InputError for missing folders or files, for more than max_missing_share missing videos, and for an invalid
+    line, with file and line.
     """
     videos = video_root(root, ["20bn-jester-v1"], "the folder of Jester's <id> folders")
     places = search_places(root, annotations, "annotations", "labels")

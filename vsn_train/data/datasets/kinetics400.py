@@ -5,10 +5,10 @@
     <root>/…/R6llTwEh07w_000000_000010.mp4      or R6llTwEh07w.mp4, or a folder of frames of either name
 
 The folders in between may be split folders (train, videos_val, …), class folders in any spelling (using segway,
-using_segway, and without brackets and apostrophes as in TSM's lists), both, or none. No copy is complete.
+using_segway, and without brackets and apostrophes as in TSM's lists), both, or none. Every copy lacks some videos.
 
-Class index = position in the sorted names; there is no official index file. kinetics400.txt holds them, so that a
-list of Kinetics-600 or -700 is not taken for this one.
+Class index = position in the sorted names; there is no official index file. kinetics400.txt has the names, so a list of
+Kinetics-600 or -700 is not mistaken for this one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vsn_train.data.datasets.presence import list_folder, make_present_manifest,
 from vsn_train.data.manifest import UNLABELLED, Manifest
 from vsn_train.errors import InputError
 
-# Names of the CSV files, of the folders and in the column "split".
+# Names in use for the CSV files, the folders and in the column "split".
 SPELLINGS = {
     "train": ("train", "training"),
     "val": ("val", "validate", "validation"),
@@ -36,11 +36,11 @@ _TIMED = re.compile(r"[\w-]{11}_\d+_\d+")  # a folder of frames of this or anoth
 def load_kinetics400(
     root: Path, split: str, annotations: Path | None = None, max_missing_share: float = 0.1
 ) -> Manifest:
-    """split: "train", "val" or "test", which has labels where the CSV has the column.
+    """Load a split: "train", "val" or "test"; "test" has labels if the CSV has the column.
 
-    root: folder of the videos of all splits. annotations: folder of the CSV files; None looks in and next to the root.
-    Videos that are not there are left out and named in the manifest's `missing`; more than max_missing_share of them is
-    an InputError, and so are missing folders or files and a line that does not fit, with file and line.
+    root: folder of the videos of all splits. annotations: folder of the CSV files; None: in or next to the root.
+    Videos that do not exist are listed in the manifest's `missing`. Raises InputError for more than max_missing_share
+    of them, for missing folders or files, and for an invalid line, with file and line.
     """
     root = video_root(root, [], "the folder of Kinetics-400's videos")
     listing = _find_listing(search_places(root, annotations, "annotations", "kinetics400"), split)
@@ -63,8 +63,8 @@ def _find_listing(places: Sequence[Path], split: str) -> Path:
             return place / matching[0]
         if matching:
             raise InputError(
-                f"{place} holds {' and '.join(matching)}, each of which may list the {split} videos; keep one of them "
-                "there, or name another folder with dataset.annotations"
+                f"{place} has {' and '.join(matching)}, each of which may list the {split} videos; keep only one of "
+                "them, or name another folder with dataset.annotations"
             )
     raise InputError(
         f"found no {SPELLINGS[split][0]}.csv or kinetics-400_{SPELLINGS[split][0]}.csv in "
@@ -73,7 +73,7 @@ def _find_listing(places: Sequence[Path], split: str) -> Path:
 
 
 def _read_rows(listing: Path, split: str, class_names: Sequence[str]) -> tuple[list[str], list[str], list[int]]:
-    """Ids, which are the usual file names, YouTube ids and labels."""
+    """Sample ids (the usual file names), YouTube ids and labels of a list."""
     label_of = {name: label for label, name in enumerate(class_names)}
     text = read_text(listing)
     rows = _rows_of(text, listing)
@@ -107,13 +107,13 @@ def _read_rows(listing: Path, split: str, class_names: Sequence[str]) -> tuple[l
         if split_at is not None and row[split_at].strip().lower() not in SPELLINGS[split]:
             raise InputError(
                 f"{place}: a video of split {row[split_at][:80]!r}, expected "
-                f"{SPELLINGS[split][0]!r}: take the list of that split"
+                f"{SPELLINGS[split][0]!r}: use the list of that split"
             )
         name = "" if label_at is None else row[label_at].strip().replace("_", " ")
         if label_at is not None and name not in label_of:
             raise InputError(
                 f"{place}: class {row[label_at][:80]!r} is not one of the 400 of Kinetics-400; "
-                "correct the line, take the list of this data set, or use dataset=custom"
+                "correct the line, use the list of Kinetics-400, or dataset=custom"
             )
         videos.append(video)
         labels.append(label_of.get(name, UNLABELLED))
@@ -136,7 +136,7 @@ def _rows_of(text: str, listing: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _find_files(root: Path, split: str, videos: set[str], class_keys: set[str]) -> dict[str, str]:
-    """Video name -> path under `root`. Where a name is there twice, the better folder wins."""
+    """Video name -> path under `root`. If a name exists twice, the folder of better rank wins, see `_rank`."""
     folders = sorted(_walk(root, "", videos, class_keys, depth=3), key=lambda each: -_rank(each[0], split))
     return {
         name: f"{folder}/{entry}" if folder else entry for folder, names in folders for name, entry in names.items()
@@ -158,7 +158,7 @@ def _walk(
 
 
 def _find_otherwise(names: dict[str, str], sample_id: str, video: str) -> str | None:
-    """The path of a video whose file is not called as usual: by its YouTube id, or with the times as they are."""
+    """The path of a video with an unusual file name: its YouTube id alone, or with the times not padded."""
     _, start, end = sample_id.rsplit("_", 2)
     return names.get(video) or names.get(f"{video}_{int(start)}_{int(end)}")
 
@@ -174,5 +174,5 @@ def _rank(folder: str, split: str) -> int:
 
 
 def _folder_key(name: str) -> str:
-    """One key for all spellings of a class's folder: blanks or _, with or without brackets and apostrophes."""
+    """One key for all spellings of a class folder: blanks or _, with or without brackets and apostrophes."""
     return re.sub(r"[\s_]+", "_", re.sub(r"[()']", "", name.strip().lower()))

@@ -1,11 +1,11 @@
 """The `<id>;<class name>` lists of TwentyBN's data sets, Something-Something V1 and Jester, and their flip pairs.
 
-    <prefix>-labels.csv        one class name a line; the line is the index
+    <prefix>-labels.csv        one class name per line, in index order
     <prefix>-train.csv         <id>;<class name>      no header
     <prefix>-validation.csv    <id>;<class name>
     <prefix>-test.csv          <id>
 
-Class names hold commas and apostrophes, never a semicolon: this is not a comma CSV. Copies with CR LF are in use.
+Class names contain commas and apostrophes, never a semicolon: this is not a comma CSV. Some copies have CR LF.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def load_labelled_ids(
     flip_classes: Sequence[tuple[str, str]],
     max_missing_share: float,
 ) -> Manifest:
-    """The split's table from the lists in one of `places`, for the videos that are present.
+    """Load a split from the lists in one of `places`, with the videos that exist.
 
-    videos: the folder of the <id> folders. prefix: what the lists' names begin with. Raises InputError as the loaders
-    of the data sets say.
+    videos: the folder of the <id> folders. prefix: of the lists' names. Raises InputError, see the loaders of the data
+    sets.
     """
     labels_file, classes = read_classes(places, prefix)
     listing, ids, labels = read_split(places, prefix, split, classes, labels_file)
@@ -46,7 +46,7 @@ def load_labelled_ids(
 
 
 def read_classes(places: Sequence[Path], prefix: str) -> tuple[Path, dict[str, int]]:
-    """The labels file and what it says: class name -> index."""
+    """The labels file, and its classes: class name -> index."""
     path = find_file(places, [f"{prefix}-labels.csv"])
     return path, class_indices(numbered_lines(path), path)
 
@@ -54,9 +54,9 @@ def read_classes(places: Sequence[Path], prefix: str) -> tuple[Path, dict[str, i
 def read_split(
     places: Sequence[Path], prefix: str, split: str, classes: dict[str, int], labels_file: Path
 ) -> tuple[Path, list[str], list[int]]:
-    """The split's file, its ids and labels. A test line may lack the class: UNLABELLED.
+    """The split's file, its ids and labels. A test line without a class is UNLABELLED.
 
-    Raises InputError with file and line for a line that does not fit.
+    Raises InputError with file and line for an invalid line.
     """
     path = find_file(places, [f"{prefix}-{FILE_NAMES[split]}.csv"])
     ids, labels = [], []
@@ -72,9 +72,9 @@ def read_split(
 
 
 def flip_pairs_of(class_names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> tuple[list[tuple[int, int]], bool]:
-    """Label pairs of the name pairs among the classes, and whether flips are allowed.
+    """The flip pairs among the classes, as labels, and whether flips are allowed.
 
-    They are not where the classes, an excerpt of the data set, hold one of a pair without the other.
+    They are not if the classes, as an excerpt of the data set, contain only one class of a pair.
     """
     index = {name: label for label, name in enumerate(class_names)}
     known = [(index[left], index[right]) for left, right in pairs if left in index and right in index]

@@ -1,15 +1,15 @@
-"""The embedded data set: short clips whose class is the direction of time, drawn here and stored as H.264 MP4 files.
+"""The built-in data set: short clips whose class is the direction of time, generated and stored as H.264 MP4 files.
 
 `direction` (data set "motion"): six pairs of classes. Both classes of a pair are drawn by the same random process; for
-the second one the frames are reversed before they are encoded. Every frame is coded on its own at one fixed quality, so
-encoding commutes with the reversal: nothing but the order of the frames tells the two classes apart.
+the second one the frames are reversed before encoding. Every frame is an intra frame of the same quality, so encoding
+commutes with the reversal: only the order of the frames distinguishes the two classes.
 
-`appearance` (data set "motion_static"): such clips labelled by their shape; the motion is random.
+`appearance` (data set "motion_static"): similar clips labelled by their shape; the motion is random.
 
-`order` (data set "motion_order"): a shape stands still and lights up in two of three colours, one in the first half of
-the clip and one in the second; which colour comes first is the class. Again the second class of a pair is the first one
-reversed. Between the two lies a stretch that is the same in all classes, three eighths of the clip or more, so that no
-two neighbouring frames tell the order: a network has to carry what it saw over that stretch.
+`order` (data set "motion_order"): a still shape lights up in two of three colours, one in the first half of the clip
+and one in the second; the class is the order of the colours. Again the second class of a pair is the first one
+reversed. At least three eighths of the clip between the two colours are the same in all classes, so no two neighbouring
+frames show the order: a network must carry information over that gap.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vsn_train.atomic import atomic_path, write_atomic
 from vsn_train.data.manifest import Manifest, make_manifest
 from vsn_train.errors import InputError
 
-GENERATOR_VERSION = 2  # part of the cache's name: raise it whenever any pixel of any clip changes
+GENERATOR_VERSION = 2  # part of the cache's name: increase it if any pixel of any clip changes
 FRAMES_PER_SECOND = 12
 # (motion as drawn, the same motion with time reversed)
 PAIRS = (
@@ -56,14 +56,14 @@ CLASS_NAMES = {
 }
 FLIP_PAIRS: dict[str, tuple[tuple[int, int], ...]] = {"direction": ((0, 1), (6, 7)), "appearance": (), "order": ()}
 DATASET_NAMES = {"direction": "motion", "appearance": "motion_static", "order": "motion_order"}
-TEXTURE_SIDE = 128  # pixels; about four times the usual size of a shape, so that nearest look-up is smooth enough
+TEXTURE_SIDE = 128  # pixels; about four times the usual size of a shape, so nearest-neighbour look-up is smooth enough
 
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """All that fixes the pixels of one clip, besides its size and its number of frames.
+    """Everything that determines the pixels of one clip, except its size and its number of frames.
 
-    texture_seed: the clip's own number: even in train, odd in val, so the two never share one.
+    texture_seed: unique number of the clip: even in train, odd in val, so the splits share none.
     """
 
     seed: int
@@ -74,7 +74,7 @@ class ClipSpec:
 
 
 def clip_spec(variant: str, split: str, seed: int, label: int, index: int) -> ClipSpec:
-    """Video `index` of class `label`. Depends on neither the number of videos nor the order of generation."""
+    """The spec of video `index` of class `label`, independent of the number of videos and the order of generation."""
     classes = len(CLASS_NAMES[variant])
     texture_seed = 2 * (index * classes + label) + (split == "val")
     draw = np.random.default_rng([seed, texture_seed])
@@ -84,14 +84,14 @@ def clip_spec(variant: str, split: str, seed: int, label: int, index: int) -> Cl
     pairs = ORDER_PAIRS if variant == "order" else PAIRS
     motion, shape = pairs[label // 2][0], SHAPES[draw.integers(len(SHAPES))]
     if motion == "clockwise":
-        shape = "bar"  # only a long shape shows its turn well enough to be learned in minutes from random weights
+        shape = "bar"  # only the rotation of a long shape can be learned in minutes from random weights
     return ClipSpec(seed, texture_seed, motion, label % 2 == 1, shape)
 
 
 def render_clip(spec: ClipSpec, size: int, num_frames: int) -> np.ndarray:
-    """uint8 (num_frames, size, size, 3) RGB, equal on every machine.
+    """Render a clip: uint8 (num_frames, size, size, 3) RGB, identical on every machine.
 
-    Only correctly rounded arithmetic (+ - * / sqrt) touches the pixels, because sin or exp differ in the last bit
+    Pixels are computed only with correctly rounded operations (+ - * / sqrt), since sin and exp differ in the last bit
     between processors.
     """
     look, move = (np.random.default_rng([spec.seed, spec.texture_seed, stream]) for stream in (1, 2))
@@ -114,7 +114,7 @@ def render_clip(spec: ClipSpec, size: int, num_frames: int) -> np.ndarray:
     inside = np.minimum(inside, _shape(spec.shape, u, v))
     cover = np.clip(inside * path["scale"] / pixel + np.float32(0.5), 0, 1) * path["alpha"]
 
-    # The shading from side to side makes a turn visible on round shapes with round textures.
+    # Shading from one side to the other makes rotation visible on round shapes with round textures.
     texture = (3 * _texture(look, TEXTURE_SIDE) + _texture(look, TEXTURE_SIDE, "plain")) / 4
     cells = [np.clip((w + 1) * (TEXTURE_SIDE // 2), 0, TEXTURE_SIDE - 1).astype(np.intp) for w in (v, u)]
     value = texture[cells[0], cells[1]][..., None]
@@ -127,10 +127,10 @@ def render_clip(spec: ClipSpec, size: int, num_frames: int) -> np.ndarray:
 
 
 def light_frames(spec: ClipSpec, num_frames: int) -> list[tuple[str, slice]]:
-    """The colours in which the shape lights up and when, as drawn (before a reversal); empty for the other variants.
+    """The colours in which the shape lights up and their frames, before a reversal; empty for the other variants.
 
-    Each lasts an eighth of the clip. From the start of one to the start of the other are N/2 to 3/4 N frames, wherever
-    that fits into the clip of N: all of it drawn so that the reversed clip could have been drawn as well.
+    Each lasts an eighth of the clip of N frames. Their starts are N/2 to 3/4 N frames apart, at a random position. The
+    distribution is symmetric: the reversed clip is equally likely.
     """
     if spec.motion not in (first for first, _ in ORDER_PAIRS):
         return []
@@ -145,11 +145,11 @@ def light_frames(spec: ClipSpec, num_frames: int) -> list[tuple[str, slice]]:
 def _trajectory(motion: str, rng: np.random.Generator, num_frames: int) -> dict[str, np.ndarray]:
     """State of the shape in each frame, float32 (num_frames, 1, 1) each.
 
-    x, y, scale: centre and half side in units of half the frame; cos, sin of the turn (positive: clockwise as seen);
+    x, y, scale: centre and half side in units of half the frame; cos, sin of the rotation angle (positive: clockwise);
     alpha 0 to 1; gap in units of the half side.
     """
     time = np.arange(num_frames) / max(num_frames - 1, 1)
-    # Speeds up or slows down, equally often: a speed profile must not tell a clip from its reversal.
+    # Speeds up or slows down equally often, so that the speed profile does not reveal a reversal.
     progress = time + rng.uniform(-0.6, 0.6) * time * (1 - time)
     still = np.ones(num_frames)
     x, y = rng.uniform(-0.3, 0.3, (2, 1)) * still
@@ -169,7 +169,7 @@ def _trajectory(motion: str, rng: np.random.Generator, num_frames: int) -> dict[
         alpha = progress
     elif motion == "open":
         gap = rng.uniform(0.4, 0.7) * progress
-    # Rounding hides the last bits of cos and sin, which differ between C libraries.
+    # Rounding removes the last bits of cos and sin, which differ between C libraries.
     state = {"x": x, "y": y, "scale": scale, "cos": np.cos(turn), "sin": np.sin(turn), "alpha": alpha, "gap": gap}
     return {name: np.round(values, 6).astype(np.float32)[:, None, None] for name, values in state.items()}
 
@@ -177,7 +177,7 @@ def _trajectory(motion: str, rng: np.random.Generator, num_frames: int) -> dict[
 def _palette_and_background(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """float32 (side, side, 3) background with room for the camera's jitter, and the shape's two colours (3,)."""
     side = size + 2 * max(size // 48, 1)
-    # Bright shapes on dark ground: with contrast of either sign, random weights do not learn within a few minutes.
+    # Bright shapes on dark ground: with random contrast, training from random weights takes more than a few minutes.
     base = rng.uniform(0, 80, 3)
     accent = np.clip(base + rng.uniform(-50, 50, 3), 0, 255)
     field = (_noise(rng, int(rng.integers(3, 9)), side) + _texture(rng, side)) / 2
@@ -187,7 +187,7 @@ def _palette_and_background(rng: np.random.Generator, size: int) -> tuple[np.nda
 
 
 def _texture(rng: np.random.Generator, side: int, family: str = "") -> np.ndarray:
-    """float32 (side, side), values 0 to 1. Without a name, a random family."""
+    """A texture, float32 (side, side), values 0 to 1. family: empty: a random one."""
     family = family or TEXTURES[rng.integers(len(TEXTURES))]
     axis = (np.arange(side, dtype=np.float32) + np.float32(0.5)) * np.float32(2 / side) - 1
     u, v = axis[None, :], axis[:, None]
@@ -224,7 +224,7 @@ def _noise(rng: np.random.Generator, cells: int, side: int) -> np.ndarray:
 
 
 def _shape(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """How far inside the shape's edge a point lies, in shape coordinates; negative outside."""
+    """Distance of each point from the shape's edge, in shape coordinates; negative outside."""
     across, along = np.abs(u), np.abs(v)
     if name == "square":
         return np.float32(0.85) - np.maximum(across, along)
@@ -241,7 +241,7 @@ def _shape(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def encode_clip(frames: np.ndarray) -> bytes:
-    """H.264 in MP4, every frame a key frame at one fixed quality: the codec must not tell which frame came first."""
+    """Encode as H.264 in MP4, all key frames of the same quality, so that the codec does not reveal the order."""
     target = io.BytesIO()
     with av.open(target, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND)
@@ -265,11 +265,11 @@ def load_motion(
     num_frames: int = 24,
     progress: bool = True,
 ) -> Manifest:
-    """The split's table; clips that are not in the cache yet are drawn first, of both splits.
+    """Load a split; first generates the clips of both splits that are not in the cache.
 
-    root: cache folder; each choice of parameters has its own folder in it, so caches never mix.
+    root: cache folder; each choice of parameters has its own folder in it.
     train_videos, val_videos: clips over all classes; multiples of the number of classes. size: side in pixels, even.
-    Any number of processes may call this at the same time, and a stopped call is continued by the next one.
+    Any number of processes may call this concurrently; a call continues the work of an interrupted one.
     Raises InputError for parameters out of range and for a root that cannot be written.
     """
     videos = {"train": train_videos, "val": val_videos}
@@ -300,8 +300,8 @@ def load_motion(
             write_atomic(folder / "finished", b"")
     except OSError as error:
         raise InputError(
-            f"{name}: cannot write clips under {root} ({error.strerror or error}); expected a folder that may be "
-            "written, with room for about 20 kB a clip: point dataset.root to one"
+            f"{name}: cannot write clips under {root} ({error.strerror or error}); set dataset.root to a writable "
+            "folder with about 20 kB of space per clip"
         ) from error
     labels = listing[split]
     return make_manifest(name, split, folder, list(labels), list(labels.values()), classes, FLIP_PAIRS[variant])
@@ -316,7 +316,7 @@ def _check(split: str, variant: str, seed: int, videos: dict[str, int], size: in
     for part, count in videos.items():
         if count < classes or count % classes:
             raise InputError(
-                f"motion: {part}_videos={count} cannot be shared out evenly; expected a positive multiple of the "
+                f"motion: {part}_videos={count} cannot be divided evenly; expected a positive multiple of the "
                 f"{classes} classes, for example {max(round(count / classes), 1) * classes}"
             )
     if seed < 0:
@@ -328,22 +328,22 @@ def _check(split: str, variant: str, seed: int, videos: dict[str, int], size: in
 
 
 def _is_complete(path: Path) -> bool:
-    # An empty file is what a power cut can leave behind a rename.
+    # A power cut can leave an empty file behind a rename.
     return path.is_file() and path.stat().st_size > 0
 
 
 def _generate(folder: Path, specs: dict[str, ClipSpec], size: int, num_frames: int, progress: bool) -> None:
-    """Draw and write the clips. Threads, not processes: NumPy and x264 release the lock, and any caller may use it."""
+    """Render and write the clips, in threads: NumPy and x264 release the GIL, and any process may start threads."""
     if "libx264" not in av.codecs_available:
         raise InputError("motion: this PyAV has no H.264 encoder (libx264); install it with pip install --upgrade av")
     for parent in {folder / Path(path).parent for path in specs} | {folder}:
         parent.mkdir(parents=True, exist_ok=True)
     paths = list(specs)
-    start = os.getpid() % max(len(paths), 1)  # processes that start together begin at different clips
+    start = os.getpid() % max(len(paths), 1)  # concurrent processes start at different clips
 
     def draw(path: str) -> None:
         if not _is_complete(folder / path):
-            # Not flushed one by one: what a power cut leaves empty is drawn again.
+            # Not flushed one by one: a clip that a power cut leaves empty is rendered again.
             with atomic_path(folder / path, flush=False) as written:
                 written.write_bytes(encode_clip(render_clip(specs[path], size, num_frames)))
 

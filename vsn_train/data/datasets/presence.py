@@ -1,4 +1,4 @@
-"""Which of the listed videos exist. Every folder is listed once; there is no system call per file."""
+"""Find which of the listed videos exist. Lists every folder once, without a system call per file."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ VIDEO_SUFFIXES = frozenset(
     ("avi", "mp4", "webm", "mkv", "mov", "m4v", "mpg", "mpeg", "wmv", "flv", "ogv", "3gp", "ts", "mjpeg", "mts", "m2ts",
      "gif")
 )  # fmt: skip
-# What file managers, network storage and this program put beside videos.
+# Files that operating systems and network storage put next to videos.
 SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini", "__macosx", "lost+found", "$recycle.bin"))
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is none of the user's: .DS_Store, ._clip.mp4, @eaDir, Thumbs.db."""
+    """Whether a file or folder is hidden or a system file: .DS_Store, ._clip.mp4, @eaDir, Thumbs.db."""
     return name.startswith((".", "@")) or name.lower() in SYSTEM_FILES
 
 
 def video_name(entry: str) -> str:
-    """The video's name: a file's without its suffix, a frame folder's whole one."""
+    """The name of a video: of a file without its suffix, of a frame folder its full name."""
     stem, _, suffix = entry.rpartition(".")
     return stem if suffix.lower() in VIDEO_SUFFIXES and stem else entry
 
 
 def list_folder(folder: Path) -> list[str]:
-    """Sorted names in a folder, without hidden ones and the system's. Raises InputError where it cannot be listed."""
+    """Sorted names in a folder, without hidden and system files. Raises InputError if it cannot be listed."""
     try:
         return sorted(name for name in os.listdir(folder) if not is_hidden(name))
     except OSError as error:
@@ -40,11 +40,11 @@ def list_folder(folder: Path) -> list[str]:
 
 
 def find_videos(root: Path, wanted: Sequence[str]) -> list[str | None]:
-    """For each path under `root`: what is there of it, as it is spelt on disk, or None.
+    """For each wanted path: the path of the video under `root` as spelt on disk, or None.
 
-    That is the path itself, or the same name with another video suffix, or as a folder of frames: all data sets are in
-    use as files, as frames and as re-encoded copies. Letters with accents are one character or two, as the list or the
-    disk has it. Raises InputError for a folder that cannot be listed.
+    Matches the path itself, the same name with another video suffix, or a folder of frames of that name, since data
+    sets are used as files, as frames and as re-encoded copies. Accents match in either Unicode form (one character or
+    two). Raises InputError for a folder that cannot be listed.
     """
     rows_in: dict[str, list[int]] = {}  # by folder: the names of one folder at a time are kept
     for row, path in enumerate(wanted):
@@ -66,12 +66,12 @@ def find_videos(root: Path, wanted: Sequence[str]) -> list[str | None]:
 
 
 def _composed(name: str) -> str:
-    """The one spelling of a name whose accents may be characters of their own, as macOS writes them."""
+    """The name in Unicode form NFC; macOS writes accents as separate characters."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def _as_on_disk(root: Path, folder: str) -> str | None:
-    """The folder in the spelling that the disk has; None where there is none."""
+    """The folder as spelt on disk; None if it does not exist."""
     if folder.isascii():
         return None
     there = ""
@@ -105,12 +105,11 @@ def make_present_manifest(
 ) -> Manifest:
     """The manifest of the listed videos that were found; the others become its `missing`.
 
-    found: what `find_videos` says. listing: the file that lists them, for the message. The rest is as for
-    `make_manifest`.
-    Raises InputError where more than max_missing_share of them are missing.
+    found: result of `find_videos`. listing: the file that lists the videos, for messages. Other arguments: see
+    `make_manifest`. Raises InputError if more than max_missing_share of the videos are missing.
     """
     if not ids:
-        raise InputError(f"{listing}: the list is empty; expected one video a line")
+        raise InputError(f"{listing}: the list is empty; expected one video per line")
     if twice := first_repeated(ids):
         lines = [str(number) for number, line in numbered_lines(listing) if twice in line] if listing.is_file() else []
         raise listed_twice(f"{listing} lines {' and '.join(lines)}" if len(lines) > 1 else str(listing), twice)

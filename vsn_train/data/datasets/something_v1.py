@@ -3,7 +3,8 @@
     <root>/<id>/00001.jpg ...                     root: 20bn-something-something-v1, or the folder that holds it
     something-something-v1-labels.csv …-train.csv …-validation.csv …-test.csv        see labelled_ids.py
 
-The order of labels.csv is the class order. It is not that of sorted names, which much published work trained on.
+The order of labels.csv is the class order. It is not that of sorted names, with which many published models were
+trained.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from vsn_train.data.datasets.annotations import search_places, video_root
 from vsn_train.data.datasets.labelled_ids import load_labelled_ids
 from vsn_train.data.manifest import Manifest
 
-# A horizontal flip exchanges these, as the data set's authors say (augmentation mappings of V2, with the same names).
+# Classes that a horizontal flip exchanges, by the authors' augmentation mappings of V2, which has the same names.
 FLIP_CLASSES = (
     ("Pulling something from left to right", "Pulling something from right to left"),
     ("Pushing something from left to right", "Pushing something from right to left"),
@@ -25,11 +26,11 @@ FLIP_CLASSES = (
 def load_something_v1(
     root: Path, split: str, annotations: Path | None = None, max_missing_share: float = 0.0
 ) -> Manifest:
-    """split: "train", "val" or "test", which has no labels.
+    """Load a split: "train", "val" or "test"; "test" has no labels.
 
-    root: folder of the frame folders. annotations: folder of the CSV files; None looks in and next to the root.
-    Raises InputError for missing folders or files, for more than max_missing_share missing videos and for a line that
-    does not fit, with file and line.
+    root: folder of the frame folders. annotations: folder of the CSV files; None: in or next to the root.
+    Raises InputError for missing folders or files, for more than max_missing_share missing videos, and for an invalid
+    line, with file and line.
     """
     videos = video_root(root, ["20bn-something-something-v1"], "the folder of Something-Something V1's <id> folders")
     places = search_places(root, annotations, "annotations", "labels")

@@ -6,8 +6,8 @@
     something-something-v2-validation.json
     something-something-v2-test.json              [{"id": "1420"}, …]
 
-The later distribution calls the same files labels.json, train.json, validation.json and test.json and adds
-test-answers.csv, `1420;Throwing something`. The class is the template without its brackets; "label" is free text.
+The later distribution names the same files labels.json, train.json, validation.json and test.json, and adds
+test-answers.csv with lines `1420;Throwing something`. The class is the template without brackets; "label" is free text.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ PREFIX = "something-something-v2-"
 def load_something_v2(
     root: Path, split: str, annotations: Path | None = None, max_missing_share: float = 0.0
 ) -> Manifest:
-    """split: "train", "val" or "test", which has labels where test-answers.csv is there.
+    """Load a split: "train", "val" or "test"; "test" has labels if there is a test-answers.csv.
 
-    root: folder of the videos, whatever their suffix, or of frame folders. annotations: folder of the JSON files; None
-    looks in and next to the root. Raises InputError for missing folders or files, for more than max_missing_share
-    missing videos and for an entry that does not fit, with file and line.
+    root: folder of the videos, with any suffix, or of frame folders. annotations: folder of the JSON files; None: in or
+    next to the root. Raises InputError for missing folders or files, for more than max_missing_share missing videos,
+    and for an invalid entry, with file and line.
     """
     videos = video_root(root, ["20bn-something-something-v2"], "the folder of Something-Something V2's <id>.webm")
     places = search_places(root, annotations, "labels", "annotations")
@@ -64,10 +64,10 @@ def load_something_v2(
             labels.append(answers.get(video, UNLABELLED))
             continue
         class_name = str(entry.get("template", "")).replace("[", "").replace("]", "")
-        if class_name not in classes:  # only now: looking for the line takes a while
+        if class_name not in classes:  # checked here first: finding the line takes a while
             place = f"{listing} line {_line_of_entry(text, number)}"
             if not class_name:
-                raise InputError(f'{place}: video {video} has no "template", which names its class; correct the entry')
+                raise InputError(f'{place}: video {video} has no "template" with its class; correct the entry')
             index_of(class_name, classes, place, labels_file.name)
         labels.append(classes[class_name])
     if answers and UNLABELLED in labels:
@@ -91,7 +91,7 @@ def _read_classes(places: Sequence[Path]) -> tuple[Path, dict[str, int]]:
 
 
 def _read_answers(places: Sequence[Path], classes: dict[str, int], labels_file: Path) -> dict[str, int]:
-    """Video id -> label, empty where the file is not there."""
+    """Video id -> label; empty if there is no such file."""
     names = [PREFIX + "test-answers.csv", "test-answers.csv"]
     if not any((place / name).is_file() for place in places for name in names):
         return {}
@@ -120,7 +120,7 @@ def _parse(text: str, path: Path, kind: type, expected: str) -> Any:
 
 
 def _line_of_entry(text: str, number: int) -> int:
-    """Line, from 1, on which the number-th entry of a JSON list begins."""
+    """The line, from 1, on which the number-th entry of a JSON list starts."""
     decoder, between, position = json.JSONDecoder(), re.compile(r"[\s,]*"), text.index("[") + 1
     while True:
         position += len(between.match(text, position)[0])  # type: ignore[index]

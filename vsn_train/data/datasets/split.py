@@ -1,4 +1,4 @@
-"""A training and a validation part of videos that come without: drawn class by class from a seed."""
+"""Draw a training and a validation split from videos without one, class by class, from a seed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from vsn_train.errors import InputError
 def split_listing(
     listing: Listing, val_share: float, seed: int, group: str | None = None, share_key: str = "dataset.val_share"
 ) -> tuple[Listing, Listing, list[str]]:
-    """The training part, the validation part, and lines on what to know of them. The order of the rows is kept.
+    """The training split, the validation split, and notes for the user. The order of the rows is kept.
 
-    val_share: of each class's videos that is drawn for validation, rounded, one at least; a class of one video stays in
-    training. The draw depends on the seed and the sorted paths alone. group: a regular expression; videos whose paths
-    match it with the same text (of its first group, where it has one) come to the same part, and the shares are met as
-    closely as that allows. share_key: what to call the share in messages.
-    Raises InputError for a row without a label or listed twice, and where a class would have no training video.
+    val_share: share of each class's videos drawn for validation, rounded, at least one video; a class with one video
+    stays in training. The draw depends only on the seed and the sorted paths. group: a regular expression; videos whose
+    paths match it with the same text (of its first group, if it has one) stay in one split, and the shares are met as
+    closely as possible. share_key: name of the share in messages.
+    Raises InputError for a row without a label or listed twice, and if a class would have no training video.
     """
     rows = listing.rows
     if unlabelled := next((row for row in rows if not row.label), None):
@@ -39,12 +39,12 @@ def split_listing(
     else:
         keys, unmatched = group_keys([rows[place].path for place in order], group)
         if unmatched:
-            notes.append(f"{unmatched} of {len(rows)} videos do not match the expression: each is a group of its own")
+            notes.append(f"{unmatched} of {len(rows)} videos do not match --group: each is a group of its own")
         chosen = _draw_groups(labels, keys, val_share, generator)
     validation = {order[place] for place in chosen}
     if not validation:
         raise InputError(
-            f"{listing.place}: no video can be taken for validation: each class has one "
+            f"{listing.place}: no video is left for validation: each class has only one "
             f"{'group' if group else 'video'}; expected two or more"
         )
     without = sorted(set(labels) - {rows[place].label for place in validation})
@@ -58,9 +58,9 @@ def split_listing(
 
 
 def group_keys(paths: Sequence[str], group: str) -> tuple[list[str], int]:
-    """What each path has in common with the others of its group, and how many paths do not match.
+    """The group key of each path, and the number of paths that do not match.
 
-    Raises InputError for an expression that is none, or that no path matches.
+    Raises InputError for an invalid expression, and for one that no path matches.
     """
     try:
         expression = re.compile(group)
@@ -69,7 +69,7 @@ def group_keys(paths: Sequence[str], group: str) -> tuple[list[str], int]:
     found = [expression.search(path) for path in paths]
     if not any(found):
         raise InputError(f"--group {group}: no path matches, first {paths[0]}; correct the expression")
-    # A path that does not match is its own group; no match can be equal to it, as paths are told apart by the mark.
+    # A path that does not match is its own group. The null byte keeps its key different from that of any match.
     keys = [
         (match[1] if expression.groups and match[1] is not None else match[0]) if match else f"\0{path}"
         for match, path in zip(found, paths, strict=True)
@@ -78,7 +78,7 @@ def group_keys(paths: Sequence[str], group: str) -> tuple[list[str], int]:
 
 
 def _draw(labels: Sequence[str], share: float, generator: np.random.Generator, share_key: str) -> list[int]:
-    """Places of the validation videos."""
+    """The indices of the validation videos."""
     places: dict[str, list[int]] = defaultdict(list)
     for place, label in enumerate(labels):
         places[label].append(place)
@@ -100,8 +100,8 @@ def _draw(labels: Sequence[str], share: float, generator: np.random.Generator, s
 
 
 def _draw_groups(labels: Sequence[str], keys: Sequence[str], share: float, generator: np.random.Generator) -> list[int]:
-    """Places of the validation videos: whole groups, the large ones first, each taken where that brings the classes'
-    shares nearer to what is asked and leaves every class a training video."""
+    """The indices of the validation videos. Takes whole groups, large ones first, each if that brings the classes'
+    shares closer to `share` and leaves every class a training video."""
     classes = {label: index for index, label in enumerate(sorted(set(labels)))}
     members: dict[str, list[int]] = defaultdict(list)
     for place, key in enumerate(keys):
@@ -123,7 +123,7 @@ def _draw_groups(labels: Sequence[str], keys: Sequence[str], share: float, gener
 
     for key in sorted(drawn, key=lambda key: -len(members[key])):
         take(key, only_if_nearer=True)
-    # A class whose groups are all larger than its share is to be validated too.
+    # A class whose groups are all larger than its share still gets a validation video.
     for label in sorted(classes):
         own = (key for key in drawn if any(labels[place] == label for place in members[key]))
         if not taken[classes[label]]:

@@ -5,8 +5,9 @@
     <annotations>/trainlist01.txt    "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1"
     <annotations>/testlist01.txt     "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi"    the folder is the class
 
-Lines end with CR LF. The order of classInd.txt is the class order; it is not that of sorted folders. Class and folder
-HandstandPushups hold files v_HandStandPushups_…: one cannot be made from the other. A horizontal flip changes no class.
+Lines end with CR LF. The order of classInd.txt is the class order; it is not that of sorted folders. The folder
+HandstandPushups has files v_HandStandPushups_…, so file names do not follow from class names. A horizontal flip changes
+no class.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from vsn_train.errors import InputError
 def load_ucf101(
     root: Path, split: str, list_number: int = 1, annotations: Path | None = None, max_missing_share: float = 0.0
 ) -> Manifest:
-    """split: "train"; "val" and "test" are both the official test list: UCF101 has no validation set.
+    """Load a split: "train"; "val" and "test" are both the official test list, as UCF101 has no validation set.
 
-    root: folder of the class folders. list_number: official split 1, 2 or 3. annotations: folder of the lists; None
-    looks for ucfTrainTestlist in and next to the root. Raises InputError for missing folders or lists, for more than
-    max_missing_share missing videos and for a line that does not fit, with file and line.
+    root: folder of the class folders. list_number: official split 1, 2 or 3. annotations: folder of the lists; None:
+    ucfTrainTestlist in or next to the root. Raises InputError for missing folders or lists, for more than
+    max_missing_share missing videos, and for an invalid line, with file and line.
     """
     videos = video_root(
         root,
