@@ -18,6 +18,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import hydra
@@ -717,7 +718,10 @@ def test_commands_that_need_nothing_run(document, tmp_path, ucf101_run):
             continue
         there = {"checkpoint": f"checkpoint={ucf101_run}/checkpoints/best.pt", "video": "video=clip.mp4"}
         positional = iter(cli.POSITIONAL[command.program.removeprefix("vsn-")])
-        keys = [next(positional, "") if each[0] != "-" and "=" not in each else each for each in command.arguments]
+        keys = [
+            each if each[0] == "-" or "=" in each or before == "--cfg" else next(positional, "")
+            for before, each in pairwise(("", *command.arguments))
+        ]
         arguments = [there.get(key.partition("=")[0], key) for key in keys]
         if {"split=test", "--help", "--shell-completion"} & set(arguments):
             continue

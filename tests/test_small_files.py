@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.conftest import run_command
 from vsn_train.analysis.compare import compare_runs, sweep_text
 from vsn_train.analysis.features import Features
 from vsn_train.analysis.model_card import evaluations_of
@@ -147,3 +148,27 @@ def test_folders_of_killed_processes_go(tmp_path):
         (part / "new").touch()
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["new"]
+
+
+def test_a_name_of_a_hundred_thousand_characters_does_not_fill_the_message(tmp_path):
+    (tmp_path / "classes.txt").write_text("a\n" + "x" * 100_000 + "\n")
+    (tmp_path / "train.csv").write_text("path,label\na.mp4,jump\n")
+    (tmp_path / "val.csv").write_text("path,label\na.mp4,a\n")
+    result = run_command(
+        "vsn-tools", "scan", "dataset=custom", f"dataset.root={tmp_path}", "dataset.classes=classes.txt"
+    )
+    assert result.code == 2
+    assert "label 'jump' is not one of the 2 classes" in result.err
+    assert result.err.count("\n") == 1
+    assert len(result.err) < 2100
+
+
+def test_a_report_of_check_names_files_whose_names_are_not_utf8(tmp_path):
+    name = b"caf\xe9.mp4"
+    (tmp_path / "list.txt").write_bytes(name + b",0\n")
+    for report in ("check.csv", "check.json"):
+        result = run_command("vsn-tools", "check", "list.txt", "--root", ".", "--report", report, cwd=tmp_path)
+        assert result.code == 1, result.err
+    assert name in (tmp_path / "check.csv").read_bytes()
+    (row,) = json.loads((tmp_path / "check.json").read_text())
+    assert os.fsencode(row["path"]) == name

@@ -146,7 +146,7 @@ def test_file_systems_that_are_full_or_read_only(cache, tmp_path):
     read_only = f"mount --bind {left} {left} && mount -o remount,bind,ro {left}"
     code, text = mounted(read_only, [*train, f"hydra.run.dir={left}", "resume=true"], left, tmp_path / "copy")
     assert code == 1, text
-    assert f"cannot write {left}/log.txt: Read-only file system; make room, or choose another place" in text
+    assert f"cannot write {left}/.lock: Read-only file system; make room, or choose another place" in text
     assert text.count("\n") == 1
     assert {path: path.read_bytes() for path in left.rglob("*") if path.is_file()} == before
 

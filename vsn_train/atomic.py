@@ -6,6 +6,7 @@ or the new file exists. A link is replaced by the file; its target does not chan
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -15,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 DAY = 86400.0  # seconds
 NAME_BYTES = 150  # of the file's name in the temporary name; file systems allow 255
@@ -88,6 +90,16 @@ def write_atomic(target: Path, content: bytes | str) -> None:
     data = content if isinstance(content, bytes) else content.encode("utf-8", "surrogateescape")
     with atomic_path(target) as part:
         part.write_bytes(data)
+
+
+def json_text(content: Any, indent: int = 2) -> str:
+    """JSON in UTF-8; with escapes throughout if a name is not UTF-8, which Python reads back unchanged."""
+    text = json.dumps(content, indent=indent, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = json.dumps(content, indent=indent)
+    return text + "\n"
 
 
 def write_new(target: Path, content: str) -> bool:

@@ -8,8 +8,14 @@ CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACC
 CANNOT_USE = {errno.ENOENT, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO}
 
 
+LONGEST = 2000  # characters of a message
+
+
 class InputError(Exception):
     """Wrong input, exit code 2. The message says what was found, what was expected and what to do."""
+
+    def __str__(self) -> str:
+        return shortened(super().__str__())
 
 
 class StoppedError(Exception):
@@ -35,7 +41,14 @@ class VideoError(InputError):
         self.cause = cause
 
     def __str__(self) -> str:
-        return f"cannot read {self.path}: {self.cause}"
+        return shortened(f"cannot read {self.path}: {self.cause}")
+
+
+def shortened(message: str) -> str:
+    """The message without its middle if a name in it has thousands of characters."""
+    if len(message) <= LONGEST:
+        return message
+    return f"{message[: LONGEST // 2]} … {message[-LONGEST // 2 :]}"
 
 
 def refusal(error: OSError, folder: Path | None) -> str | None:

@@ -89,7 +89,7 @@ def odd_value(rng: random.Random, plain: bool = False) -> Any:
         return odd_text(rng)
     if kind < 8 or plain:
         deep: Any = []
-        for _ in range(rng.choice((1, 3, 30, 900))):
+        for _ in range(rng.choice((1, 3, 30, 300))):
             deep = [deep]
         return rng.choice(
             [None, [], {}, [None], [[]], [[1, 2]], [[9, 9]], ["a"], [1, "a"], {"a": 1}, {"a": {"b": []}}, deep,

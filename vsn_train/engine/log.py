@@ -41,12 +41,16 @@ class RunLog:
             return
         folder.mkdir(parents=True, exist_ok=True)
         self.file = (folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
-        _lock(self.file, folder)
-        metrics = folder / "metrics.jsonl"
-        if metrics.exists():
-            os.truncate(metrics, min(metrics_bytes, metrics.stat().st_size))
-        # purge_step: TensorBoard ignores entries of an earlier launch for this and later steps.
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else 0)
+        try:
+            _lock(self.file, folder)
+            metrics = folder / "metrics.jsonl"
+            if metrics.exists():
+                os.truncate(metrics, min(metrics_bytes, metrics.stat().st_size))
+            # purge_step: TensorBoard ignores entries of an earlier launch for this and later steps.
+            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else 0)
+        except BaseException:
+            self.file.close()
+            raise
 
     def line(self, text: str) -> None:
         """One line on the terminal and, with a time stamp, in log.txt."""

@@ -15,7 +15,7 @@ from tabulate import tabulate
 
 from vsn_train import config as schema
 from vsn_train.analysis.strip import draw_prediction
-from vsn_train.atomic import NAME_BYTES, write_atomic
+from vsn_train.atomic import NAME_BYTES, json_text, write_atomic
 from vsn_train.data.inputs import GivenVideos, find_videos
 from vsn_train.data.loader import eval_loader
 from vsn_train.data.workers import BadVideo
@@ -62,7 +62,7 @@ def predict(config: schema.Predict, opened: OpenedCheckpoint, run_folder: Path) 
         facts |= {"window": config.window, "stride": stride_of(config), "live": config.live, "computed": used}
         path = run_folder / "prediction.json"
         begin()
-        write_atomic(path, as_json(facts | {"predictions": predictions}))
+        write_atomic(path, json_text(facts | {"predictions": predictions}))
     figures = sum("picture" in each for each in predictions)
     print(f"written: {path}" + (f" and {figures} figure{'s' if figures > 1 else ''}" if figures else ""))
     bad = [each for each in predictions if "error" in each]
@@ -161,16 +161,6 @@ def file_stem(number: int, video: Path) -> str:
     """The stem of the names of a video's result files; shortened if the file system would refuse the name."""
     stem = os.fsencode(video.stem)[:NAME_BYTES].decode("utf-8", "ignore")
     return f"{number:04d}_{stem}"
-
-
-def as_json(content: dict[str, Any]) -> str:
-    """JSON in UTF-8; with escapes throughout if a name is not UTF-8, which Python reads back unchanged."""
-    text = json.dumps(content, indent=2, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        text = json.dumps(content, indent=2)
-    return text + "\n"
 
 
 def print_bars(title: str, best: list[tuple[str, int, float]]) -> None:

@@ -118,6 +118,7 @@ def train(config: schema.Train, run_folder: Path) -> None:
 
         # 4. Loader, log and checkpoints.
         log = open_log(config, run_folder, process, state.position.step, found.metrics_bytes if found else 0)
+        held.callback(log.close)
         loader = open_loader(config, manifests[0], batches, process, run_folder, log)
         options, interrupts = train_options(config, process, weights_of_classes), Interrupts()
         scored = state.average.module if state.average else state.model
@@ -152,7 +153,6 @@ def train(config: schema.Train, run_folder: Path) -> None:
             checkpoints.wait()
         for line in final_summary(config, state.position, loader, log, run_folder, time.monotonic() - started):
             log.line(line)
-        log.close()
 
 
 def hold(held: ExitStack, run_folder: Path) -> None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import sys
 from collections import Counter
 from functools import partial
@@ -25,7 +24,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from vsn_train.atomic import atomic_path
+from vsn_train.atomic import atomic_path, json_text
 from vsn_train.data.check import USUAL, FileReport, check_file
 from vsn_train.data.datasets.listing import read_listing
 from vsn_train.data.datasets.presence import find_videos
@@ -139,9 +138,10 @@ def row_of(name: str, result: FileReport | Failure) -> dict[str, object]:
 def write_report(path: Path, rows: list[dict[str, object]]) -> None:
     path = path.expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+    # A file name that is not UTF-8 is written as its bytes, in JSON as escapes.
+    with atomic_path(path) as part, part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         if path.suffix == ".json":
-            file.write(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+            file.write(json_text(rows, indent=1))
         else:
             writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
             writer.writeheader()
