@@ -1,17 +1,17 @@
-"""Give the commands files that somebody else may have made, by the hundred, and look at what they do.
+"""Fuzz the commands: give them hundreds of crafted files, and check what they do.
 
     python scripts/fuzz.py --cases 1000                 at most twenty minutes on two cores
     python scripts/fuzz.py --seed 7 --minutes 10
     python scripts/fuzz.py --seed 7 --only lists:12 --keep /tmp/case      one case again, its folder kept
 
-Checkpoints, score files, parts of evaluations, manifests, caches, fast-seek copies, lists, names, small state files and
-pictures that are damaged, hold other values, are something else, or would run code where they were unpickled. Each goes
-through the doors that a user has: the commands themselves, most of them in processes that have imported everything
-already, one in fifty as installed. Of each it is demanded: exit code 0, 1 or 2, one message for 2, no traceback,
-nothing written outside of the folder that was named, no code of a file run, no variable of the environment read by a
-file, and less than 2 GB of memory. What fails is printed with what makes it again.
+The files are checkpoints, score files, parts of evaluations, manifests, caches, fast-seek copies, lists, small state
+files, images and file names. They are damaged, have other values, are of another kind, or would run code if they were
+unpickled. Each goes through the installed commands or load_model: most in processes that have imported everything
+already, one in fifty as a new process. A case passes with exit code 0, 1 or 2, one message for 2, no traceback, no file
+written outside the named folder, no code of a file run, no environment variable printed, and less than 2 GB of memory.
+A failed case is printed with the command that repeats it.
 
-Exit code 0: all held, 1: something failed, 2: wrong input.
+Exit codes: 0 all passed, 1 a case failed, 2 wrong input.
 """
 
 from __future__ import annotations

@@ -531,7 +531,7 @@ def check_checkpoint(config: dict[str, Any], path: str) -> None:
 
 
 def _not_ours(path: str, problem: str) -> InputError:
-    return InputError(f"{path}: {problem}; the file is not what vsn-train wrote: take another checkpoint")
+    return InputError(f"{path}: {problem}; vsn-train did not write this file, or it is damaged: take another checkpoint")
 
 
 def own_functions(config: dict[str, Any]) -> dict[tuple[str, str], str]:
@@ -577,8 +577,8 @@ def check_train(config: Train) -> None:
     _choice("checkpoints.best_by", config.checkpoints.best_by, ("top1", "mean_class", "loss"))
     if isinstance(config.dataset, Custom) and config.dataset.val_share and config.dataset.val:
         raise InputError(
-            f"dataset.val_share={config.dataset.val_share} with dataset.val={config.dataset.val}: a validation split "
-            "is drawn, or is there; leave one of them out"
+            f"dataset.val_share={config.dataset.val_share} with dataset.val={config.dataset.val}: the validation "
+            "videos are either drawn or listed; leave one of them out"
         )
     if config.optimizer.class_weights is not None:
         _check_path("optimizer.class_weights", config.optimizer.class_weights)
@@ -607,8 +607,8 @@ def check_train(config: Train) -> None:
         _not_negative(key, value)
     if config.runtime.static_graph and config.optimizer.accumulate > 1:
         raise InputError(
-            "runtime.static_graph=true and optimizer.accumulate above 1: torch cannot put exchanging off in a "
-            "static graph; leave one of them out"
+            "runtime.static_graph=true with optimizer.accumulate above 1: DDP cannot skip the all-reduce in a static "
+            "graph; leave one of them out"
         )
     if isinstance(config.optimizer, Sgd):
         _between("optimizer.momentum", config.optimizer.momentum, 0, 1, "below 1")
@@ -712,7 +712,7 @@ def check_predict(config: Predict) -> None:
     if config.start < 0 or (config.end is not None and config.end <= config.start):
         raise InputError(f"start={config.start} end={config.end}: expected seconds with 0 <= start < end")
     if config.stride is not None and config.window is None:
-        raise InputError(f"stride={config.stride}: says how far windows lie apart; add window=SECONDS")
+        raise InputError(f"stride={config.stride}: is the distance between windows; add window=SECONDS")
     if config.window is not None:
         from vsn_train.data.times import check_windows
 

@@ -250,7 +250,7 @@ def tables(recipes: list[Recipe]) -> str:
     for dataset, title in TITLES.items():
         rows = []
         for recipe in (each for each in recipes if each.dataset == dataset):
-            alone = [number for number in recipe.numbers if not number.other] or [Number("none by itself", "", "")]
+            alone = [number for number in recipe.numbers if not number.other] or [Number("fusion only", "", "")]
             parameters, macs = costs(recipe)
             figures = [f"{macs / 1e9:.1f}", f"{parameters / 1e6:.2f}", *map(readable, hours(recipe))]
             for position, number in enumerate(alone):

@@ -154,7 +154,7 @@ def test_several_videos_a_part_and_what_cannot_be_read(network, tmp_path, monkey
         (["window=nan"], "window=nan: expected a finite number"),
         (["window=-2"], "window=-2.0: expected seconds above 0"),
         (["window=1", "stride=2"], "stride=2.0 is longer than window=1.0"),
-        (["stride=1"], "stride=1.0: says how far windows lie apart; add window=SECONDS"),
+        (["stride=1"], "stride=1.0: is the distance between windows; add window=SECONDS"),
         (["window=60"], "window=60 is longer than the video, or the part of it, of 16.08 s; lower it"),
         (["window=1", "stride=0.001"], "stride=0.001 is shorter than one frame"),
         (["window=abc"], "window=abc: expected a number"),

@@ -76,7 +76,7 @@ def check_choice(choice: str, work: Workload, processes: int) -> None:
     if "accumulate" in switches and work.batch < 2:
         raise InputError("accumulate: it divides a step's clips into two batches; use --batch 2 or more")
     if {"accumulate", "static_graph"} <= switches:
-        raise InputError("accumulate,static_graph: torch cannot put exchanging off in a static graph; leave one out")
+        raise InputError("accumulate,static_graph: DDP cannot skip the all-reduce in a static graph; leave one out")
 
 
 def training_step(choice: str, operator: str, work: Workload, processes: int = 1) -> Callable[[], None]:

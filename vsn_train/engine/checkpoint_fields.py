@@ -44,7 +44,7 @@ def check_content(content: dict[str, Any]) -> None:
         raise InputError(FOREIGN)
     problem = next(filter(None, _problems(content)), "")
     if problem:
-        raise InputError(f"{problem}; the file is not what vsn-train wrote: take another checkpoint")
+        raise InputError(f"{problem}; vsn-train did not write this file, or it is damaged: take another checkpoint")
 
 
 def _problems(content: dict[str, Any]) -> Iterator[str]:
@@ -149,7 +149,7 @@ def resume_state(state: TrainState, checkpoint: Checkpoint) -> None:
         found = (misfit(checkpoint.scaler.get(key), type(value), f"scaler.{key}") for key, value in own.items())
         problem = next(filter(None, found), "")
     if problem:
-        raise InputError(f"{problem}; the file is not what vsn-train wrote: take another checkpoint")
+        raise InputError(f"{problem}; vsn-train did not write this file, or it is damaged: take another checkpoint")
     state.load_state_dict(checkpoint.content())
 
 

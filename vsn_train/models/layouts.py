@@ -122,7 +122,7 @@ def _backbone_of(content: dict[str, Any]) -> dict[str, Any]:
         problems.append(misfit(backbone.get("operator", ""), str, "config.backbone.operator"))
         problems.append(misfit(backbone.get("num_frames", 1), int, "config.backbone.num_frames"))
     if problem := next(filter(None, problems), ""):
-        raise InputError(f"{problem}; the file is not what vsn-train wrote")
+        raise InputError(f"{problem}; vsn-train did not write this file, or it is damaged")
     return backbone
 
 

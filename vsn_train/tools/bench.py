@@ -451,7 +451,7 @@ def table(arguments: argparse.Namespace) -> None:
     use_device(arguments.device, arguments.threads)
     facts = hardware(arguments.device) | {
         "clips": f"3 x {arguments.size} x {arguments.size} a frame; one for the latency, {arguments.batch} at once for "
-        "the throughput; forward passes, the clips lying on the device as floats",
+        "the throughput; forward passes, with float clips on the device",
         "settings": "the fastest of each network among " + ", ".join(str(each) for each in settings_of(arguments)),
         "rounds": str(arguments.rounds),
     }
