@@ -164,7 +164,7 @@ def test_what_a_drawn_split_refuses(tmp_path):
             "dataset.val_share=0.9",
         ): "dataset.val_share=0.9 leaves 2 of 2 classes without a training video, first 'dance'",
         ("dataset.val_share=1",): "dataset.val_share=1.0: expected a number of at least 0 and below 1",
-        ("dataset.val_share=0.4", "dataset.val=x"): "the validation videos are either drawn or listed; leave one of them out",
+        ("dataset.val_share=0.4", "dataset.val=x"): "the validation videos are either drawn or listed; leave one",
         (): "or draw a split from all videos: dataset.val_share=0.2",
         (
             "dataset.val_share=0.5",

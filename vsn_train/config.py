@@ -531,7 +531,9 @@ def check_checkpoint(config: dict[str, Any], path: str) -> None:
 
 
 def _not_ours(path: str, problem: str) -> InputError:
-    return InputError(f"{path}: {problem}; vsn-train did not write this file, or it is damaged: take another checkpoint")
+    return InputError(
+        f"{path}: {problem}; vsn-train did not write this file, or it is damaged: take another checkpoint"
+    )
 
 
 def own_functions(config: dict[str, Any]) -> dict[tuple[str, str], str]:
