@@ -149,7 +149,7 @@ def test_miniature_trains_and_is_evaluated(name, tmp_path):
     log = (run / "log.txt").read_text()
     if name == "kinetics400":
         assert (run / "missing_train.txt").read_text() == "aaaaaaaaaaa_000005_000015\n"
-        assert f"1 of 5 train videos are not under {top} and are left out; {run}/missing_train.txt names them" in log
+        assert f"1 of 5 train videos are not under {top} and are left out; {run}/missing_train.txt lists them" in log
         (top / "videos_train" / "using_segway" / "SOX5yA1l24A_000000_000010.mp4").unlink()
         again = run_command("vsn-eval", f"checkpoint={run}/checkpoints/last.pt", "dataset.max_missing_share=0.5")
         assert again.code == 0, again.err

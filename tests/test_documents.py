@@ -608,7 +608,11 @@ def test_a_checkpoint_does_not_choose_what_is_imported(tmp_path, monkeypatch, ca
     for stored, command, key in (
         (config, cli.evaluate, "backbone.operator=evil.insert"),
         (config, cli.predict, "backbone.operator=evil.insert"),
-        (config | {"backbone": {"operator": "tsn"}, "dataset": own}, cli.evaluate, "dataset.loader=evil.load"),
+        (
+            config | {"backbone": {"operator": "tsn", "arch": "resnet18", "num_frames": 4}, "dataset": own},
+            cli.evaluate,
+            "dataset.loader=evil.load",
+        ),
     ):
         save_checkpoint(Path("evil.pt"), checkpoint_with(config=stored, class_names=["a"]))
         monkeypatch.setattr(

@@ -102,7 +102,7 @@ def test_two_preparations_with_other_settings_that_start_at_once(tmp_path, monke
         whole(descriptor)
 
     monkeypatch.setattr(os, "fsync", overtaken)
-    with pytest.raises(InputError, match=r"were made with {'crf': 30}; the settings are now {'crf': 20}"):
+    with pytest.raises(InputError, match=r"were made with {'crf': 30}, but the settings are now {'crf': 20}"):
         keep_settings(path, {"crf": 20})
     assert json.loads(path.read_text()) == {"crf": 30}
     assert [each.name for each in path.parent.iterdir()] == ["prepare.json"]

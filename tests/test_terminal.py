@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from vsn_train.analysis.strip import draw_strip
+from vsn_train.atomic import json_text
 from vsn_train.data.datasets.custom import load_custom
 from vsn_train.errors import InputError
-from vsn_train.run.predict import as_json, file_stem
+from vsn_train.run.predict import file_stem
 
 PROGRAM = """
 import sys
@@ -47,7 +48,7 @@ def test_names_in_pictures_and_files(tmp_path, name):
     picture = tmp_path / f"{file_stem(3, Path(f'{name}.mp4'))}.png"
     draw_strip(picture, torch.zeros(2, 3, 8, 8, dtype=torch.uint8), ["0 s", "1 s"], [(name, 0.5)], name)
     assert picture.stat().st_size > 1000
-    text = as_json({"video": name})
+    text = json_text({"video": name})
     assert json.loads(text.encode())["video"] == name
 
 

@@ -447,7 +447,7 @@ def _files(group: str) -> list[str]:
 def _experiments() -> str:
     """For --help experiment: the choices of experiment=, by data set."""
     lines = [
-        "experiment: all settings of a training; other keys on the command line override them", "",
+        "experiment: all settings of a training; keys on the command line override them", "",
         *config_keys.wrapped("  ", ", ".join(_files("experiment"))),
     ]  # fmt: skip
     for below in sorted(path for path in (schema.config_folder() / "experiment").iterdir() if path.is_dir()):

@@ -332,7 +332,7 @@ def test_wrong_input_ends_with_one_message_and_writes_nothing(checkpoint, values
         (good, "protocol=some"): "some",
         (good, "backbone.p=0.5"): "backbone.p=0.5, but .* was trained with 0.25",
         (good, "--quick"): "unrecognized arguments: --quick",
-        (good, f"document={tmp_path}/empty.md"): "expected the lines <!-- findings --> and",
+        (good, f"document={tmp_path}/empty.md"): "expected a line <!-- findings --> and",
         (good, f"document={tmp_path}/none.md"): "no such file",
     }.items():
         assert run_script(monkeypatch, *arguments, output) == 2, arguments

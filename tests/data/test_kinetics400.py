@@ -181,5 +181,5 @@ def test_no_list_or_two(tmp_path):
     with pytest.raises(InputError, match=r"found no train.csv or kinetics-400_train.csv in .*dataset.annotations"):
         load_kinetics400(root, "train")
     (tmp_path / "validate.csv").touch()
-    with pytest.raises(InputError, match=r"holds val.csv and validate.csv, each of which may list the val videos"):
+    with pytest.raises(InputError, match=r"has val.csv and validate.csv, each of which may list the val videos"):
         load_kinetics400(root, "val")
