@@ -115,7 +115,7 @@ def stage_of(operator: str, arch: str, options: dict) -> tuple[nn.Module, torch.
     return model.backbone.layer2, torch.randn(8, 64 if arch == "resnet18" else 256, 8, 8)
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "resnet50", "mobilenet_v2"])
+@pytest.mark.parametrize("arch", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow), "mobilenet_v2"])
 @pytest.mark.parametrize(("operator", "options"), FORMS, ids=NAMES)
 def test_compiles_as_one_graph(operator, options, arch):
     torch._dynamo.reset()

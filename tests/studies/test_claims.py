@@ -36,6 +36,7 @@ def compare(tmp_path, monkeypatch):
     return call
 
 
+@pytest.mark.slow
 def test_compares_goes_on_and_keeps_to_one_recipe(compare, tmp_path, capsys):
     recipe = [
         f"dataset.root={tmp_path}/data", "dataset.train_videos=12", "dataset.val_videos=6", "dataset.size=32",
