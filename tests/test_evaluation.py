@@ -26,7 +26,7 @@ from vsn_train.data.datasets.something_v1 import FLIP_CLASSES, load_something_v1
 from vsn_train.data.loader import EvalVideos, eval_loader
 from vsn_train.data.protocol import Protocol
 from vsn_train.engine.distributed import Process
-from vsn_train.engine.evaluate import mean_of_views, score_videos, video_groups
+from vsn_train.engine.evaluate import Scoring, mean_of_views, score_videos, video_groups
 from vsn_train.folder_lock import folder_lock
 
 CLASSES = ["SoccerJuggling", "ApplyEyeMakeup", "HandstandPushups"]  # of the checkpoint of `ucf101_run`
@@ -209,15 +209,13 @@ def test_flipped_views_of_left_and_right_are_swapped_back(something_v1, pair):
     process = Process(0, 1, torch.device("cpu"))
     mine = np.flatnonzero(np.isin(manifest.labels, (left_to_right, right_to_left)))
     videos = EvalVideos(manifest, 8, protocol, "auto")
-    options = {"keep_views": True, "on_bad_video": "error", "title": ""}
+    fp32 = torch.autocast("cpu", enabled=False)
 
     def views(flipped_labels: np.ndarray) -> dict:
         groups = video_groups(len(manifest), protocol.views, 16, process)
-        return score_videos(
-            model, eval_loader(videos, groups, 0), len(groups), process, lambda results: None, protocol=protocol,
-            flipped_labels=flipped_labels, views_per_batch=16, autocast=torch.autocast("cpu", enabled=False),
-            **options,
-        )  # fmt: skip
+        scoring = Scoring(protocol, flipped_labels, 16, fp32, keep_views=True)
+        loader = eval_loader(videos, groups, 0)
+        return score_videos(model, loader, len(groups), process, lambda results: None, scoring)
 
     swapped, kept = views(manifest.flipped_labels()), views(np.arange(len(manifest.class_names)))
     for index in mine:

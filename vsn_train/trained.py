@@ -37,7 +37,7 @@ from vsn_train.data.workers import BadVideo
 from vsn_train.engine.checkpoint import OpenedCheckpoint, checkpoint_in, open_checkpoint
 from vsn_train.engine.checkpoint_fields import load_network
 from vsn_train.engine.distributed import Process
-from vsn_train.engine.evaluate import Found, score_videos
+from vsn_train.engine.evaluate import Found, Scoring, score_videos
 from vsn_train.engine.precision import autocast_for
 from vsn_train.engine.prefetch import to_device
 from vsn_train.engine.state import Checkpoint
@@ -172,7 +172,7 @@ class TrainedModel:
             yield from ((each, np.asarray(found[each.video.index])[0]) for each in group)
 
     def score_videos(self, videos: Sequence[EvalVideo | BadVideo], on_bad_video: str = "error") -> Found:
-        """index -> float32 (1, K) of videos scored in one batch. on_bad_video: see `score_videos`."""
+        """index -> float32 (1, K) of videos scored in one batch. on_bad_video: see `Scoring`."""
         return self._mean_of_views(self.model, videos, self.protocol, self._flipped_labels(), on_bad_video)
 
     def stream(self) -> Stream:
@@ -194,12 +194,10 @@ class TrainedModel:
         labels: np.ndarray,
         on_bad_video: str = "error",
     ) -> Found:
-        """labels: one per output of the network, see `flipped_labels` of `score_videos`."""
-        return score_videos(
-            network, [list(videos)], 1, Process(0, 1, self.device), lambda results: None,
-            protocol=protocol, flipped_labels=labels, views_per_batch=self.views_per_batch, keep_views=False,
-            on_bad_video=on_bad_video, autocast=autocast_for(self.precision, self.device), title="",
-        )  # fmt: skip
+        """labels: one per output of the network, see `Scoring`."""
+        autocast = autocast_for(self.precision, self.device)
+        scoring = Scoring(protocol, labels, self.views_per_batch, autocast, on_bad_video=on_bad_video)
+        return score_videos(network, [list(videos)], 1, Process(0, 1, self.device), lambda results: None, scoring)
 
     def _read(self, source: Source) -> EvalVideo:
         if isinstance(source, str | PathLike):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from vsn_train.data.sampling import sample_indices
 from vsn_train.data.transforms import normalize
 from vsn_train.data.video import VideoError, open_video
 from vsn_train.engine.distributed import Process
-from vsn_train.engine.evaluate import mean_of_views, score_videos, video_groups
+from vsn_train.engine.evaluate import Scoring, mean_of_views, score_videos, video_groups
 from vsn_train.engine.parts import ScoreParts
 from vsn_train.errors import InputError
 from vsn_train.run.data import check_flips
@@ -60,12 +61,11 @@ def manifest(tmp_path_factory):
 def scores_of(manifest, protocol, views_per_batch=16, workers=0, model=None, **change):
     groups = video_groups(len(manifest), protocol.views, views_per_batch, ALONE)
     videos = EvalVideos(manifest, FRAMES, protocol, "auto")
-    options = {"keep_views": True, "on_bad_video": "error", "title": ""} | change
-    found = score_videos(
-        model or Net(), eval_loader(videos, groups, workers), len(groups), ALONE, lambda results: None,
-        protocol=protocol, views_per_batch=views_per_batch, autocast=torch.autocast("cpu", enabled=False),
-        **{"flipped_labels": manifest.flipped_labels()} | options,
-    )  # fmt: skip
+    fp32 = torch.autocast("cpu", enabled=False)
+    scoring = Scoring(protocol, manifest.flipped_labels(), views_per_batch, fp32, keep_views=True)
+    loader = eval_loader(videos, groups, workers)
+    scoring = replace(scoring, **change)
+    found = score_videos(model or Net(), loader, len(groups), ALONE, lambda results: None, scoring)
     return [found[index] for index in range(len(manifest))]
 
 

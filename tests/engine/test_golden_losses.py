@@ -114,7 +114,7 @@ def collate(samples):
     return Batch(torch.stack([clip for clip, _ in samples]), torch.tensor([label for _, label in samples]), ())
 
 
-def run(
+def run(  # noqa: PLR0913 (each is a setting whose wrong constant is to be found)
     operator, arch="resnet18", adamw=False, lr=LR, accumulate=1, milestones=(4,), ema=0.0, mixup=0.0, *,
     momentum=0.9, head=5.0, decay_of_rate=0.1, warmup=1.0, smoothing=0.1, clip_norm=8.0, steps=20, **options,
 ):  # fmt: skip

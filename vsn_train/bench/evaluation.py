@@ -37,7 +37,7 @@ from vsn_train.data.sampling import sample_indices
 from vsn_train.data.transforms import crop_windows, flip_clip, normalize, resize_short_side
 from vsn_train.data.video import Video, open_video
 from vsn_train.engine.distributed import Process
-from vsn_train.engine.evaluate import score_videos, video_groups
+from vsn_train.engine.evaluate import Scoring, score_videos, video_groups
 from vsn_train.errors import InputError, VideoError
 
 
@@ -63,11 +63,8 @@ def score_decoding_once(work: EvalWorkload) -> np.ndarray:
     videos = GivenVideos(work.paths, work.num_frames, protocol, "auto", work.modality)
     groups = video_groups(len(videos), protocol.views, work.views_per_batch, work.process)
     with closing(eval_loader(videos, groups, work.workers)) as loader:
-        found = score_videos(
-            work.model, loader, len(groups), work.process, lambda results: None,
-            protocol=protocol, flipped_labels=np.arange(work.classes), views_per_batch=work.views_per_batch,
-            keep_views=True, on_bad_video="error", autocast=work.autocast, title="",
-        )  # fmt: skip
+        scoring = Scoring(protocol, np.arange(work.classes), work.views_per_batch, work.autocast, keep_views=True)
+        found = score_videos(work.model, loader, len(groups), work.process, lambda results: None, scoring)
     return np.stack([np.asarray(found[index]) for index in range(len(videos))])
 
 

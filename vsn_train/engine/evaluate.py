@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,25 @@ from vsn_train.engine.prefetch import to_device, to_host
 Found = dict[int, "np.ndarray | BadVideo"]
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """How videos are scored.
+
+    flipped_labels: (K,), see `Manifest.flipped_labels`. views_per_batch: views in one forward pass. keep_views: the
+    scores of every view, or only their mean. on_bad_video: "wrong" keeps a video that cannot be read in the result as a
+    BadVideo; "error" raises VideoError, because accuracy on fewer videos is not comparable. features: number of last
+    columns that are features instead of classes; they are averaged over the views without softmax.
+    """
+
+    protocol: Protocol
+    flipped_labels: np.ndarray
+    views_per_batch: int
+    autocast: torch.autocast
+    keep_views: bool = False
+    on_bad_video: str = "error"
+    features: int = 0
+
+
 @torch.inference_mode()
 def score_videos(
     model: nn.Module,
@@ -29,53 +49,45 @@ def score_videos(
     total: int,
     process: Process,
     store: Callable[[Found], None],
-    *,
-    protocol: Protocol,
-    flipped_labels: np.ndarray,
-    views_per_batch: int,
-    keep_views: bool,
-    on_bad_video: str,
-    autocast: torch.autocast,
-    title: str = "evaluate",
-    features: int = 0,
+    scoring: Scoring,
+    title: str = "",
 ) -> Found:
     """The scores of this process's groups of videos; `store` is called after every group.
 
-    model: (B, T, C, H, W) -> (B, K). flipped_labels: (K,), see `Manifest.flipped_labels`. on_bad_video: "wrong"
-    keeps a video that cannot be read in the result as a BadVideo; "error" raises VideoError, because accuracy on fewer
-    videos is not comparable. title: of the progress bar; empty for none. features: number of last columns that are
-    features instead of classes; they are averaged over the views without softmax.
+    model: (B, T, C, H, W) -> (B, K). total: number of groups. title: of the progress bar; empty for none. Raises
+    VideoError, see `Scoring`.
     """
     model.eval()
     found: Found = {}
-    swap = torch.as_tensor(flipped_labels, device=process.device)
+    protocol = scoring.protocol
+    swap = torch.as_tensor(scoring.flipped_labels, device=process.device)
     # While a GPU computes a group, the host collects the scores of the previous one and prepares the next.
     ahead = 1 if process.device.type == "cuda" else 0
     started: deque[_Started] = deque()
 
     def finish(group: _Started) -> None:
-        results = group.finished(protocol, keep_views)
+        results = group.finished(protocol, scoring.keep_views)
         store(results)
         found.update(results)
 
     for group in Progress(title, process.is_main and bool(title)).over(groups, total):
         bad = [video for video in group if isinstance(video, BadVideo)]
-        if bad and on_bad_video == "error":
+        if bad and scoring.on_bad_video == "error":
             raise VideoError(bad[0].path, bad[0].cause)
         good = [video for video in group if isinstance(video, EvalVideo)]
         views = [view for video in good for view in distinct_views(video, protocol, process.device)]
         logits = torch.empty(len(views), len(swap), device=process.device)
-        for start in range(0, len(views), views_per_batch):
-            chunk = slice(start, start + views_per_batch)
+        for start in range(0, len(views), scoring.views_per_batch):
+            chunk = slice(start, start + scoring.views_per_batch)
             clips = torch.stack([cut(view) for view in views[chunk]])
-            with autocast:
+            with scoring.autocast:
                 logits[chunk] = model(normalize(clips)).float()
 
         # A flipped clip of "left" looks like "right": its score for a class is that of the other class of the pair.
         flipped = to_device(torch.tensor([view.flipped for view in views], dtype=torch.bool), process.device)
         scores = torch.where(flipped[:, None], logits[:, swap], logits)
         if protocol.average == "probabilities":
-            classes = len(swap) - features
+            classes = len(swap) - scoring.features
             scores = torch.cat([scores[:, :classes].softmax(dim=1), scores[:, classes:]], dim=1)
         started.append(_Started(good, bad, to_host(scores)))
         while len(started) > ahead:

@@ -137,8 +137,7 @@ def train(
                 raise stopped_by(interrupts, checkpoints, process)
 
         position.sums = meter.all_gather()  # saved if the validation is interrupted
-        facts = summary(values) + ([f"{position.unreadable} unreadable"] if position.unreadable else [])
-        log.line(f"{progress.title}  train {'  '.join(facts)}")  # at 80 columns on one line
+        log.line(f"{progress.title}  train {'  '.join(summary(values, position.unreadable))}")
         ended = time.perf_counter()
         try:
             value = validate(position)
@@ -250,13 +249,13 @@ def stopped_by(interrupts: Interrupts, checkpoints: Checkpoints, process: Proces
     return StoppedError(f"stopped by {interrupts.name}; saved {checkpoints.how_to_resume()}", interrupts.exit_code)
 
 
-def summary(values: dict[str, float]) -> list[str]:
+def summary(values: dict[str, float], unreadable: int = 0) -> list[str]:
     """The state of the training for the progress bar and the log, most important first."""
     parts = [f"loss {values['loss']:.3f}", f"top1 {values['top1']:.1f}"]
     if "lr" in values:  # missing if this launch resumed after the last step of the epoch
         parts += [f"lr {values['lr']:.2g}", f"{values['clips_per_s']:.1f} clips/s"]
         parts += [f"data wait {values['data_wait']:.0%}"]
-    return parts
+    return parts + ([f"{unreadable} unreadable"] if unreadable else [])  # only then: most lines fit 80 columns
 
 
 def steps_ahead(position: Position, batches: EpochBatches, epochs: int) -> int:

@@ -28,7 +28,7 @@ from vsn_train.data.video import VideoError
 from vsn_train.data.workers import BadVideo
 from vsn_train.engine.checkpoint import OpenedCheckpoint
 from vsn_train.engine.distributed import Process, join_processes
-from vsn_train.engine.evaluate import Found, mean_of_views, score_videos, video_groups
+from vsn_train.engine.evaluate import Found, Scoring, mean_of_views, score_videos, video_groups
 from vsn_train.engine.parts import ScoreParts
 from vsn_train.engine.precision import autocast_for
 from vsn_train.folder_lock import folder_lock, refuse_links
@@ -158,16 +158,16 @@ class Evaluation:
         self.network: nn.Module = LogitsAndFeatures(model) if features else model
         self.features: Features | None = None
         labels = manifest.flipped_labels()
-        self.options: dict[str, Any] = {
-            "protocol": protocol,
-            # A flip exchanges classes and leaves the columns of features in place.
-            "flipped_labels": np.concatenate([labels, len(labels) + np.arange(features)]),
-            "features": features,
-            "views_per_batch": config.runtime.views_per_batch,
-            "keep_views": keep_views,
-            "on_bad_video": config.on_bad_video,
-            "autocast": autocast,
-        }
+        self.scoring = Scoring(
+            protocol,
+            # A flip exchanges classes, and leaves features where they are.
+            np.concatenate([labels, len(labels) + np.arange(features)]),
+            config.runtime.views_per_batch,
+            autocast,
+            keep_views,
+            config.on_bad_video,
+            features,
+        )
         groups = video_groups(len(manifest), protocol.views, config.runtime.views_per_batch, process, set(done))
         videos = EvalVideos(manifest, config.backbone.num_frames, protocol, config.data.decoder, config.data.modality)
         self.loader = eval_loader(videos, groups, config.data.workers, config.data.timeout)
@@ -179,13 +179,13 @@ class Evaluation:
         """The scores of every video, gathered from all processes. done: on rank 0, the results of the videos in the
         constructor's `done`."""
         store = parts.add if parts else lambda results: None
-        mine = score_videos(self.network, self.loader, self.total, self.process, store, title=title, **self.options)
+        mine = score_videos(self.network, self.loader, self.total, self.process, store, self.scoring, title)
         if parts:
             parts.flush()
         found = dict(done or {})
         for results in self.process.all_gather(mine):
             found |= results
-        scores, features = scores_of(self.manifest, found, self.keep_views, facts, self.options["features"])
+        scores, features = scores_of(self.manifest, found, self.keep_views, facts, self.scoring.features)
         self.features = (
             Features(scores.ids, scores.labels, features, scores.class_names, scores.facts) if features.size else None
         )

@@ -49,7 +49,7 @@ from vsn_train.data.loader import EvalVideos, eval_loader
 from vsn_train.data.manifest import Manifest
 from vsn_train.engine.checkpoint import OpenedCheckpoint, checkpoint_in, open_checkpoint
 from vsn_train.engine.distributed import Process, join_processes
-from vsn_train.engine.evaluate import score_videos, video_groups
+from vsn_train.engine.evaluate import Scoring, score_videos, video_groups
 from vsn_train.engine.precision import autocast_for
 from vsn_train.errors import InputError
 from vsn_train.models import Recognizer
@@ -203,11 +203,11 @@ def shares_of_videos(
         columns[:classes] = manifest.flipped_labels()
     workers = min(config.data.workers, len(groups))
     with closing(eval_loader(videos, groups, workers, config.data.timeout)) as loader:
-        return score_videos(
-            network, loader, len(groups), process, lambda results: None, protocol=replace(protocol, average="logits"),
-            flipped_labels=columns, views_per_batch=config.runtime.views_per_batch, keep_views=False,
-            on_bad_video=config.on_bad_video, autocast=autocast, title=title,
+        scoring = Scoring(
+            replace(protocol, average="logits"), columns, config.runtime.views_per_batch, autocast,
+            on_bad_video=config.on_bad_video,
         )  # fmt: skip
+        return score_videos(network, loader, len(groups), process, lambda results: None, scoring, title)
 
 
 def top1(manifest: Manifest, rows: dict[int, np.ndarray], classes: int) -> float:
