@@ -3,9 +3,9 @@
     python scripts/long_list.py                           200,000 videos of 10,000 classes
     python scripts/long_list.py --videos 20000 --classes 400
 
-Writes the list, its class folders and sparse files as videos into a temporary folder, which is removed in the end;
-prints a table. Told are the seconds by the clock and on the CPU, and the peak memory above what the program has before
-it begins, each in a process of its own. Linux alone: the memory is the kernel's figure.
+Writes the list, its class folders and sparse files as videos into a temporary folder, which is removed at the end.
+Prints a table: wall-clock seconds, CPU seconds, and the peak memory above that of the program before the work, each
+measured in its own process. Linux only, because the kernel reports the memory.
 """
 
 from __future__ import annotations

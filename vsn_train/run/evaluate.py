@@ -154,7 +154,7 @@ class Evaluation:
         features: int = 0,
     ) -> None:
         check_flips(protocol, manifest.flips_allowed, manifest.name, manifest.class_names)
-        self.model, self.manifest, self.process, self.keep_views = model, manifest, process, keep_views
+        self.model, self.manifest, self.process = model, manifest, process
         self.network: nn.Module = LogitsAndFeatures(model) if features else model
         self.features: Features | None = None
         labels = manifest.flipped_labels()
@@ -185,7 +185,7 @@ class Evaluation:
         found = dict(done or {})
         for results in self.process.all_gather(mine):
             found |= results
-        scores, features = scores_of(self.manifest, found, self.keep_views, facts, self.scoring.features)
+        scores, features = scores_of(self.manifest, found, self.scoring.keep_views, facts, self.scoring.features)
         self.features = (
             Features(scores.ids, scores.labels, features, scores.class_names, scores.facts) if features.size else None
         )
