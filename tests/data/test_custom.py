@@ -121,7 +121,7 @@ def test_lists_of_other_frameworks(tmp_path):
         assert manifest.class_names[manifest.labels[0]] == {"imgs": "127", "test.mp4": "0"}[paths]
         assert manifest.known_frames(0) == {"imgs": 5, "test.mp4": None}[paths]
     for name in ("rawframe_test_list_with_offset", "video_test_list_multi_label"):
-        with pytest.raises(InputError, match=r"txt line 1: found .*several labels or with offsets are not read"):
+        with pytest.raises(InputError, match=r"txt line 1: found .*several labels or offsets are not supported"):
             load_custom(tmp_path, "train", NONE | {"train": str(LISTS / f"{name}.txt")})
 
 
@@ -138,7 +138,7 @@ def test_lists_of_other_frameworks(tmp_path):
         ),
         ("a/1.mp4,walk\n" + 300 * "x" + "/" + 5000 * "y" + ".mp4,walk\n", r"1 of 2 videos .*, first x+; complete the"),
         ("a/1.mp4,walk\nnone.mp4,walk\n", r"1 of 2 videos of train.csv .*, first none.mp4;.*max_missing_share=0.5"),
-        ("", r"train.csv: the list is empty; expected path,label lines"),
+        ("", r"train.csv: the list is empty; expected lines of path,label"),
     ],
 )
 def test_wrong_lists(tmp_path, text, message):
@@ -209,9 +209,13 @@ def test_what_a_number_in_a_list_is(tmp_path, text, option, classes, labels):
         ("a/1.mp4,1700000000\nb c/2.avi,3\n", "indices", r"label 1700000000, as an index from 0, would need"),
         ("a/1.mp4,2023\nb c/2.avi,2024\n", "auto", r"2 different numbers up to 2024 as labels; .*labels=names; "),
         ("path,label\na/1.mp4,walk\n", "indices", r"label 'walk'; expected an index, a whole number from 0"),
-        ("path,label,class\na/1.mp4,1,walk\n", "auto", r"line 1: columns label and class both name the class"),
+        ("path,label,class\na/1.mp4,1,walk\n", "auto", r"line 1: columns label and class both give the class"),
         ("path,label,num_frames\na/1.mp4,walk,1e11\n", "auto", r"line 2: num_frames '1e11'; expected a whole number"),
-        ("a/1.mp4,walk,100000000000\n", "auto", r"line 1: num_frames 100000000000; expected the number of the video's"),
+        (
+            "a/1.mp4,walk,100000000000\n",
+            "auto",
+            r"line 1: num_frames 100000000000; expected the video's number of frames",
+        ),
         ("a/1.mp4,walk,²\n", "auto", r"line 1: num_frames '²'; expected a whole number"),
     ],
 )

@@ -167,7 +167,7 @@ def test_official_lists(tmp_path):
             {"rows": ['"using segway,R6llTwEh07w,0,10,val,0', ROWS[0]]},
             r"line 2: unexpected end .* quote not closed\?",
         ),
-        ({"rows": ["using\0segway,R6llTwEh07w,0,10,val,0"]}, r"val.csv: not a text file \(it holds zero bytes\)"),
+        ({"rows": ["using\0segway,R6llTwEh07w,0,10,val,0"]}, r"val.csv: not a text file \(it contains zero bytes\)"),
         ({"rows": ["using segway,R6llTwEh07w,1e400,inf,val,0"]}, r"line 2: times '1e400' and 'inf'; expected seconds"),
     ],
 )

@@ -70,21 +70,21 @@ def test_dialects(root, text, expected):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("3 2 40 1\n", r"list.txt line 1: found '3 2 40 1'; lists with several labels or with offsets are not read"),
+        ("3 2 40 1\n", r"list.txt line 1: found '3 2 40 1'; lists with several labels or offsets are not supported"),
         ("a/1.mp4 0 3\n", r"line 1: found 'a/1.mp4 0 3'; lists with several labels"),
         ("elsewhere 2 40 1\n", r"line 1: found 'elsewhere 2 40 1'; lists with several labels"),
-        ("name,label\nx,walk\n", r"line 1: 'name,label' names no column of paths; call it path, as in path,label"),
-        ("path,video,label\na/1.mp4,x,walk\n", r"line 1: columns path and video both name the video; keep one"),
-        ("path,label\n", r"list.txt: the list is empty; expected path,label lines"),
-        ("\n\n", r"list.txt: the list is empty; expected path,label lines"),
-        (b"\0\1\2", r"list.txt: not a text file \(it holds zero bytes\)"),
+        ("name,label\nx,walk\n", r"line 1: 'name,label' has no column of paths; name it path, as in path,label"),
+        ("path,video,label\na/1.mp4,x,walk\n", r"line 1: columns path and video both give the video; keep one"),
+        ("path,label\n", r"list.txt: the list is empty; expected lines of path,label"),
+        ("\n\n", r"list.txt: the list is empty; expected lines of path,label"),
+        (b"\0\1\2", r"list.txt: not a text file \(it contains zero bytes\)"),
         ('a/1.mp4,"' + "x" * 200_000, r"list.txt line 1: field larger than field limit"),
         ("a/1.mp4,walk\n" + "x" * 200_000 + ",walk\n", r"line 2: field larger than field limit .*path,label$"),
         ('a/1.mp4,walk\na/1.mp4,"walk\nx.avi,run\n', r"line 2: unexpected end of data; .* is a quote not closed\?"),
         ('a/1.mp4,walk\n"a/1.mp4,walk\n' + "x.avi,run\n" * 20_000, r"line 2: field larger .* is a quote not closed"),
-        ('a/1.mp4,walk\n"a/1.mp4,walk\nx.avi",run\n', r"line 2: found 'a/1.mp4,walk\\nx.avi' as one path, over se"),
+        ('a/1.mp4,walk\n"a/1.mp4,walk\nx.avi",run\n', r"line 2: found 'a/1.mp4,walk\\nx.avi' as one path over se"),
         ('"a/1.mp4,walk\n"x.avi,run\n', r"list.txt line 1: ',' expected after '\"'"),
-        ("a/1.mp4,walk\nb\0.mp4,run\n".encode("utf-16"), r"list.txt: not a text file \(it holds zero bytes\)"),
+        ("a/1.mp4,walk\nb\0.mp4,run\n".encode("utf-16"), r"list.txt: not a text file \(it contains zero bytes\)"),
         ("a/1.mp4,walk," + "9" * 100_000, r"line 1: num_frames '9{80}…'; expected a whole number"),
         ("x" * 300 + "/1.mp4 5 3\n" + "y" * 300 + "/1.mp4 50 3", r"line 1: found 'x{80}…'; lists with several labels"),
         ("a/1.mp4," * 10_000, r"line 1: found '.{80}…', expected path,label,num_frames$"),
@@ -115,10 +115,10 @@ def test_what_is_written_is_read_again(tmp_path):
     assert [(row.path, row.label, row.num_frames) for row in found.rows] == [
         (row.path, row.label, row.num_frames) for row in rows
     ]
-    assert found.says == NAMES
+    assert found.label_kind == NAMES
     write_listing(tmp_path / "list.csv", [Row(0, "a/1.mp4", "3")], INDICES)
     assert (tmp_path / "list.csv").read_text() == "path,class_index\na/1.mp4,3\n"
-    assert read_listing(tmp_path / "list.csv", tmp_path).says == INDICES
+    assert read_listing(tmp_path / "list.csv", tmp_path).label_kind == INDICES
 
 
 def test_two_spellings_of_an_accent_are_one_class_and_one_video(tmp_path):
@@ -165,4 +165,4 @@ def test_every_command_reads_the_same_list(root, text):
 
 def test_a_list_without_a_header_leaves_open_what_its_labels_are(root):
     (root / "list.txt").write_text("a/1.mp4,3\n")
-    assert read_listing(root / "list.txt", root).says == OPEN
+    assert read_listing(root / "list.txt", root).label_kind == OPEN

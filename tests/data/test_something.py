@@ -95,7 +95,7 @@ def test_v1_class_without_the_other_of_its_pair_forbids_flips(tmp_path):
         ({"classes": ["Holding something"] * 2}, r"v1-labels.csv line 2: class 'Holding something' is repeated"),
         ({"classes": []}, r"v1-labels.csv: the file is empty"),
         ({"train": [f"7;{'x' * 100_000}"]}, r"v1-train.csv line 1: class 'x{80}' is not one of the 4 classes"),
-        ({"train": ["7;Holding\0"]}, r"v1-train.csv: not a text file \(it holds zero bytes\)"),
+        ({"train": ["7;Holding\0"]}, r"v1-train.csv: not a text file \(it contains zero bytes\)"),
     ],
 )
 def test_v1_wrong_lists(tmp_path, change, message):
@@ -220,7 +220,7 @@ def test_v2_every_bracketed_phrase_is_unwrapped(tmp_path):
         ("42;Unfolding something", r"v2-train.json line 1: not JSON"),
         ("[" * 100_000, r"v2-train.json: not read as JSON \(maximum recursion depth"),
         ('[{"id": ' + "4" * 5000 + "}]", r"v2-train.json: not read as JSON \(Exceeds the limit"),
-        ('[{"id": "4\0"}]', r"v2-train.json: not a text file \(it holds zero bytes\)"),
+        ('[{"id": "4\0"}]', r"v2-train.json: not a text file \(it contains zero bytes\)"),
     ],
 )
 def test_v2_wrong_files(tmp_path, train, message):

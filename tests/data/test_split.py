@@ -223,7 +223,7 @@ def test_split_of_a_list(tmp_path, run_here):
         ([".", "--val-share", "1"], "--val-share 1.0: expected a number above 0 and below 1"),
         ([".", "--val-share", "nan"], "--val-share nan: expected a number above 0 and below 1"),
         ([".", "--seed", "-1"], "--seed -1: expected a whole number from 0"),
-        (["."], "found no videos; expected path,label lines or <class>/<video>"),
+        (["."], "found no videos; expected lines of path,label, or <class>/<video>"),
     ],
 )
 def test_wrong_input_writes_nothing(words, message, tmp_path, run_here, monkeypatch):

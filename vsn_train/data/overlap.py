@@ -13,12 +13,12 @@ from pathlib import Path
 
 from vsn_train.data.manifest import Manifest
 
-PIECE = 4096  # bytes, from the start, the middle and the end: files that differ there are not compared further
+PIECE = 4096  # bytes read at the start, middle and end of a file; only files that agree there are compared as a whole
 
 
 @dataclass(frozen=True)
 class Shared:
-    """A video of the second split that the first one has too. copy: as another file with the same bytes."""
+    """A video that both splits contain. first, second: its ids. copy: another file with the same bytes."""
 
     first: str
     second: str
@@ -26,16 +26,17 @@ class Shared:
 
 
 def shared_videos(first: Manifest, second: Manifest) -> list[Shared]:
-    """In the order of the second split, each of its videos once. Folders of frames are compared by path alone.
+    """The videos of the second split that the first contains too, in the order of the second.
 
-    Files of equal size are opened, and read as a whole where their ends and middle are equal too.
+    Folders of frames are compared by path alone. Files of equal size are read, as a whole only if `PIECE` bytes at
+    their start, middle and end are equal.
     """
     place_of: dict[str, int] = {}
     of_size: dict[int, list[int]] = defaultdict(list)
     folders: dict[str, str] = {}
     theirs = [_look_up(second.path(index), folders) for index in range(len(second))]
     places, sizes = {place for place, _ in theirs}, {size for _, size in theirs}
-    for index in range(len(first)):  # of the larger split only what may be in the other one is kept
+    for index in range(len(first)):  # keep only the entries that can match, to save memory
         place, size = _look_up(first.path(index), folders)
         if place in places:
             place_of.setdefault(place, index)
@@ -55,7 +56,7 @@ def shared_videos(first: Manifest, second: Manifest) -> list[Shared]:
 
 
 def same_contents(manifest: Manifest) -> list[Shared]:
-    """Videos of one split that hold the same bytes as an earlier one of it, under another name or through a link."""
+    """Videos of a split with the same bytes as an earlier one of it: copies under another name, or links."""
     found = []
     place_of: dict[str, int] = {}
     of_size: dict[int, list[int]] = defaultdict(list)
@@ -77,8 +78,10 @@ def same_contents(manifest: Manifest) -> list[Shared]:
 
 
 def _look_up(path: Path, folders: dict[str, str]) -> tuple[str, int]:
-    """Where a video lies, behind all links, and its size in bytes; 0 for what is no file. A hard link is found by its
-    content. folders: where those lie that were looked up so far, so that a file server is asked once for each video.
+    """A video's path with all links resolved, and its size in bytes; 0 for anything but a file.
+
+    Hard links are not resolved; they are found by their content. folders: resolved folders so far, a cache that saves
+    requests to a file server.
     """
     folder, name = os.path.split(path)
     try:
@@ -90,7 +93,7 @@ def _look_up(path: Path, folders: dict[str, str]) -> tuple[str, int]:
                 folders[folder] = os.path.realpath(folder)
             place = os.path.join(folders[folder], name)
         return place, found.st_size if stat.S_ISREG(found.st_mode) else 0
-    except (OSError, ValueError):  # what is not there is named where it is decoded
+    except (OSError, ValueError):  # a missing video is reported when it is decoded
         return os.path.realpath(path), 0
 
 
@@ -105,7 +108,7 @@ def _copy_of(
             if digest_of[other] == own and filecmp.cmp(path, first.path(other), shallow=False):
                 return other
     except OSError:
-        return None  # what cannot be read is named where it is decoded
+        return None  # an unreadable video is reported when it is decoded
     return None
 
 

@@ -45,12 +45,12 @@ def save_split(run_folder: Path, manifests: Sequence[Manifest]) -> None:
     """Write train.csv and val.csv, from which dataset=custom reads the same manifests."""
     for manifest in manifests:
         names = manifest.class_names
-        says = INDICES if names == tuple(map(str, range(len(names)))) else NAMES
+        kind = INDICES if names == tuple(map(str, range(len(names)))) else NAMES
         rows = (
             Row(0, manifest.sample_id(index), names[manifest.labels[index]], manifest.known_frames(index) or -1)
             for index in range(len(manifest))
         )
-        write_listing(run_folder / f"{manifest.split}.csv", rows, says)
+        write_listing(run_folder / f"{manifest.split}.csv", rows, kind)
 
 
 def check_place(dataset: schema.Dataset, run_folder: Path) -> None:

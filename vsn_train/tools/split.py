@@ -4,7 +4,7 @@
     vsn-tools split /data/mine --group "person[0-9]+" --output /data/mine_lists
     vsn-tools split all.csv --root /data/mine --val-share 0.1 --output lists
 
-SOURCE is a folder with a folder of videos for each class, or a list of path,label lines in the format of
+SOURCE is a folder with a folder of videos for each class, or a list with lines of path,label in the format of
 dataset=custom. A random share of each class goes to the validation list; the draw depends only on the seed and the
 paths. --group keeps videos of the same person, place or source video in one list: videos whose paths match the regular
 expression with the same text (of its first group, if it has one) stay together. Existing files are not overwritten.
@@ -60,10 +60,10 @@ def run(arguments: argparse.Namespace) -> int:
             raise InputError(f"{path}: already exists and is not overwritten; choose another folder with --output")
     listing = read_videos(root, source)
     train, val, notes = split_listing(listing, arguments.val_share, arguments.seed, arguments.group, "--val-share")
-    says = meaning_of((row.label for row in listing.rows), None, listing.says, listing.place)
+    kind = meaning_of((row.label for row in listing.rows), None, listing.label_kind, listing.place)
     output.mkdir(parents=True, exist_ok=True)
     for split, part in {"train": train, "val": val}.items():
-        write_listing(targets[split], part.rows, says)
+        write_listing(targets[split], part.rows, kind)
     classes = len({row.label for row in listing.rows})
     print(f"{len(train.rows)} training and {len(val.rows)} validation videos of {classes} classes")
     for note in [*([listing.note] if listing.note else []), *notes]:

@@ -57,7 +57,7 @@ def read_text(path: Path) -> str:
         reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
         raise InputError(f"{path}: {reason}; expected an official annotation file") from error
     if "\0" in text:
-        raise InputError(f"{path}: not a text file (it holds zero bytes); copy or unpack it again")
+        raise InputError(f"{path}: not a text file (it contains zero bytes); copy or unpack it again")
     return text
 
 

@@ -137,7 +137,7 @@ def _find_list(root: Path, split: str, given: str | None) -> Path:
 
 def _said(listed: Listing, labels: str) -> str:
     """The kind of a listing's labels: by its header, NAMES for class folders, else by dataset.labels."""
-    return listed.says if listed.says != OPEN else labels
+    return listed.label_kind if listed.label_kind != OPEN else labels
 
 
 def _read_folders(root: Path, folder: Path) -> Listing:
@@ -165,7 +165,7 @@ def _read_folders(root: Path, folder: Path) -> Listing:
             left_out.left_out.setdefault(why, []).extend(os.path.join(name, each) for each in names)
         rows += [Row(0, _relative(place / each, root), class_name_of(name)) for each in found.videos]
     if not rows:
-        raise InputError(f"{folder}: found no videos; expected path,label lines or <class>/<video>")
+        raise InputError(f"{folder}: found no videos; expected lines of path,label, or <class>/<video>")
     note = left_out.note()
     return Listing(folder, rows, NAMES, f"{folder}: {note}" if note else "")
 

@@ -129,7 +129,7 @@ def _rows_of(text: str, listing: Path) -> Iterator[tuple[int, list[str]]]:
             yield begin, row
             begin = reader.line_num + 1
     except csv.Error as error:
-        unclosed = ": is a quote not closed?" if reader.line_num > begin or "end of data" in str(error) else ""
+        unclosed = "; is a quote not closed?" if reader.line_num > begin or "end of data" in str(error) else ""
         raise InputError(
             f"{listing} line {begin}: {error}; expected label,youtube_id,time_start,time_end,split,is_cc{unclosed}"
         ) from error

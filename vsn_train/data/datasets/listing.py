@@ -1,13 +1,14 @@
-"""Lists of videos, `path,label[,num_frames]`, as every command reads them and as ours are written.
+"""Lists of videos, `path,label[,num_frames]`: the one reader of all commands, and the writer.
 
     train.csv                            train.txt, as TSM, mmaction2 and PySlowFast write it
         path,label,num_frames                dancing/001.mp4 0              <file> <label>
         dancing/001.mp4,dancing,250          dancing/001 250 0              <folder> <num_frames> <label>
         jumping/7.avi,jumping,
 
-Cells are divided by commas, tabs or semicolons; without any of them by blanks, and then what lies on disk decides where
-a name ends that holds blanks and numbers itself. A first line that names the column of the paths is a header, and then
-the columns may stand in any order beside others; without one they are path, label and, if need be, num_frames.
+Columns are separated by commas, tabs or semicolons, or else by spaces. In a list separated by spaces, a path may itself
+contain spaces and numbers; the files on disk then decide where it ends. A first line with a column name for the paths
+is a header: the columns may then be in any order, and others are ignored. Without a header the columns are path, label
+and, optionally, num_frames.
 """
 
 from __future__ import annotations
@@ -28,21 +29,21 @@ from vsn_train.data.datasets.listed_labels import INDICES, NAMES, OPEN, whole_nu
 from vsn_train.data.datasets.presence import VIDEO_SUFFIXES, find_videos, video_name
 from vsn_train.errors import InputError
 
-# Columns by their names in a header, in any case. Those that hold the label say what it is, too.
+# Column names of a header, in any case. The name of the label column also gives the kind of its labels.
 PATH_COLUMNS = ("path", "video", "file", "filename", "file_path", "video_path")
 LABEL_COLUMNS = {"label": OPEN, "class": NAMES, "class_name": NAMES, "class_index": INDICES}
 COUNT_COLUMNS = ("num_frames", "frames")
 COLUMNS = ("path", "label", "num_frames")
 
-MOST_FRAMES = 2**31 - 1  # what a manifest's column holds
-# Fewer frames than this beside a video file are rather the first of several labels.
+MOST_FRAMES = 2**31 - 1  # the manifest's column is int32
+# A smaller number after the name of a video file is more likely the first of several labels than num_frames.
 LEAST_COUNT = 8
 _WITH_TEXT = re.compile(rf"(.+\.(?:{'|'.join(sorted(VIDEO_SUFFIXES))}))\s+(\S.*)", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One listed video. line: 0 where it is of a folder. label: empty where there is none. num_frames: -1 for none."""
+    """One video. line: from 1; 0 for a video of a class folder. label: "" if missing. num_frames: -1 if missing."""
 
     line: int
     path: str
@@ -52,52 +53,52 @@ class Row:
 
 @dataclass(frozen=True)
 class Listing:
-    """One list or folder of classes. says: what its labels are, where that shows: NAMES, INDICES or OPEN. note: a line
-    on what is left out, or ""."""
+    """One list or folder of classes. label_kind: NAMES or INDICES by header or folder, else OPEN. note: one line about
+    files that were left out, or ""."""
 
     place: Path
     rows: list[Row]
-    says: str
+    label_kind: str
     note: str = ""
 
 
 def read_listing(path: Path, root: Path) -> Listing:
-    """The rows of a list whose paths are relative to `root`; no video is opened.
+    """Read a list whose paths are relative to `root`. No video is opened.
 
-    Raises InputError, with file and line, for what is no list.
+    Raises InputError, with file and line, for a file that is not such a list.
     """
     text = _read_text(path)
     first = next((line for _, line in _lines_of(text)), "")
     headed = [each for each in ("\t", ",", ";", " ") if _is_header(_cells(first, each))]
     separator = headed[0] if headed else _separator_of(first)
     if separator:
-        rows, says = _read_cells(path, text, separator, root)
+        rows, label_kind = _read_cells(path, text, separator, root)
     else:
-        rows, says = _read_blanks(path, list(_lines_of(text)), root), OPEN
+        rows, label_kind = _read_spaced(path, list(_lines_of(text)), root), OPEN
     if not rows:
-        raise InputError(f"{path}: the list is empty; expected path,label lines, one video a line")
-    return Listing(path, rows, says)
+        raise InputError(f"{path}: the list is empty; expected lines of path,label, one per video")
+    return Listing(path, rows, label_kind)
 
 
-def write_listing(path: Path, rows: Iterable[Row], says: str) -> None:
-    """A list that `read_listing` reads as the same rows. says: NAMES or INDICES."""
+def write_listing(path: Path, rows: Iterable[Row], label_kind: str) -> None:
+    """Write a list from which `read_listing` reads the same rows. label_kind: NAMES or INDICES."""
     rows = list(rows)
     counted = any(row.num_frames > 0 for row in rows)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["path", "class_index" if says == INDICES else "class", *(["num_frames"] if counted else [])])
+    writer.writerow(["path", "class_index" if label_kind == INDICES else "class", *(["num_frames"] if counted else [])])
     for row in rows:
         writer.writerow([row.path, row.label, *([row.num_frames if row.num_frames > 0 else ""] if counted else [])])
     write_atomic(path, buffer.getvalue())
 
 
 def class_name_of(text: str) -> str:
-    """One spelling of a class's name: macOS writes é as two characters in the names of folders, lists as one."""
+    """The class name in Unicode's composed form (NFC); macOS stores é in folder names as two characters."""
     return unicodedata.normalize("NFC", text.strip())
 
 
 def repeated_rows(rows: Sequence[Row]) -> tuple[str, list[int]] | None:
-    """The first path that is listed twice, and the lines of it; None where there is none."""
+    """The first path that is listed more than once, with its line numbers; None if there is none."""
     lines: dict[str, list[int]] = {}
     for row in rows:
         lines.setdefault(row.path, []).append(row.line)
@@ -105,12 +106,12 @@ def repeated_rows(rows: Sequence[Row]) -> tuple[str, list[int]] | None:
 
 
 def _read_text(path: Path) -> str:
-    """UTF-8 or UTF-16 with a byte order mark, or UTF-8 without; names of files may be other bytes, as on disk."""
+    """Decode UTF-8, or UTF-16 with a byte order mark. Other bytes are kept, because file names may contain them."""
     try:
         data = path.read_bytes()
     except OSError as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
-        raise InputError(f"{path}: {reason}; expected a list of path,label lines") from error
+        raise InputError(f"{path}: {reason}; expected a list with lines of path,label") from error
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         try:
             text = data.decode("utf-16")
@@ -119,23 +120,23 @@ def _read_text(path: Path) -> str:
     else:
         text = data.decode("utf-8-sig", "surrogateescape")
     if "\0" in text:
-        raise InputError(f"{path}: not a text file (it holds zero bytes); expected a list of path,label lines")
+        raise InputError(f"{path}: not a text file (it contains zero bytes); expected a list with lines of path,label")
     return text
 
 
 def _lines_of(text: str) -> Iterator[tuple[int, str]]:
-    """(line number from 1, text without blanks around it) of the lines that are not blank."""
+    """(line number from 1, stripped text) of every line that is not blank."""
     return ((number, stripped) for number, line in enumerate(_split(text), 1) if (stripped := line.strip()))
 
 
 def _split(text: str) -> Iterator[str]:
-    """The lines with their ends, one at a time: StringIO keeps four bytes for each character. Not by splitlines(),
-    which also splits at characters that a name may hold."""
+    """The lines with their line ends. Not by StringIO, which takes four bytes a character, nor by splitlines(), which
+    also splits at characters that a file name may contain."""
     return (match[0] for match in re.finditer(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", text))
 
 
 def _cells(line: str, separator: str) -> list[str]:
-    """Of a header, in small letters."""
+    """The cells of a possible header, in lower case."""
     cells = line.split() if separator == " " else line.split(separator)
     return [cell.strip().strip('"').lower() for cell in cells]
 
@@ -146,33 +147,33 @@ def _is_header(cells: Sequence[str]) -> bool:
 
 
 def _separator_of(line: str) -> str:
-    """What divides the cells of a list without a header; "" for blanks. That after which the first cell is a video."""
+    """The separator of a list without a header: the one whose first cell is a video's name. "" for spaces."""
     found = [each for each in ("\t", ",", ";") if each in line]
     for each in found:
         try:
             cell = next(csv.reader([line], delimiter=each))[0].strip()
-        except csv.Error:  # said, with its line, where the rows are read
+        except csv.Error:  # reported with its line when the rows are read
             continue
         if video_name(cell) != cell:
             return each
-    # A comma in the name of a TSM list's video: "a,b.mp4 3".
+    # A video of a TSM list with a comma in its name: "a,b.mp4 3".
     name, _, label = line.rpartition(" ")
     if found and whole_number(label) is not None and video_name(name.strip()) != name.strip():
         return ""
     return found[0] if found else ""
 
 
-# ---- Cells -----------------------------------------------------------------------------------------------------------
+# ---- Separated by commas, tabs or semicolons -------------------------------------------------------------------------
 
 
 def _read_cells(listing: Path, text: str, separator: str, root: Path) -> tuple[list[Row], str]:
-    """The rows, and what a header says of the labels."""
-    # Strict, or a quote that is never closed would take all lines below it into one cell.
+    """The rows, and the kind of the labels that a header gives."""
+    # Strict: otherwise a quote that is never closed would put all lines below it into one cell.
     reader = csv.reader(_split(text), delimiter=separator, skipinitialspace=separator == " ", strict=True)
     columns: dict[str, int] = {}
-    says, header = OPEN, False
+    label_kind, header = OPEN, False
     rows: list[Row] = []
-    begin = 1  # line on which the next row begins
+    begin = 1  # first line of the next row
     try:
         for raw in reader:
             line, begin = begin, reader.line_num + 1
@@ -183,12 +184,12 @@ def _read_cells(listing: Path, text: str, separator: str, root: Path) -> tuple[l
             if not columns:
                 names = [cell.lower() for cell in cells]
                 if header := _is_header(names):
-                    columns, says = _columns_of(names, place)
+                    columns, label_kind = _columns_of(names, place)
                     width, shown = len(names), separator.join(names)
                     continue
                 if any(name in LABEL_COLUMNS for name in names[1:]) and not os.path.lexists(root / cells[0]):
                     raise InputError(
-                        f"{place}: {_shown(separator.join(cells))} names no column of paths; call it path, as in "
+                        f"{place}: {_shown(separator.join(cells))} has no column of paths; name it path, as in "
                         f"{separator.join(COLUMNS[:2])}"
                     )
                 columns = {name: at for at, name in enumerate(COLUMNS)}
@@ -196,48 +197,48 @@ def _read_cells(listing: Path, text: str, separator: str, root: Path) -> tuple[l
             at = columns["path"]
             if not at < len(cells) <= width or not cells[at]:
                 raise InputError(f"{place}: found {_shown(separator.join(cells))}, expected {shown}")
-            # Blanks around a name are a part of it where the file is called so.
+            # Spaces around the name belong to it if the file on disk has them.
             path = raw[at] if raw[at] != cells[at] and os.path.lexists(root / raw[at]) else cells[at]
             if ("\n" in path or "\r" in path) and not os.path.lexists(root / path):
                 raise InputError(
-                    f"{place}: found {_shown(path)} as one path, over several lines; expected {shown}: is a quote "
+                    f"{place}: found {_shown(path)} as one path over several lines; expected {shown}; is a quote "
                     "not closed?"
                 )
             label, count = (cells[columns[key]] if columns.get(key, width) < len(cells) else "" for key in COLUMNS[1:])
             rows.append(_row(line, path, label, count, place))
     except csv.Error as error:
-        unclosed = ": is a quote not closed?" if reader.line_num > begin or "end of data" in str(error) else ""
+        unclosed = "; is a quote not closed?" if reader.line_num > begin or "end of data" in str(error) else ""
         raise InputError(f"{listing} line {begin}: {error}; expected a line of path,label{unclosed}") from error
     if not header:
         _check_columns(rows, listing)
-    return rows, says
+    return rows, label_kind
 
 
 def _columns_of(names: Sequence[str], place: str) -> tuple[dict[str, int], str]:
-    """Which column of a header is which, and what it says of the labels."""
+    """Column -> its index in the header, and the kind of the labels that the header gives."""
     found: dict[str, str] = {}
     for name in names:
         kinds = {"path": name in PATH_COLUMNS, "label": name in LABEL_COLUMNS, "num_frames": name in COUNT_COLUMNS}
         kind = next((each for each, fits in kinds.items() if fits), "")
         if kind and kind in found:
             what = {"path": "the video", "label": "the class", "num_frames": "the number of frames"}[kind]
-            raise InputError(f"{place}: columns {found[kind]} and {name} both name {what}; keep one, rename the other")
+            raise InputError(f"{place}: columns {found[kind]} and {name} both give {what}; keep one, rename the other")
         if kind:
             found[kind] = name
     return {kind: names.index(name) for kind, name in found.items()}, LABEL_COLUMNS.get(found.get("label", ""), OPEN)
 
 
 def _check_columns(rows: list[Row], listing: Path) -> None:
-    """Without a header two numbers may also stand as num_frames,label; a 0 can only be a label.
+    """Raise InputError if all rows have two numbers that may be label,num_frames or num_frames,label.
 
-    Raises InputError where nothing tells which is which.
+    Only called without a header. A 0 can only be a label.
     """
     pairs = [(row, number) for row in rows if row.num_frames > 0 and (number := whole_number(row.label)) is not None]
     if pairs and len(pairs) == sum(bool(row.label) for row in rows) and all(number for _, number in pairs):
         row = pairs[0][0]
         raise InputError(
             f"{listing} line {row.line}: {row.path},{row.label},{row.num_frames} may be path,label,num_frames or "
-            "path,num_frames,label; write the one that it is into the first line of the list"
+            "path,num_frames,label; add the right one as the first line of the list"
         )
 
 
@@ -245,11 +246,11 @@ def _row(number: int, path: str, label: str, count: str, place: str) -> Row:
     frames = whole_number(count) if count else -1
     if frames is None or frames == 0:
         raise InputError(
-            f"{place}: num_frames {_shown(count)}; expected a whole number above 0, or nothing; if the columns "
-            "stand in another order, name them in a first line such as path,num_frames,label"
+            f"{place}: num_frames {_shown(count)}; expected a whole number above 0, or an empty cell; if the "
+            "columns are in another order, name them in a first line such as path,num_frames,label"
         )
     if frames > MOST_FRAMES:
-        raise InputError(f"{place}: num_frames {count}; expected the number of the video's frames, or nothing")
+        raise InputError(f"{place}: num_frames {count}; expected the video's number of frames, or an empty cell")
     return Row(number, path, class_name_of(label), frames)
 
 
@@ -257,12 +258,12 @@ def _shown(text: str) -> str:
     return repr(text if len(text) <= 80 else f"{text[:80]}…")
 
 
-# ---- Blanks ----------------------------------------------------------------------------------------------------------
+# ---- Separated by spaces ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """What a line may mean, with so many of its last words as numbers: a path, and label and num_frames as text."""
+    """One possible meaning of a line. words: how many words follow the path. label, count: as text."""
 
     words: int
     path: str
@@ -270,19 +271,19 @@ class _Reading:
     count: str = ""
 
 
-def _read_blanks(listing: Path, lines: list[tuple[int, str]], root: Path) -> list[Row]:
-    """`<file> <label>` or `<folder> <num_frames> <label>`, or a path alone."""
+def _read_spaced(listing: Path, lines: list[tuple[int, str]], root: Path) -> list[Row]:
+    """Read lines of `<file> <label>`, `<folder> <num_frames> <label>` or a path alone."""
     readings = [_readings_of(line) for _, line in lines]
     asked = sorted({each.path for found in readings if len(found) > 1 for each in found})
     there = {path for path, found in zip(asked, find_videos(root, asked), strict=True) if found}
-    # What the unambiguous lines are, the others are taken for.
+    # Ambiguous lines are read in the form of most unambiguous ones.
     votes: Counter[int] = Counter()
     for found in readings:
         if len(known := [each.words for each in found if each.path in there]) == 1:
             votes[known[0]] += 1
     usual = votes.most_common(1)[0][0] if votes else 2
     return [
-        _row_of_blanks(number, line, found, there, usual, listing, root)
+        _row_of_line(number, line, found, there, usual, listing, root)
         for (number, line), found in zip(lines, readings, strict=True)
     ]
 
@@ -305,7 +306,7 @@ def _readings_of(line: str) -> list[_Reading]:
     return found
 
 
-def _row_of_blanks(
+def _row_of_line(
     number: int, line: str, readings: list[_Reading], there: set[str], usual: int, listing: Path, root: Path
 ) -> Row:
     place = f"{listing} line {number}"
@@ -313,7 +314,7 @@ def _row_of_blanks(
     numbers = sum(each.words > 0 and whole_number(each.label) is not None for each in readings)
     if known:
         chosen = next((each for each in known if each.words == usual), known[0])
-    else:  # none is there: by the form of the line
+    else:  # no such file on disk: decide by the form of the line
         by_form = min(numbers, 2) if numbers else int(bool(_WITH_TEXT.fullmatch(line)) and video_name(line) == line)
         chosen = readings[by_form]
     several = chosen.words == 3 or (not known and numbers > 2)
@@ -321,8 +322,8 @@ def _row_of_blanks(
         several |= (whole_number(chosen.count) or 0) < LEAST_COUNT
     if several:
         raise InputError(
-            f"{place}: found {_shown(line)}; lists with several labels or with offsets are not read, expected "
-            "'<file> <label>' or '<folder> <num_frames> <label>'; another list may name its columns in a first line, "
+            f"{place}: found {_shown(line)}; lists with several labels or offsets are not supported; expected "
+            "'<file> <label>' or '<folder> <num_frames> <label>'; for another list, name its columns in a first line "
             "such as path,num_frames,label"
         )
     return _row(number, chosen.path, chosen.label, chosen.count, place)
