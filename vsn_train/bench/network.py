@@ -193,7 +193,7 @@ def compare_models(result: ModelTimes, pairs: Sequence[tuple[str, str]]) -> str:
         row.append(str(ratio(result.times[of], result.times[to])))
         row += [f"{result.memory[of] / result.memory[to]:.3f}"] if result.memory else []
         rows.append(row)
-    header = ["model", "fastest as", "ms", "compared with", "fastest as", "ms", "time ratio (quartiles)"]
+    header = ["model", "fastest setting", "ms", "compared with", "fastest setting", "ms", "time ratio (quartiles)"]
     text = markdown_table(header + (["memory ratio"] if result.memory else []), rows)
     rows = []
     for (model, setting), times in result.times.items():
