@@ -114,7 +114,7 @@ def small_training(ucf101: Path, folder: Path, *more: str):
 def test_two_processes_train_one_run(ucf101, tmp_path):
     result = small_training(ucf101, tmp_path / "run", "schedule.epochs=1", "runtime.devices=2", "data.batch_size=2")
     assert result.code == 0, result.err
-    assert "2 process(es) on cpu" in (tmp_path / "run" / "log.txt").read_text()
+    assert "on cpu, processes: 2" in (tmp_path / "run" / "log.txt").read_text()
     train = metrics_of(tmp_path / "run", "train")
     assert [line["step"] for line in train] == [1, 2]  # six videos, 2 x 2 a step; the last step is short
     assert len(metrics_of(tmp_path / "run", "val")) == 1

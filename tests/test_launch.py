@@ -65,7 +65,7 @@ def test_two_machines_leave_one_run_folder(values, tmp_path):
         text = process.communicate(timeout=200)[0]
         assert process.returncode == 0, text
     (run,) = (tmp_path / "runs" / "two").iterdir()
-    assert "2 process(es) on cpu" in (run / "log.txt").read_text()
+    assert "on cpu, processes: 2" in (run / "log.txt").read_text()
     assert len(list((run / "tensorboard").iterdir())) == 1
     assert not list(run.glob("log_rank*"))
 
@@ -117,7 +117,7 @@ def test_srun_tells_who_is_who(values, tmp_path):
         text = task.communicate(timeout=200)[0]
         assert task.returncode == 0, text
     (run,) = (tmp_path / "runs" / "two").iterdir()
-    assert "2 process(es) on cpu" in (run / "log.txt").read_text()
+    assert "on cpu, processes: 2" in (run / "log.txt").read_text()
 
 
 def test_slurms_lists():

@@ -69,8 +69,8 @@ def model_card(facts: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]
         "",
         "## What it takes",
         "",
-        f"- {preprocessing['num_frames']} frames of a video, {preprocessing['sampling']} sampling; protocol "
-        f"{facts['protocol']['clips']} clip(s) of {facts['protocol']['crops']} crop(s), mean of the "
+        f"- {preprocessing['num_frames']} frames of a video, {preprocessing['sampling']} sampling; protocol: clips "
+        f"{facts['protocol']['clips']}, crops {facts['protocol']['crops']}, mean of the "
         f"{facts['protocol']['average']}",
         f"- {facts['modality']}; shorter side {preprocessing['short_side']} pixels, crop {preprocessing['crop_size']}",
     ]

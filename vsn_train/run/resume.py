@@ -111,7 +111,7 @@ def not_bit_identical(
     before = checkpoint.config.get("runtime", {}) | checkpoint.choices
     changed = [f"runtime.{key} {now[key]} (was {before.get(key)})" for key in ROUNDING if before.get(key) != now[key]]
     if process.world_size != checkpoint.processes:
-        changed.insert(0, f"{process.world_size} process(es) (was {checkpoint.processes})")
+        changed.insert(0, f"processes {process.world_size} (was {checkpoint.processes})")
     lines = []
     if changed:
         lines.append(

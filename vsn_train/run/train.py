@@ -254,7 +254,7 @@ def describe_run(config: schema.Train, manifests: list[Manifest], process: Proce
     train, val = manifests
     lines = [
         f"{config.name}: {len(train)} training and {len(val)} validation videos of {len(train.class_names)} classes, "
-        f"{process.world_size} process(es) on {process.device.type}, run folder {run_folder}"
+        f"on {process.device.type}, processes: {process.world_size}, run folder {run_folder}"
     ]
     if process.is_main:
         lines += [line for each in manifests if (line := note_missing(each, run_folder))]
@@ -274,8 +274,8 @@ def describe_step(config: schema.Train, batches: EpochBatches, process: Process)
     """For the log: effective batch and learning rate."""
     options = config.optimizer
     text = (
-        f"a step: {config.data.batch_size} videos x {process.world_size} process(es) x {options.accumulate} = "
-        f"{batches.step_videos} videos, {len(batches)} steps per epoch; "
+        f"effective batch: {batches.step_videos} videos (data.batch_size={config.data.batch_size}, processes: "
+        f"{process.world_size}, optimizer.accumulate={options.accumulate}), {len(batches)} steps per epoch; "
         f"learning rate {learning_rate(config, batches):.6g}"
     )
     if options.reference_batch:

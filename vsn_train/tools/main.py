@@ -121,7 +121,7 @@ def refuse(verb: str, message: str) -> None:
 
 
 def help_text() -> str:
-    lines = ["vsn-tools VERB …: data sets, scores, export, benchmarks; VERB --help has examples", ""]
+    lines = ["vsn-tools VERB: data sets, scores, export, benchmarks; see vsn-tools VERB --help", ""]
     lines += [f"  {verb:<11} {about}" for verb, about in VERBS.items()]
     lines += ["", "vsn-tools --version prints the versions of vsn-train, torch, torchvision and av."]
     lines += ["Exit codes: 0 done, 1 a problem was found, 2 wrong input."]
