@@ -134,7 +134,9 @@ class Sth(Backbone):
     # temporal or spatial
     variant: str = "hybrid"
     p: float = 0.25  # [share 0 to 1] temporal channels: 1/2, 1/3, 1/4, …; merge: temporal kernels
-    integration: str = "attention"  # how the temporal and the spatial branch are combined: "attention" or "sum"
+    # how the temporal and the spatial branch are combined: "attention" or "sum"; without effect in MobileNetV2, whose
+    # depthwise convolutions have one branch per channel
+    integration: str = "attention"
     # initialization of the temporal kernels: "random"; "rows": the row sums of the 2D kernel become the taps in time;
     # "centre": its sum at the centre tap, zero elsewhere; "mixed": as "centre", with random outer taps; "auto": "rows"
     # if there are pretrained 2D weights, "random" otherwise

@@ -19,6 +19,7 @@ from scripts.studies.trainings import run_folder
 from tests.conftest import SMALL
 from vsn_train.analysis.scores import Scores
 from vsn_train.errors import InputError
+from vsn_train.models import create_model
 
 CLASSES = ["bend_down", "bend_up", "jack_down", "jack_up"]
 
@@ -242,3 +243,20 @@ def test_it_trains_evaluates_and_goes_on(call, tmp_path, capsys):
     assert json.loads((tmp_path / "out" / "real.json").read_text())["results"] == json.loads(before)["results"]
     assert call(*what, "optimizer.lr=0.5") == 2
     assert "give the same values or choose another --runs" in capsys.readouterr().err
+
+
+def test_mobilenet_trains_sth_once_because_integration_has_no_effect_in_it(call, tmp_path, capsys):
+    make_data(tmp_path / "data")
+    weights = make_weights(tmp_path / "weights")
+    (weights / "mobilenet_v2_imagenet.pth").touch()
+    options = ["--data", "data", "--weights-folder", "weights", "--runs", "runs", "--seeds", "0", "--minutes", "0"]
+    assert call(*options, "--operators", "sth", "sth:integration=sum") == 2  # no time for a run
+    assert "9 of 9 runs to train" in capsys.readouterr().out  # two forms in ResNet-18, one in MobileNetV2
+    assert call(*options, "--networks", "mobilenet_v2", "--operators", "sth") == 2
+    assert "3 of 3 runs to train" in capsys.readouterr().out
+    networks = []
+    for integration in ("sum", "attention"):
+        torch.manual_seed(0)
+        networks.append(create_model("sth", "mobilenet_v2", 2, 3, integration=integration).state_dict())
+    assert networks[0].keys() == networks[1].keys()
+    assert all(torch.equal(networks[0][key], networks[1][key]) for key in networks[0])
