@@ -17,11 +17,11 @@ import numpy as np
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 CLOSE = 5.0  # percentage points
 NAMES = {
-    "holds": "hold",
-    "contradicted": "are contradicted",
-    "close": f"show no difference of {CLOSE:g} points",
-    "undecided": "stay undecided",
-    "no room": "cannot be told, because both operators solve the task",
+    "holds": "holds",
+    "contradicted": "contradicted",
+    "close": f"no difference of {CLOSE:g} points",
+    "undecided": "undecided",
+    "no room": "not testable, because both operators solve the task",
 }
 TIMELESS = ("motion_static",)  # data sets that cannot test the claims, which are about time
 SOLVED = 99.0  # percent: if both operators reach it, there is no room for a difference
@@ -119,13 +119,13 @@ def describe(verdict: Verdict | None) -> str:
 
 
 def summary(results: Mapping[str, Mapping[str, Mapping[int, float]]]) -> str:
-    """One sentence per data set with the number of claims of each verdict."""
+    """One line per data set with the number of claims of each verdict."""
     lines = []
     for dataset, top1 in results.items():
         words = [verdict.word for claim in CLAIMS if (verdict := judge(claim, dataset, top1))]
         if words:
-            parts = [f"{words.count(word)} {name}" for word, name in NAMES.items() if word in words]
-            lines.append(f"- `{dataset}`: of {len(words)} claims {', '.join(parts)}.")
+            parts = [f"{name}: {words.count(word)}" for word, name in NAMES.items() if word in words]
+            lines.append(f"- `{dataset}`, claims: {len(words)}; {', '.join(parts)}.")
     return "\n".join(lines)
 
 

@@ -51,7 +51,7 @@ def test_rows_and_summary_name_every_data_set():
     rows = verdict_rows(results)
     assert [row[0] for row in rows] == [SHIFT.text]
     assert rows[0][-2:] == ["holds (+39.5 ± 6.4)", "not compared"]
-    assert summary(results) == "- `a`: of 1 claims 1 hold."
+    assert summary(results) == "- `a`, claims: 1; holds: 1."
 
 
 def test_operators_that_harm_what_needs_no_time_are_named():
