@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from vsn_train.data.datasets.separated import check_text
 from vsn_train.errors import InputError
 
 
@@ -56,8 +57,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
         raise InputError(f"{path}: {reason}; expected an official annotation file") from error
-    if "\0" in text:
-        raise InputError(f"{path}: not a text file (it contains zero bytes); copy or unpack it again")
+    check_text(text, path, "copy or unpack it again")
     return text
 
 

@@ -13,14 +13,13 @@ Kinetics-600 or -700 is not mistaken for this one.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vsn_train.data.datasets.annotations import numbered_lines, read_text, search_places, video_root
 from vsn_train.data.datasets.presence import list_folder, make_present_manifest, video_name
+from vsn_train.data.datasets.separated import read_rows
 from vsn_train.data.manifest import UNLABELLED, Manifest
 from vsn_train.errors import InputError
 
@@ -76,7 +75,7 @@ def _read_rows(listing: Path, split: str, class_names: Sequence[str]) -> tuple[l
     """Sample ids (the usual file names), YouTube ids and labels of a list."""
     label_of = {name: label for label, name in enumerate(class_names)}
     text = read_text(listing)
-    rows = _rows_of(text, listing)
+    rows = read_rows(text, listing, "label,youtube_id,time_start,time_end,split,is_cc")
     columns = {name.strip().lower(): position for position, name in enumerate(next(rows, (1, []))[1])}
     needed = ["youtube_id", "time_start", "time_end", *(["label"] if split != "test" else [])]
     absent = [name for name in needed if name not in columns]
@@ -118,21 +117,6 @@ def _read_rows(listing: Path, split: str, class_names: Sequence[str]) -> tuple[l
         videos.append(video)
         labels.append(label_of.get(name, UNLABELLED))
     return ids, videos, labels
-
-
-def _rows_of(text: str, listing: Path) -> Iterator[tuple[int, list[str]]]:
-    """(line on which it begins, cells) of every row. Raises InputError."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    begin = 1
-    try:
-        for row in reader:
-            yield begin, row
-            begin = reader.line_num + 1
-    except csv.Error as error:
-        unclosed = "; is a quote not closed?" if reader.line_num > begin or "end of data" in str(error) else ""
-        raise InputError(
-            f"{listing} line {begin}: {error}; expected label,youtube_id,time_start,time_end,split,is_cc{unclosed}"
-        ) from error
 
 
 def _find_files(root: Path, split: str, videos: set[str], class_keys: set[str]) -> dict[str, str]:

@@ -27,6 +27,7 @@ from pathlib import Path
 from vsn_train.atomic import write_atomic
 from vsn_train.data.datasets.listed_labels import INDICES, NAMES, OPEN, whole_number
 from vsn_train.data.datasets.presence import VIDEO_SUFFIXES, find_videos, video_name
+from vsn_train.data.datasets.separated import check_text, read_rows, split_lines
 from vsn_train.errors import InputError
 
 # Column names of a header, in any case. The name of the label column also gives the kind of its labels.
@@ -119,20 +120,13 @@ def _read_text(path: Path) -> str:
             raise InputError(f"{path}: not a text file ({error.reason}); save it as UTF-8") from error
     else:
         text = data.decode("utf-8-sig", "surrogateescape")
-    if "\0" in text:
-        raise InputError(f"{path}: not a text file (it contains zero bytes); expected a list with lines of path,label")
+    check_text(text, path, "expected a list with lines of path,label")
     return text
 
 
 def _lines_of(text: str) -> Iterator[tuple[int, str]]:
     """(line number from 1, stripped text) of every line that is not blank."""
-    return ((number, stripped) for number, line in enumerate(_split(text), 1) if (stripped := line.strip()))
-
-
-def _split(text: str) -> Iterator[str]:
-    """The lines with their line ends. Not by StringIO, which takes four bytes a character, nor by splitlines(), which
-    also splits at characters that a file name may contain."""
-    return (match[0] for match in re.finditer(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", text))
+    return ((number, stripped) for number, line in enumerate(split_lines(text), 1) if (stripped := line.strip()))
 
 
 def _cells(line: str, separator: str) -> list[str]:
@@ -168,47 +162,39 @@ def _separator_of(line: str) -> str:
 
 def _read_cells(listing: Path, text: str, separator: str, root: Path) -> tuple[list[Row], str]:
     """The rows, and the kind of the labels that a header gives."""
-    # Strict: otherwise a quote that is never closed would put all lines below it into one cell.
-    reader = csv.reader(_split(text), delimiter=separator, skipinitialspace=separator == " ", strict=True)
     columns: dict[str, int] = {}
     label_kind, header = OPEN, False
     rows: list[Row] = []
-    begin = 1  # first line of the next row
-    try:
-        for raw in reader:
-            line, begin = begin, reader.line_num + 1
-            cells = [cell.strip() for cell in raw]
-            if not any(cells):
+    for line, raw in read_rows(text, listing, "a line of path,label", separator):
+        cells = [cell.strip() for cell in raw]
+        if not any(cells):
+            continue
+        place = f"{listing} line {line}"
+        if not columns:
+            names = [cell.lower() for cell in cells]
+            if header := _is_header(names):
+                columns, label_kind = _columns_of(names, place)
+                width, shown = len(names), separator.join(names)
                 continue
-            place = f"{listing} line {line}"
-            if not columns:
-                names = [cell.lower() for cell in cells]
-                if header := _is_header(names):
-                    columns, label_kind = _columns_of(names, place)
-                    width, shown = len(names), separator.join(names)
-                    continue
-                if any(name in LABEL_COLUMNS for name in names[1:]) and not os.path.lexists(root / cells[0]):
-                    raise InputError(
-                        f"{place}: {_shown(separator.join(cells))} has no column of paths; name it path, as in "
-                        f"{separator.join(COLUMNS[:2])}"
-                    )
-                columns = {name: at for at, name in enumerate(COLUMNS)}
-                width, shown = len(COLUMNS), separator.join(COLUMNS)
-            at = columns["path"]
-            if not at < len(cells) <= width or not cells[at]:
-                raise InputError(f"{place}: found {_shown(separator.join(cells))}, expected {shown}")
-            # Spaces around the name belong to it if the file on disk has them.
-            path = raw[at] if raw[at] != cells[at] and os.path.lexists(root / raw[at]) else cells[at]
-            if ("\n" in path or "\r" in path) and not os.path.lexists(root / path):
+            if any(name in LABEL_COLUMNS for name in names[1:]) and not os.path.lexists(root / cells[0]):
                 raise InputError(
-                    f"{place}: found {_shown(path)} as one path over several lines; expected {shown}; is a quote "
-                    "not closed?"
+                    f"{place}: {_shown(separator.join(cells))} has no column of paths; name it path, as in "
+                    f"{separator.join(COLUMNS[:2])}"
                 )
-            label, count = (cells[columns[key]] if columns.get(key, width) < len(cells) else "" for key in COLUMNS[1:])
-            rows.append(_row(line, path, label, count, place))
-    except csv.Error as error:
-        unclosed = "; is a quote not closed?" if reader.line_num > begin or "end of data" in str(error) else ""
-        raise InputError(f"{listing} line {begin}: {error}; expected a line of path,label{unclosed}") from error
+            columns = {name: at for at, name in enumerate(COLUMNS)}
+            width, shown = len(COLUMNS), separator.join(COLUMNS)
+        at = columns["path"]
+        if not at < len(cells) <= width or not cells[at]:
+            raise InputError(f"{place}: found {_shown(separator.join(cells))}, expected {shown}")
+        # Spaces around the name belong to it if the file on disk has them.
+        path = raw[at] if raw[at] != cells[at] and os.path.lexists(root / raw[at]) else cells[at]
+        if ("\n" in path or "\r" in path) and not os.path.lexists(root / path):
+            raise InputError(
+                f"{place}: found {_shown(path)} as one path over several lines; expected {shown}; is a quote "
+                "not closed?"
+            )
+        label, count = (cells[columns[key]] if columns.get(key, width) < len(cells) else "" for key in COLUMNS[1:])
+        rows.append(_row(line, path, label, count, place))
     if not header:
         _check_columns(rows, listing)
     return rows, label_kind
