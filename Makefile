@@ -33,7 +33,7 @@ test-oldest: .venv-oldest/installed-test ## test with the oldest versions that p
 test-oldest-onnx: .venv-oldest-onnx/installed-test ## the same for the extra onnx
 	OMP_NUM_THREADS=1 .venv-oldest-onnx/bin/pytest -m "not slow" tests/analysis/test_export.py
 
-# Trains fifteen small STH networks, rewrites docs/results/attention* and docs/attention.md; a second call continues.
+# Trains five STH networks (2.5 hours on 2 cores), rewrites docs/attention.md and its results; a second call continues.
 attention-study: .venv/installed-test ## repeat the attention study and rewrite its document
 	$(BIN)/python scripts/studies/attention.py --document docs/attention.md
 
