@@ -169,7 +169,11 @@ def test_equal_seeds_are_compared_and_only_neighbouring_p():
 def test_parts_of_a_finding_may_differ():
     runs = [measured(p=0.5), measured(p=0.25, shares=(0.6,) * 4), measured(p=0.125, shares=(0.55,) * 4)]
     assert findings(runs)[1].verdict == "mixed"
-    assert "holds in 1 of 2, contradicted in 1 of 2 comparisons" in judgement(runs)
+    text = judgement(runs)
+    assert "Our data agree in part: holds in 1 of 2, contradicted in 1 of 2 comparisons. Measured with one seed" in text
+    runs[1:] = [measured(p=0.25, shares=(0.4,) * 4), measured(p=0.125, shares=(0.4,) * 4)]
+    expected = "Our data do not support it: contradicted in 1 of 2, no difference in 1 of 2 comparisons."
+    assert expected in judgement(runs)
 
 
 def test_movement_from_the_start_is_told():

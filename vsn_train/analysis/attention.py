@@ -216,14 +216,15 @@ class Finding:
             for word in ("holds", "contradicted", "no difference", "undecided")
             if (number := sum(case.verdict == word for case in self.cases))
         )
+        held = any(case.verdict == "holds" for case in self.cases)
         alone = any(len(case.points) == 1 for case in self.cases)
-        caution = " From one seed, whose chance is not known." if alone else ""
+        caution = " Measured with one seed: the variation over seeds is not known." if alone else ""
         sentence = {
             "holds": "It holds on our data.",
             "contradicted": "Our data contradict the paper: it is the other way round.",
             "no difference": f"It is not seen on our data: the differences are below {100 * SMALL:.0f} point.",
             "undecided": "Our data do not decide it: the seeds disagree, or some differences are too small.",
-            "mixed": f"Our data agree in part: {counts} comparisons.",
+            "mixed": f"{'Our data agree in part' if held else 'Our data do not support it'}: {counts} comparisons.",
             "not tested": "Not tested: the checkpoints for it were not given.",
         }[self.verdict]
         return sentence + caution
