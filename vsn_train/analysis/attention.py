@@ -326,7 +326,7 @@ def judgement(runs: Sequence[Measured]) -> str:
     lines = [f"Measured: {'; '.join(networks)}.", "", movement(runs), ""]
     for number, finding in enumerate(findings(runs), 1):
         lines.append(f"{number}. {finding.claim} (paper: {finding.paper}). **{finding.sentence}**")
-        lines += [f"   - {case}" for case in finding.cases]
+        lines += [f"    - {case}" for case in finding.cases]
     return "\n".join(lines)
 
 
